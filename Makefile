@@ -1,0 +1,109 @@
+# rope.c: `make demo` and `make test` are all that most people need; both install what is missing first.
+#
+#   all      build/rope                       deps     install missing Debian packages (names them)
+#   demo     text -> tokenizer -> model -> sample      test     unit tests and an end-to-end run
+#   asan     tests under address+undefined    tsan     tests under the thread sanitizer
+#   bench    measurements of this machine     oracle   comparison with PyTorch (needs Python; not in CI)
+#   lint, format, layers, install (PREFIX, DESTDIR), clean
+
+CC       ?= cc
+CXX      ?= c++
+BUILD    ?= build
+PREFIX   ?= /usr/local
+OPTIMIZE ?= -O3
+SANITIZE ?=
+OPENMP   ?= -fopenmp
+
+ifeq ($(origin CC),default)
+CC := gcc
+CXX := g++
+endif
+
+WARNINGS := -Wall -Wextra -Wshadow -Wpointer-arith -Wvla -Wno-psabi
+CFLAGS_ALL   = -std=gnu11 -g $(OPTIMIZE) -fno-math-errno -fno-trapping-math $(OPENMP) $(WARNINGS) -Wstrict-prototypes -Wmissing-prototypes $(SANITIZE) -I. -MMD -MP -D_GNU_SOURCE $(CFLAGS)
+CXXFLAGS_ALL = -std=c++17 -g -O2 $(WARNINGS) $(SANITIZE) -I. -MMD -MP $(CXXFLAGS)
+LDFLAGS_ALL  = $(OPENMP) $(SANITIZE) $(LDFLAGS)
+LIBS         = -lopenblas -lfftw3f -lfftw3 -lsentencepiece -linih -ljansson -lz -lm -lstdc++
+
+# *_kernels.c are compiled once per instruction set and chosen at run time (core/simd.h).
+ISA_FLAGS_portable := -DROPE_ISA=portable
+ISA_FLAGS_avx2     := -DROPE_ISA=avx2 -mavx2 -mfma
+ISA_FLAGS_avx512   := -DROPE_ISA=avx512 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
+ISAS := portable avx2 avx512
+
+NUMERIC_DIRS := core attention model optim
+KERNELS   := $(foreach d,$(NUMERIC_DIRS),$(wildcard $(d)/*_kernels.c))
+NUMERIC   := $(filter-out $(KERNELS),$(foreach d,$(NUMERIC_DIRS),$(wildcard $(d)/*.c)))
+DATA      := $(wildcard data/*.c)
+DATA_CXX  := $(wildcard data/*.cc)
+TRAIN     := $(filter-out train/main.c,$(wildcard train/*.c))
+
+objects = $(NUMERIC:%.c=$(BUILD)/$(1)/%.o) $(foreach i,$(ISAS),$(KERNELS:%.c=$(BUILD)/$(1)/%.$(i).o))
+FLOAT_OBJECTS  := $(call objects,float) $(DATA:%.c=$(BUILD)/float/%.o) $(DATA_CXX:%.cc=$(BUILD)/float/%.cc.o) $(TRAIN:%.c=$(BUILD)/float/%.o)
+DOUBLE_OBJECTS := $(call objects,double)
+
+# tests/test_*.c are cmocka programs in single precision; tests/double_*.c link with the double build.
+TESTS        := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+DOUBLE_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/double_*.c))
+SUPPORT      := $(wildcard tests/support/*.c)
+
+.PHONY: all deps demo test check asan tsan bench oracle lint format layers install clean build-tests
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(BUILD)/rope
+
+$(BUILD)/rope: $(BUILD)/float/train/main.o $(BUILD)/librope.a
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+$(BUILD)/librope.a: $(FLOAT_OBJECTS)
+	rm -f $@ && $(AR) rcs $@ $^
+$(BUILD)/librope_double.a: $(DOUBLE_OBJECTS)
+	rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/float/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+$(BUILD)/float/%.cc.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) -c -o $@ $<
+$(BUILD)/double/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -DROPE_DOUBLE -c -o $@ $<
+define ISA_RULES
+$(BUILD)/float/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$(CC) $$(CFLAGS_ALL) $(ISA_FLAGS_$(1)) -c -o $$@ $$<
+$(BUILD)/double/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$(CC) $$(CFLAGS_ALL) -DROPE_DOUBLE $(ISA_FLAGS_$(1)) -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call ISA_RULES,$(i))))
+
+SUPPORT_FLOAT  := $(SUPPORT:%.c=$(BUILD)/float/%.o)
+SUPPORT_DOUBLE := $(SUPPORT:%.c=$(BUILD)/double/%.o)
+$(BUILD)/tests/test_%: $(BUILD)/float/tests/test_%.o $(SUPPORT_FLOAT) $(BUILD)/librope.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+$(BUILD)/tests/double_%: $(BUILD)/double/tests/double_%.o $(SUPPORT_DOUBLE) $(BUILD)/librope_double.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+build-tests: $(TESTS) $(DOUBLE_TESTS) $(BUILD)/rope
+
+deps:
+	@sh tests/deps.sh
+
+# Sub-makes, so that packages are there before anything is compiled.
+test: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) build-tests
+	@$(MAKE) --no-print-directory check
+check: layers
+	@BUILD=$(BUILD) sh tests/run.sh
+
+layers:
+	@sh tests/layers.sh
+
+clean:
+	rm -rf build

@@ -1,0 +1,36 @@
+// Files that are either the old one or the new one, whole. Every write loops over EINTR and short writes, is followed
+// by fsync, and reports ENOSPC and EIO with the path.
+#ifndef ROPE_CORE_FILES_H
+#define ROPE_CORE_FILES_H
+
+#include <stdint.h>
+
+#include "core/error.h"
+
+// A buffered, checksummed writer. Create, write, then close (flush, fsync, close); on any failure the writer stays
+// failed, later calls return false, and close reports the first cause. file_writer_abandon drops it without an fsync.
+typedef struct FileWriter FileWriter;
+FileWriter *file_writer_open(const char *path, Error *error); // creates or truncates
+bool file_writer_write(FileWriter *writer, const void *data, size_t size);
+bool file_writer_write_at(FileWriter *writer, uint64_t offset, const void *data, size_t size); // patches a header
+bool file_writer_close(FileWriter *writer, Error *error); // frees in every case
+void file_writer_abandon(FileWriter *writer);
+
+// Writes path.tmp, fsyncs, renames over path, fsyncs the folder.
+bool file_write_atomic(const char *path, const void *data, size_t size, Error *error);
+bool file_append_line(int descriptor, const char *line, size_t size, Error *error); // one write(2) per line where possible
+// The whole file in malloc'd memory with a NUL appended; refuses more than `limit` bytes. *size excludes the NUL.
+char *file_read_all(const char *path, size_t limit, size_t *size, Error *error);
+// Exactly `size` bytes at `offset`; a short file is ERROR_CORRUPT "truncated". No mmap: a file cut short must not be SIGBUS.
+bool file_read_at(int descriptor, const char *path, void *data, size_t size, uint64_t offset, Error *error);
+
+// Directories that appear whole: write into the temporary one, then commit (fsync it, rename, fsync the parent).
+bool directory_make(const char *path, Error *error);            // mkdir -p
+bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
+bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
+bool directory_remove(const char *path, Error *error);          // recursive, does not follow links
+
+uint32_t checksum(uint32_t running, const void *data, size_t size); // zlib crc32; start with 0
+bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error);
+
+#endif

@@ -1,0 +1,43 @@
+// SentencePiece behind a C API. Only tokenizer.cc sees C++; no exception crosses this border. Model files are trusted
+// input (SentencePiece before 0.2.1 can be made to corrupt memory by a hostile one: CVE-2026-1260).
+#ifndef ROPE_DATA_TOKENIZER_H
+#define ROPE_DATA_TOKENIZER_H
+
+#include <stdint.h>
+
+#include "core/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Tokenizer Tokenizer;
+
+typedef struct TokenizerTraining {
+    const char *type;        // bpe, unigram, char
+    size_t vocabulary;
+    const char *model_path;  // where tokenizer.model is written
+    // Next piece of text, at most a few MB; *size = 0 at the end. Returns false on a read error.
+    bool (*next)(void *context, const char **text, size_t *size);
+    void *context;
+    size_t sample_bytes;     // text used for training at most; the rest is only encoded
+} TokenizerTraining;
+
+// Lossless settings (byte fallback, identity normalisation, newline as a symbol): decode(encode(x)) == x for any bytes.
+bool tokenizer_train(const TokenizerTraining *training, Error *error);
+Tokenizer *tokenizer_load(const char *path, Error *error);
+void tokenizer_free(Tokenizer *tokenizer);
+size_t tokenizer_vocabulary(const Tokenizer *tokenizer);
+int32_t tokenizer_bos(const Tokenizer *tokenizer); // -1 if none
+int32_t tokenizer_eos(const Tokenizer *tokenizer);
+// Encodes any bytes (invalid UTF-8 and NUL included). *ids is malloc'd, the caller frees.
+bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
+                      Error *error);
+// *text is malloc'd with a NUL appended (not counted in *size). Ids out of range are ERROR_USER.
+bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
+                      Error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,60 @@
+// The configuration: one table (config.c) of section, key, type, default, range, help serves files, --section.key=value,
+// --help, --print-config, the resolved config.ini of a run, and the checkpoint's "rope_c" settings.
+#ifndef ROPE_TRAIN_CONFIG_H
+#define ROPE_TRAIN_CONFIG_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "core/error.h"
+#include "model/model.h"
+#include "optim/optim.h"
+
+enum { CONFIG_TEXT = 512 }; // bytes of a text value, NUL included
+
+typedef struct Config {
+    // [model]
+    size_t layers, width, heads, kv_heads, qk_size, v_size, ffn, tokens, vocabulary; // kv_heads, qk_size, v_size, ffn, vocabulary: 0 = derived
+    double rope_theta, norm_epsilon;
+    bool tie, qk_norm, token_shift;
+    // [attention]
+    char method[CONFIG_TEXT];       // one name, or a comma-separated list, one per layer
+    char logit_scale[32];           // "1/sqrt(d)", "1/d", or a number
+    char bound[16], near_bound[16], far[16], polynomial[16];
+    double entry_bound, logit_bound, tolerance, kernel_decay, cost_exact, cost_lowrank;
+    size_t far_size, degree, near, chunk, kernel_window;
+    char kernel[CONFIG_TEXT];
+    // [optim]
+    char optimizer[32], schedule[16];
+    double learning_rate, min_lr_share, weight_decay, beta1, beta2, epsilon, clip, wsd_decay_share;
+    size_t warmup;
+    // [data]
+    char data_dir[CONFIG_TEXT];
+    char task[32];
+    // [train]
+    size_t steps, batch, accumulate, eval_every, eval_batches, save_every, keep, sample_every, log_every, threads;
+    uint64_t train_tokens;          // 0: steps counts
+    uint64_t seed;
+    char out[CONFIG_TEXT];
+} Config;
+
+typedef enum ConfigOrigin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_COMMAND_LINE, ORIGIN_DERIVED } ConfigOrigin;
+
+void config_defaults(Config *config);
+// Reads an INI file over *config. Unknown keys, wrong types, values out of range, lines that are too long, bytes that
+// are not text: ERROR_USER naming file, line, key, and the nearest key.
+bool config_read(Config *config, const char *path, Error *error);
+// "section.key=value" (leading dashes already removed).
+bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Error *error);
+// Derives what is 0, and checks what only makes sense together. Call once after all sources.
+bool config_resolve(Config *config, Error *error);
+// Every value with its origin and help (people), or as a plain INI that config_read reads back to the same Config.
+void config_print(const Config *config, FILE *out, bool with_help);
+bool config_write(const Config *config, const char *path, Error *error);
+
+// What the layers below want to know.
+bool config_model(const Config *config, size_t batch, bool training, ModelSettings *settings, Error *error);
+OptimSettings config_optim(const Config *config);
+Schedule config_schedule(const Config *config);
+
+#endif
