@@ -1,0 +1,33 @@
+// The safetensors format: u64 N, N bytes of JSON, data. Reading trusts nothing: lengths, offsets, shapes, products,
+// holes, overlaps, duplicate names and (for our own files) a crc32 per tensor are checked before a byte is used.
+#ifndef ROPE_MODEL_SAFETENSORS_H
+#define ROPE_MODEL_SAFETENSORS_H
+
+#include <stdint.h>
+
+#include "core/error.h"
+#include "core/real.h"
+
+typedef struct SafetensorsItem {
+    const char *name;
+    size_t rank, shape[4];
+    const real *data;     // written as F32
+} SafetensorsItem;
+
+// metadata: NULL-terminated pairs key, value, or NULL. Adds "crc32.<name>" for each tensor, and "format": "pt".
+bool safetensors_write(const char *path, const SafetensorsItem *items, size_t count, const char *const *metadata,
+                       Error *error);
+
+typedef struct Safetensors Safetensors;
+Safetensors *safetensors_open(const char *path, Error *error);
+size_t safetensors_count(const Safetensors *file);
+const char *safetensors_name(const Safetensors *file, size_t index);
+const char *safetensors_metadata(const Safetensors *file, const char *key); // NULL if absent
+// Shape of a tensor; false if absent.
+bool safetensors_shape(const Safetensors *file, const char *name, size_t *rank, size_t shape[4]);
+// out (product of the shape) =, converted from F32, F16, BF16 or F64. Absent name, another shape, a wrong checksum or a
+// short file: ERROR_CORRUPT naming file and tensor; `out` is then unspecified.
+bool safetensors_read(Safetensors *file, const char *name, size_t rank, const size_t *shape, real *out, Error *error);
+void safetensors_close(Safetensors *file);
+
+#endif

@@ -1,0 +1,51 @@
+// One file per command, one row per command in main.c.
+#ifndef ROPE_TRAIN_COMMAND_H
+#define ROPE_TRAIN_COMMAND_H
+
+#include "train/config.h"
+
+typedef struct Command {
+    const char *name;
+    const char *arguments; // "CHECKPOINT [--data DIR]"
+    const char *summary;   // one line
+    int (*run)(int argc, char **argv); // argv[0] is the command's name; returns the exit code
+} Command;
+
+int command_prepare(int argc, char **argv);
+int command_train(int argc, char **argv);
+int command_eval(int argc, char **argv);
+int command_sample(int argc, char **argv);
+int command_bench(int argc, char **argv);
+int command_verify(int argc, char **argv);
+int command_doctor(int argc, char **argv);
+
+// An option of one command, besides --config, --section.key=value, --json, --print-config and --help, which all have.
+typedef struct CommandOption {
+    const char *name;     // long name without dashes
+    char letter;          // or 0
+    const char *argument; // NULL: a flag
+    const char *help;
+} CommandOption;
+
+typedef struct CommandLine {
+    Config config;        // defaults, then --config files, then overrides in order; not yet resolved
+    bool json;            // --json
+    bool print_config;    // --print-config: config_print and exit 0
+    const char *positional[64];
+    size_t positional_count;
+} CommandLine;
+
+// Parses argv by glibc argp. `options` ends with a NULL name; values[i] receives the last value of options[i] ("" for a
+// flag that is present), NULL if absent. On --help prints and exits 0; on a mistake prints the error with the nearest
+// option or key and exits 2.
+void command_parse(const Command *command, const CommandOption *options, const char **values, int argc, char **argv,
+                   CommandLine *line);
+const Command *command_find(const char *name);
+
+// Prints "rope: message" to standard error and returns the exit code.
+int command_fail(const Error *error);
+// Prints a JSON document, and nothing else, to standard output. Steals the reference.
+struct json_t;
+void command_print_json(struct json_t *document);
+
+#endif
