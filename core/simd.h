@@ -44,6 +44,13 @@ typedef int64_t VectorInt __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t VectorInt __attribute__((vector_size(VECTOR_BYTES)));
 #endif
 
+// In front of a loop with constant bounds: unroll it whole, so that arrays of vectors become registers.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
 static inline Vector vector_load(const real *p) {
     Vector v;
     memcpy(&v, p, sizeof v);
