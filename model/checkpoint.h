@@ -7,15 +7,27 @@
 
 #include "model/model.h"
 
-// NULL if transformers can express the model; else a sentence naming the setting in the way (v_size ≠ qk_size,
-// token_shift, …). Such a model is still saved, with "architectures": ["RopeC"].
-const char *checkpoint_inexpressible(const ModelConfig *config);
-// Writes config.json (with `rope_c`, borrowed, under that key) and model.safetensors into an existing directory.
-bool checkpoint_write(const char *directory, Model *model, const json_t *rope_c, Error *error);
+// NULL if transformers can express the model; else a sentence naming the setting in the way: a shape (v_size ≠ qk_size,
+// token_shift) or a way of attending (kernel, logit_scale, bound, method, …). Such a model is still saved, with
+// "architectures": ["RopeC"], which transformers refuses instead of computing something else.
+const char *checkpoint_inexpressible(const ModelSettings *settings);
+
+// What config.json says besides the model's shape.
+typedef struct CheckpointInfo {
+    const json_t *rope_c; // borrowed, stored under that key; NULL: none
+    int32_t bos, eos;     // ids of the tokenizer's control tokens, -1: none
+} CheckpointInfo;
+
+// Writes config.json and model.safetensors, each followed by fsync, into an existing directory (core/files.h has the
+// directory that appears whole). Weights with a NaN or an infinity are refused: ERROR_CORRUPT naming the tensor.
+bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo *info, Error *error);
 // Reads config.json, ours or a Llama's or Qwen3's made elsewhere. *rope_c (may be NULL) receives a new reference, or
-// NULL if the file has none. Unsupported settings (rope scaling, attention bias, …): ERROR_USER naming them.
+// NULL if the file has none. Unsupported settings (rope scaling, attention bias, …): ERROR_USER naming them. The headers
+// of the weights are compared with the configuration here, before anybody allocates a model of that size.
 bool checkpoint_read_config(const char *directory, ModelConfig *config, json_t **rope_c, Error *error);
-// Reads the weights into a model of that configuration; every tensor of the table must be there, nothing else may be.
+// Reads the weights into a model of that configuration; every tensor of the table must be there, nothing else may be
+// (from elsewhere: but for rotary inv_freq, and a tied model's lm_head, which transformers ignores too). NaN or
+// infinity in a weight is ERROR_CORRUPT.
 bool checkpoint_read_weights(const char *directory, Model *model, Error *error);
 // Flat arrays in the layout of the tensor table (moments), named prefix + tensor name.
 bool checkpoint_write_flat(const char *path, const TensorTable *table, const char *const *prefixes,
