@@ -1,0 +1,27 @@
+// Bounding of q and k before they meet (attention.md, section 1): the papers assume entries of at most B; we make it
+// true. Applied to q and k as the projections made them; a rotation afterwards keeps the length of every vector.
+//
+//     clip   y_a = min(max(x_a, -B), B)           |x_ij| ≤ s·D·B²; the gradient passes where |x_a| ≤ B
+//     ball   y = x·min(1, r/‖x‖), s·r² = Λ        |x_ij| ≤ Λ;      dx = r/‖x‖ · (dy - x (x·dy)/‖x‖²) outside the ball
+#ifndef ROPE_ATTENTION_BOUND_H
+#define ROPE_ATTENTION_BOUND_H
+
+#include "attention/attention.h"
+
+typedef struct Bound {
+    AttentionBound kind;
+    double limit; // B, or r
+} Bound;
+
+// From settings whose logit_scale is resolved. The radius is made smaller by four units of rounding, so that rounding
+// of the scaled vector cannot leave the interval that Λ promises.
+Bound bound_make(const AttentionSettings *settings);
+// out (rows, size) = bounded in (rows, size); out may be in. Returns how many entries (clip) or rows (ball) changed.
+size_t bound_apply(Bound bound, real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows,
+                   size_t size);
+// d (rows, size) *=: on entry the gradient of the bounded rows, on return that of `in`.
+void bound_backward(Bound bound, real *d, size_t d_stride, const real *in, size_t in_stride, size_t rows, size_t size);
+// What bound_apply's count is a share of: entries (clip) or rows (ball), 0 for none.
+size_t bound_units(Bound bound, size_t rows, size_t size);
+
+#endif
