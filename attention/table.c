@@ -20,8 +20,8 @@ typedef struct Reader {
     size_t line;      // counted from 1
     Error *error;
     size_t expected;  // D that the settings ask for
-    bool has_lags, in_data;
-    size_t capacity;  // entries that row and column have room for
+    bool has_size, has_lags, has_bias, in_data;
+    size_t capacity;  // entries that there is room for
 } Reader;
 
 static bool refuse(const Reader *reader, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -110,43 +110,40 @@ static bool add_entry(Reader *reader, PositionTable *table, const char *word) {
         return refuse(reader, "entry %.40s is outside the %zu × %zu matrix (rows and columns count from 0)", word,
                       reader->expected, reader->expected);
     for (size_t e = 0; e < table->entries; e++)
-        if (table->row[e] == row && table->column[e] == column)
+        if (table->entry[e].row == row && table->entry[e].column == column)
             return refuse(reader, "entry %.40s is in the support twice", word);
     if (table->entries == reader->capacity) {
         size_t capacity = reader->capacity ? 2 * reader->capacity : 64;
-        size_t *rows = realloc(table->row, capacity * sizeof *rows);
-        if (rows) table->row = rows;
-        size_t *columns = realloc(table->column, capacity * sizeof *columns);
-        if (columns) table->column = columns;
-        if (!rows || !columns) return error_set(reader->error, ERROR_MEMORY, "no memory for %s", reader->path);
+        PositionEntry *entry = realloc(table->entry, capacity * sizeof *entry);
+        if (!entry) return error_set(reader->error, ERROR_MEMORY, "no memory for %s", reader->path);
+        table->entry = entry;
         reader->capacity = capacity;
     }
-    table->row[table->entries] = row;
-    table->column[table->entries++] = column;
+    table->entry[table->entries++] = (PositionEntry){row, column};
     return true;
 }
 
 static bool read_header_line(Reader *reader, PositionTable *table, size_t tokens, bool causal) {
     const char *word = next_word(reader);
-    long value;
+    long value, first, last;
     if (!strcmp(word, "size")) {
-        if (table->size) return refuse(reader, "size is given twice");
+        if (reader->has_size) return refuse(reader, "size is given twice");
         if (!read_long(reader, "the size", 1, LONG_MAX, &value)) return false;
         if ((size_t)value != reader->expected)
             return refuse(reader, "the table is for size %ld, but model.qk_size is %zu", value, reader->expected);
-        table->size = (size_t)value;
+        reader->has_size = true;
     } else if (!strcmp(word, "lags")) {
         long most = (long)(TABLE_MAX_BYTES / sizeof(double)), first_wanted = causal ? 0 : 1 - (long)tokens;
         if (reader->has_lags) return refuse(reader, "lags are given twice");
-        if (!read_long(reader, "the first lag", -most, most, &table->first_lag) ||
-            !read_long(reader, "the last lag", -most, most, &table->last_lag))
+        if (!read_long(reader, "the first lag", -most, most, &first) ||
+            !read_long(reader, "the last lag", -most, most, &last))
             return false;
-        if (table->first_lag > table->last_lag)
-            return refuse(reader, "the first lag %ld is above the last, %ld", table->first_lag, table->last_lag);
-        if (table->first_lag > first_wanted || table->last_lag < (long)tokens - 1)
+        if (first > last) return refuse(reader, "the first lag %ld is above the last, %ld", first, last);
+        if (first > first_wanted || last < (long)tokens - 1)
             return refuse(reader, "lags %ld … %ld do not cover %ld … %ld, which %zu tokens of %s attention need",
-                          table->first_lag, table->last_lag, first_wanted, (long)tokens - 1, tokens,
-                          causal ? "causal" : "non-causal");
+                          first, last, first_wanted, (long)tokens - 1, tokens, causal ? "causal" : "non-causal");
+        table->first_lag = first;
+        table->lags = (size_t)(last - first) + 1;
         reader->has_lags = true;
     } else if (!strcmp(word, "support")) {
         size_t before = table->entries;
@@ -154,8 +151,8 @@ static bool read_header_line(Reader *reader, PositionTable *table, size_t tokens
             if (!add_entry(reader, table, word)) return false;
         if (table->entries == before) return refuse(reader, "support without a row:column");
     } else if (!strcmp(word, "bias")) {
-        if (table->has_bias) return refuse(reader, "bias is given twice");
-        table->has_bias = true;
+        if (reader->has_bias) return refuse(reader, "bias is given twice");
+        reader->has_bias = true;
     } else if (!strcmp(word, "data")) {
         reader->in_data = true;
     } else {
@@ -174,32 +171,32 @@ static bool read_header(Reader *reader, PositionTable *table, size_t tokens, boo
         if (!next_line(reader)) return refuse(reader, "the file ends before 'data'");
         if (!read_header_line(reader, table, tokens, causal)) return false;
     }
-    if (!table->size) return refuse(reader, "no size before 'data'");
+    if (!reader->has_size) return refuse(reader, "no size before 'data'");
     if (!reader->has_lags) return refuse(reader, "no lags before 'data'");
     if (!table->entries) return refuse(reader, "no support before 'data'");
     return true;
 }
 
 static bool read_data(Reader *reader, PositionTable *table) {
-    size_t lags = (size_t)(table->last_lag - table->first_lag) + 1, numbers, bytes;
+    size_t lags = table->lags, numbers, bytes;
     if (!size_multiply(lags, table->entries + 1, &numbers) || !size_multiply(numbers, sizeof(double), &bytes) ||
         bytes > TABLE_MAX_BYTES)
         return refuse(reader, "%zu lags of %zu entries are too large: at most %zu MiB of numbers", lags,
                       table->entries, TABLE_MAX_BYTES >> 20);
-    table->weights = calloc(numbers, sizeof(double));
-    if (!table->weights) return error_set(reader->error, ERROR_MEMORY, "no memory for the %zu MiB of %s", bytes >> 20,
-                                          reader->path);
-    table->bias = table->weights + lags * table->entries;
+    table->weight = malloc(lags * table->entries * sizeof(double));
+    if (reader->has_bias) table->bias = malloc(lags * sizeof(double));
+    if (!table->weight || (reader->has_bias && !table->bias))
+        return error_set(reader->error, ERROR_MEMORY, "no memory for the %zu MiB of %s", bytes >> 20, reader->path);
     for (size_t index = 0; index < lags; index++) {
-        long wanted = table->first_lag + (long)index, lag;
+        long wanted = (long)table->first_lag + (long)index, lag;
         if (!next_line(reader)) return refuse(reader, "the file ends where lag %ld should be: truncated?", wanted);
         if (!strncmp(reader->word, "end", 3)) return refuse(reader, "'end' comes before lag %ld", wanted);
         if (!read_long(reader, "the lag", LONG_MIN, LONG_MAX, &lag)) return false;
         if (lag < wanted) return refuse(reader, "lag %ld again: lags ascend by one, %ld is next", lag, wanted);
         if (lag > wanted) return refuse(reader, "lag %ld comes where %ld should be: a lag is missing", lag, wanted);
         for (size_t e = 0; e < table->entries; e++)
-            if (!read_number(reader, "a weight", 1.0, &table->weights[e * lags + index])) return false;
-        if (table->has_bias && !read_number(reader, "the bias", TABLE_MAX_BIAS, &table->bias[index])) return false;
+            if (!read_number(reader, "a weight", 1.0, &table->weight[e * lags + index])) return false;
+        if (reader->has_bias && !read_number(reader, "the bias", TABLE_MAX_BIAS, &table->bias[index])) return false;
         if (!end_of_line(reader)) return false;
     }
     if (!next_line(reader)) return refuse(reader, "the file ends without 'end': truncated?");
@@ -228,8 +225,8 @@ bool table_read(PositionTable *table, const char *path, size_t size, size_t toke
 }
 
 void table_free(PositionTable *table) {
-    free(table->row);
-    free(table->column);
-    free(table->weights);
+    free(table->entry);
+    free(table->weight);
+    free(table->bias);
     *table = (PositionTable){0};
 }

@@ -21,36 +21,14 @@
 #ifndef ROPE_ATTENTION_TABLE_H
 #define ROPE_ATTENTION_TABLE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-
-#include "core/error.h"
+#include "attention/position.h"
 
 #define TABLE_MAX_BIAS 1000.0
 #define TABLE_MAX_BYTES ((size_t)1 << 30) // of the file, and of the numbers in memory
-
-typedef struct PositionTable {
-    size_t size;               // D
-    size_t entries;            // |S|
-    size_t *row, *column;      // (|S|)
-    long first_lag, last_lag;  // inclusive
-    double *weights;           // (|S|, lags): entry by entry, ascending lags
-    double *bias;              // (lags); zeros if the file has none
-    bool has_bias;
-} PositionTable;
 
 // Reads and checks the file against what will be asked of it: `size` = D, and `tokens` = T lags (both signs unless
 // causal). ERROR_USER names file, line and what is wrong; *table is then empty. Free with table_free.
 bool table_read(PositionTable *table, const char *path, size_t size, size_t tokens, bool causal, Error *error);
 void table_free(PositionTable *table);
-
-// W_t at entry `entry` of S, and b_t; the lag must be in the file.
-static inline double table_weight(const PositionTable *table, size_t entry, long lag) {
-    size_t lags = (size_t)(table->last_lag - table->first_lag) + 1;
-    return table->weights[entry * lags + (size_t)(lag - table->first_lag)];
-}
-static inline double table_bias(const PositionTable *table, long lag) {
-    return table->bias[lag - table->first_lag];
-}
 
 #endif
