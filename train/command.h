@@ -1,6 +1,8 @@
-// One file per command, one row per command in main.c.
+// One file per command, one row per command in commands.c.
 #ifndef ROPE_TRAIN_COMMAND_H
 #define ROPE_TRAIN_COMMAND_H
+
+#include <stdio.h>
 
 #include "train/config.h"
 
@@ -35,12 +37,18 @@ typedef struct CommandLine {
     size_t positional_count;
 } CommandLine;
 
+// The value of an option as a number within [low, high]; NULL gives `preset`. On a mistake prints it and exits 2.
+double command_number(const char *option, const char *value, double preset, double low, double high);
+uint64_t command_integer(const char *option, const char *value, uint64_t preset, uint64_t low, uint64_t high);
+
 // Parses argv by glibc argp. `options` ends with a NULL name; values[i] receives the last value of options[i] ("" for a
 // flag that is present), NULL if absent. On --help prints and exits 0; on a mistake prints the error with the nearest
 // option or key and exits 2.
 void command_parse(const Command *command, const CommandOption *options, const char **values, int argc, char **argv,
                    CommandLine *line);
-const Command *command_find(const char *name);
+const Command *command_find(const char *name); // NULL if there is none
+void command_usage(FILE *out);                 // all commands, one line each
+int command_unknown(const char *name);         // says so, with the nearest command; returns 2
 
 // Prints "rope: message" to standard error and returns the exit code.
 int command_fail(const Error *error);

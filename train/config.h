@@ -1,5 +1,5 @@
-// The configuration: one table (config.c) of section, key, type, default, range, help serves files, --section.key=value,
-// --help, --print-config, the resolved config.ini of a run, and the checkpoint's "rope_c" settings.
+// The configuration: one table (config_table.c) of section, key, type, default, range, help serves files,
+// --section.key=value, --help, --print-config, the resolved config.ini of a run, and the checkpoint's "rope_c" settings.
 #ifndef ROPE_TRAIN_CONFIG_H
 #define ROPE_TRAIN_CONFIG_H
 
@@ -10,7 +10,10 @@
 #include "model/model.h"
 #include "optim/optim.h"
 
-enum { CONFIG_TEXT = 512 }; // bytes of a text value, NUL included
+enum { CONFIG_TEXT = 512 };     // bytes of a text value, NUL included
+enum { CONFIG_MAX_KEYS = 96 };  // rows of the table at most
+
+typedef enum ConfigOrigin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_COMMAND_LINE, ORIGIN_DERIVED } ConfigOrigin;
 
 typedef struct Config {
     // [model]
@@ -20,7 +23,7 @@ typedef struct Config {
     // [attention]
     char method[CONFIG_TEXT];       // one name, or a comma-separated list, one per layer
     char logit_scale[32];           // "1/sqrt(d)", "1/d", or a number
-    char bound[16], near_bound[16], far[16], polynomial[16];
+    char bound[16], near_bound[16], far[16], polynomial[16]; // bound "": derived from the method
     double entry_bound, logit_bound, tolerance, kernel_decay, cost_exact, cost_lowrank;
     size_t far_size, degree, near, chunk, kernel_window;
     char kernel[CONFIG_TEXT];
@@ -36,25 +39,42 @@ typedef struct Config {
     uint64_t train_tokens;          // 0: steps counts
     uint64_t seed;
     char out[CONFIG_TEXT];
+    // Where each row of the table got its value.
+    unsigned char origin[CONFIG_MAX_KEYS]; // a ConfigOrigin
+    const char *file[CONFIG_MAX_KEYS];     // of ORIGIN_FILE; kept for the life of the program
+    unsigned line[CONFIG_MAX_KEYS];
 } Config;
 
-typedef enum ConfigOrigin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_COMMAND_LINE, ORIGIN_DERIVED } ConfigOrigin;
-
 void config_defaults(Config *config);
-// Reads an INI file over *config. Unknown keys, wrong types, values out of range, lines that are too long, bytes that
-// are not text: ERROR_USER naming file, line, key, and the nearest key.
+// Reads an INI file over *config. Unknown keys, wrong types, values out of range, a key given twice, lines that are too
+// long, bytes that are not text: ERROR_USER naming file, line, key, and the nearest key.
 bool config_read(Config *config, const char *path, Error *error);
 // "section.key=value" (leading dashes already removed).
 bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Error *error);
-// Derives what is 0, and checks what only makes sense together. Call once after all sources.
+// Derives what is 0 or unset, and checks what only makes sense together. Call once after all sources. With a data
+// directory and no vocabulary it reads the directory's meta.json.
 bool config_resolve(Config *config, Error *error);
+// Copies the values of `over` that came from files or the command line onto *base.
+void config_overlay(Config *base, const Config *over);
 // Every value with its origin and help (people), or as a plain INI that config_read reads back to the same Config.
 void config_print(const Config *config, FILE *out, bool with_help);
 bool config_write(const Config *config, const char *path, Error *error);
+// The text of config_print(with_help = false), malloc'd; the caller frees.
+char *config_text(const Config *config);
 
-// What the layers below want to know.
+// Rows of the table, by name: "attention.bound". The index is REQUIREd to exist.
+size_t config_key(const char *name);
+ConfigOrigin config_origin(const Config *config, const char *name);
+// The value as config_set takes it. Walks with count and name for those who store or compare whole sections.
+void config_value(const Config *config, size_t key, char text[CONFIG_TEXT]);
+size_t config_key_count(void);
+void config_key_name(size_t key, char name[64]); // "section.key"
+
+// What the layers below want to know. The settings point into *config, which must outlive what is made from them.
 bool config_model(const Config *config, size_t batch, bool training, ModelSettings *settings, Error *error);
 OptimSettings config_optim(const Config *config);
 Schedule config_schedule(const Config *config);
+// The other way: a checkpoint's shape as settings of origin `origin`.
+void config_take_model(Config *config, const ModelConfig *model, ConfigOrigin origin);
 
 #endif

@@ -1,0 +1,135 @@
+// Files: inih splits lines into section, key and value; this reader hands it only lines that are whole and text.
+#include "train/config_table.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/files.h"
+#include "train/words.h"
+
+typedef struct Reading {
+    Config *config;
+    const char *path;  // kept for the life of the program: origins point to it
+    FILE *stream;
+    unsigned line;     // of the line that inih holds
+    unsigned seen[CONFIG_MAX_KEYS]; // line of the key's first appearance in this file
+    Error *error;
+} Reading;
+
+// One line for inih, or NULL at the end of the file and at the first line that is not fit to be read.
+static char *read_line(char *buffer, int size, void *context) {
+    Reading *reading = context;
+    int used = 0, byte;
+    reading->line++;
+    while ((byte = getc(reading->stream)) != EOF) {
+        if (byte == 0 || byte == 127 || (byte < 32 && byte != '\n' && byte != '\r' && byte != '\t')) {
+            error_set(reading->error, ERROR_USER, "%s:%u: byte 0x%02x is not text.", reading->path, reading->line,
+                      (unsigned)byte);
+            return NULL;
+        }
+        if (used == size - 1) {
+            error_set(reading->error, ERROR_USER, "%s:%u: the line is longer than %d bytes.", reading->path,
+                      reading->line, size - 2);
+            return NULL;
+        }
+        buffer[used++] = (char)byte;
+        if (byte == '\n') break;
+    }
+    if (ferror(reading->stream)) {
+        error_errno(reading->error, "Reading %s", reading->path);
+        return NULL;
+    }
+    if (used == 0) return NULL;
+    buffer[used] = 0;
+    if (!text_valid(buffer, (size_t)used)) {
+        error_set(reading->error, ERROR_USER, "%s:%u: the line is not UTF-8.", reading->path, reading->line);
+        return NULL;
+    }
+    return buffer;
+}
+
+// Called by inih for each key. Returns 0 to stop.
+static int take_value(void *context, const char *section, const char *name, const char *value) {
+    Reading *reading = context;
+    char assignment[CONFIG_TEXT + 160];
+    Error why = {0};
+    if (snprintf(assignment, sizeof assignment, "%s.%s=%s", section, name, value) >= (int)sizeof assignment ||
+        strpbrk(section, ".=") || strpbrk(name, ".="))
+        error_set(&why, ERROR_USER, "'%s' is not of the form key = value in a known section.", name);
+    else if (!*section)
+        error_set(&why, ERROR_USER, "'%s' stands before the first [section].", name);
+    else
+        config_set(reading->config, assignment, ORIGIN_FILE, &why);
+    if (why.kind == ERROR_NONE) {
+        char full[64];
+        for (size_t i = 0; i < config_keys_count; i++) {
+            snprintf(full, sizeof full, "%s.%s", section, name);
+            char candidate[64];
+            config_key_name(i, candidate);
+            if (strcmp(full, candidate)) continue;
+            if (reading->seen[i])
+                error_set(&why, ERROR_USER, "%s is set a second time; line %u set it first.", full, reading->seen[i]);
+            reading->seen[i] = reading->line;
+        }
+        for (size_t i = 0; i < config_keys_count; i++)
+            if (reading->config->origin[i] == ORIGIN_FILE && !reading->config->file[i]) {
+                reading->config->file[i] = reading->path;
+                reading->config->line[i] = reading->line;
+            }
+        if (why.kind == ERROR_NONE) return 1;
+    }
+    error_set(reading->error, why.kind, "%s:%u: %s", reading->path, reading->line, why.message);
+    return 0;
+}
+
+// Origins point to paths; a program reads a handful of files, so they are kept until it ends.
+static const char *keep_path(const char *path) {
+    static char *kept[16];
+    static size_t count;
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(kept[i], path)) return kept[i];
+    if (count == sizeof kept / sizeof kept[0]) return "a file";
+    kept[count] = strdup(path);
+    return kept[count] ? kept[count++] : "a file";
+}
+
+bool config_read(Config *config, const char *path, Error *error) {
+    FILE *stream = fopen(path, "rb");
+    if (!stream) return error_set(error, ERROR_USER, "The configuration %s cannot be read: %s.", path, strerror(errno));
+    // Lines of any text value fit; an indented line is a key like any other; the first error ends the reading.
+    ini_use_stack = false;
+    ini_allow_multiline = false;
+    ini_stop_on_first_error = true;
+    ini_inline_comment_prefixes = (char[]){";#"};
+    ini_max_line = ini_initial_alloc = CONFIG_TEXT + 160;
+    Error why = {0};
+    Reading reading = {.config = config, .path = keep_path(path), .stream = stream, .error = &why};
+    int line = ini_parse_stream(read_line, &reading, take_value, &reading);
+    fclose(stream);
+    if (why.kind == ERROR_NONE && line < 0) error_set(&why, ERROR_MEMORY, "Out of memory while reading %s.", path);
+    if (why.kind == ERROR_NONE && line > 0)
+        error_set(&why, ERROR_USER, "%s:%d: the line is neither [section], key = value, nor a comment.", path, line);
+    if (why.kind == ERROR_NONE) return true;
+    return error_set(error, why.kind, "%s", why.message);
+}
+
+char *config_text(const Config *config) {
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    if (!stream) return NULL;
+    config_print(config, stream, false);
+    if (fclose(stream) == 0) return text;
+    free(text);
+    return NULL;
+}
+
+bool config_write(const Config *config, const char *path, Error *error) {
+    char *text = config_text(config);
+    if (!text) return error_set(error, ERROR_MEMORY, "Out of memory while writing %s.", path);
+    bool written = file_write_atomic(path, text, strlen(text), error);
+    free(text);
+    return written;
+}

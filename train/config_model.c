@@ -1,0 +1,86 @@
+// What the layers below want to know of the configuration, and a checkpoint's shape as configuration.
+#include "train/config_table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t place(const char *word, const char *const *words) {
+    for (size_t i = 0; words[i]; i++)
+        if (!strcmp(words[i], word)) return i;
+    REQUIRE(!"a word that the table's choices admit");
+    return 0;
+}
+
+static AttentionSettings attention_settings(const Config *config) {
+    // In the order of the enumerations of attention.h.
+    static const char *const bounds[] = {"none", "clip", "ball", NULL};
+    static const char *const near_bounds[] = {"none", "same", NULL};
+    static const char *const fars[] = {"polynomial", "exact", "none", NULL};
+    static const char *const polynomials[] = {"minimax", "taylor", "power", NULL};
+    AttentionSettings settings = attention_defaults();
+    settings.kernel = config->kernel;
+    settings.rope_theta = config->rope_theta;
+    settings.kernel_decay = config->kernel_decay;
+    settings.kernel_window = config->kernel_window;
+    settings.logit_scale = !strcmp(config->logit_scale, "1/sqrt(d)") ? 0
+                           : !strcmp(config->logit_scale, "1/d")     ? -1
+                                                                     : strtod(config->logit_scale, NULL);
+    settings.bound = (AttentionBound)place(config->bound, bounds);
+    settings.entry_bound = config->entry_bound;
+    settings.logit_bound = config->logit_bound;
+    settings.near_bound = (AttentionNearBound)place(config->near_bound, near_bounds);
+    settings.far = (AttentionFar)place(config->far, fars);
+    settings.far_size = config->far_size;
+    settings.near = config->near;
+    settings.chunk = config->chunk;
+    settings.degree = config->degree;
+    settings.polynomial = (PolynomialKind)place(config->polynomial, polynomials);
+    settings.tolerance = config->tolerance;
+    settings.cost_exact = config->cost_exact;
+    settings.cost_lowrank = config->cost_lowrank;
+    return settings;
+}
+
+bool config_model(const Config *config, size_t batch, bool training, ModelSettings *settings, Error *error) {
+    *settings = (ModelSettings){
+        .config = {.vocabulary = config->vocabulary, .layers = config->layers, .width = config->width,
+                   .heads = config->heads, .kv_heads = config->kv_heads, .qk_size = config->qk_size,
+                   .v_size = config->v_size, .ffn = config->ffn, .tokens = config->tokens,
+                   .rope_theta = config->rope_theta, .norm_epsilon = config->norm_epsilon, .tie = config->tie,
+                   .qk_norm = config->qk_norm, .token_shift = config->token_shift},
+        .batch = batch,
+        .training = training,
+        .attention = attention_settings(config),
+    };
+    const char *at = config->method;
+    while (*at) {
+        char word[64];
+        size_t length = strcspn(at, ",");
+        snprintf(word, sizeof word, "%.*s", (int)length, at);
+        const AttentionMethod *method = attention_method_find(word);
+        if (!method || settings->method_count == MODEL_MAX_LAYERS)
+            return error_set(error, ERROR_USER, "attention.method: '%s' is not a method.", word);
+        settings->methods[settings->method_count++] = method;
+        at += length + (at[length] == ',');
+    }
+    return true;
+}
+
+void config_take_model(Config *config, const ModelConfig *model, ConfigOrigin origin) {
+    config->vocabulary = model->vocabulary;
+    config->layers = model->layers;
+    config->width = model->width;
+    config->heads = model->heads;
+    config->kv_heads = model->kv_heads;
+    config->qk_size = model->qk_size;
+    config->v_size = model->v_size;
+    config->ffn = model->ffn;
+    config->tokens = model->tokens;
+    config->rope_theta = model->rope_theta;
+    config->norm_epsilon = model->norm_epsilon;
+    config->tie = model->tie;
+    config->qk_norm = model->qk_norm;
+    config->token_shift = model->token_shift;
+    for (size_t i = 0; i < config_keys_count; i++)
+        if (!strcmp(config_keys[i].section, "model")) config->origin[i] = (unsigned char)origin;
+}
