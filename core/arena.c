@@ -30,13 +30,14 @@ bool size_add(size_t a, size_t b, size_t *sum) { return !__builtin_add_overflow(
 
 Arena arena_measure(const char *name) { return (Arena){.name = name, .capacity = SIZE_MAX}; }
 
+static size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
+
 bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error) {
     *arena = (Arena){.name = name};
-    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ARENA_ALIGNMENT, rounded;
-    if (!size_add(bytes ? bytes : 1, alignment - 1, &rounded))
-        return error_set(error, ERROR_MEMORY, "The %s would need %zu bytes, more than can be addressed.", name, bytes);
-    rounded -= rounded % alignment;
-    unsigned char *base = aligned_alloc(alignment, rounded);
+    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ARENA_ALIGNMENT;
+    bool fits = bytes <= PTRDIFF_MAX - HUGE_PAGE;
+    size_t rounded = fits ? round_up(bytes ? bytes : 1, alignment) : 0;
+    unsigned char *base = fits ? aligned_alloc(alignment, rounded) : NULL;
     if (!base)
         return error_set(error, ERROR_MEMORY,
                          "There is no memory for the %s (%.1f MiB). Use a smaller model, batch or context length.", name,
@@ -46,18 +47,21 @@ bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error) {
     memset(base, 0, rounded);
     ASAN_POISON_MEMORY_REGION(base, rounded);
     arena->base = base;
-    arena->capacity = bytes;
+    arena->capacity = round_up(bytes, ARENA_ALIGNMENT);
     return true;
 }
 
 void *arena_take(Arena *arena, size_t count, size_t size) {
-    size_t bytes, rounded, end;
-    bool fits = size_multiply(count, size, &bytes) && size_add(bytes, ARENA_ALIGNMENT - 1, &rounded) &&
-                size_add(arena->used, rounded - rounded % ARENA_ALIGNMENT, &end);
+    size_t bytes, end;
+    bool fits = size_multiply(count, size, &bytes) && bytes <= SIZE_MAX - ARENA_ALIGNMENT &&
+                size_add(arena->used, round_up(bytes, ARENA_ALIGNMENT), &end);
     if (!arena->base) {
         REQUIRE(arena->capacity == SIZE_MAX); // neither measured nor created
         if (!fits) arena->overflowed = true;
-        if (arena->overflowed) return NULL;
+        if (arena->overflowed) { // a total that arena_create refuses
+            arena->used = arena->peak = SIZE_MAX;
+            return NULL;
+        }
     } else {
         REQUIRE(fits && end <= arena->capacity);
     }
@@ -73,7 +77,7 @@ size_t arena_mark(const Arena *arena) { return arena->used; }
 void arena_release(Arena *arena, size_t mark) {
     REQUIRE(mark <= arena->used);
     if (arena->base) ASAN_POISON_MEMORY_REGION(arena->base + mark, arena->used - mark);
-    arena->used = mark;
+    if (!arena->overflowed) arena->used = mark;
 }
 
 void arena_destroy(Arena *arena) {

@@ -14,7 +14,7 @@ typedef struct Arena {
     size_t capacity;     // bytes; SIZE_MAX while measuring
     size_t used;         // bytes taken
     size_t peak;         // highest `used` ever
-    bool overflowed;     // a size wrapped while measuring: arena_create refuses
+    bool overflowed;     // a size wrapped while measuring: `used` stays SIZE_MAX, which arena_create refuses
 } Arena;
 
 // A measuring arena: takes nothing, counts everything.

@@ -16,7 +16,8 @@ void gemm(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, real
 void gemm_parallel(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, real alpha, const real *a,
                    size_t lda, const real *b, size_t ldb, real beta, real *c, size_t ldc);
 
-// Measured rate of gemm_parallel for size³ products in GFLOP/s: median of `repeats` runs.
+// Measured rate of gemm_parallel for size³ products in GFLOP/s: median of `repeats` runs. This and the two below return
+// 0 when there is no memory for the measurement.
 double blas_rate(size_t size, size_t repeats);
 // The same for OpenBLAS's own threading (cblas_sgemm), the yardstick of all "share of the sgemm rate" figures.
 double blas_library_rate(size_t size, size_t repeats);
