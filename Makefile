@@ -23,7 +23,7 @@ WARNINGS := -Wall -Wextra -Wshadow -Wpointer-arith -Wvla -Wno-psabi
 CFLAGS_ALL   = -std=gnu11 -g $(OPTIMIZE) -fno-math-errno -fno-trapping-math $(OPENMP) $(WARNINGS) -Wstrict-prototypes -Wmissing-prototypes $(SANITIZE) -I. -MMD -MP -D_GNU_SOURCE $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 -g -O2 $(WARNINGS) $(SANITIZE) -I. -MMD -MP $(CXXFLAGS)
 LDFLAGS_ALL  = $(OPENMP) $(SANITIZE) $(LDFLAGS)
-LIBS         = -lopenblas -lfftw3f -lfftw3 -lsentencepiece -linih -ljansson -lz -lm -lstdc++
+LIBS         = -lopenblas -lfftw3f -lfftw3 -lsentencepiece_train -lsentencepiece -linih -ljansson -lz -lm -lstdc++
 
 # *_kernels.c are compiled once per instruction set and chosen at run time (core/simd.h).
 ISA_FLAGS_portable := -DROPE_ISA=portable

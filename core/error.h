@@ -7,6 +7,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum ErrorKind {
     ERROR_NONE = 0,
     ERROR_USER,    // a file, an option, a value: exit 2, the message names it and says what to do
@@ -36,6 +40,9 @@ int error_exit_code(const Error *error);
     do {                                                                                                               \
         if (!(condition)) error_require_failed(#condition, __FILE__, __LINE__);                                        \
     } while (0)
-_Noreturn void error_require_failed(const char *condition, const char *file, int line);
+void error_require_failed(const char *condition, const char *file, int line) __attribute__((noreturn));
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -7,6 +7,10 @@
 
 #include "core/error.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // A buffered, checksummed writer. Create, write, then close (flush, fsync, close); on any failure the writer stays
 // failed, later calls return false, and close reports the first cause. file_writer_abandon drops it without an fsync.
 typedef struct FileWriter FileWriter;
@@ -33,4 +37,7 @@ bool directory_remove(const char *path, Error *error);          // recursive, do
 uint32_t checksum(uint32_t running, const void *data, size_t size); // zlib crc32; start with 0
 bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

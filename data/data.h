@@ -33,9 +33,10 @@ DataPosition loader_position(const Loader *loader);
 void loader_seek(Loader *loader, DataPosition position);
 void loader_close(Loader *loader);
 
-// Shards: llm.c's layout (256 int32 header {20240520, 1, count, …}, then u16 ids), and version 2 of it for
-// vocabularies above 65536 (u32 ids). header[3] = 4·… fields that llm.c leaves zero hold: [3] vocabulary, [4] crc32 of
-// the ids (0 if unknown), so that llm.c's own files are read as they are.
+// Shards: llm.c's layout (256 int32 header {20240520, 1, count}, then u16 ids), and version 2 of it for vocabularies
+// above 65536 (u32 ids). Header words that llm.c leaves zero hold: [3] vocabulary, [4] crc32 of the ids, [5] crc32 of
+// words 0 to 4. Where all three are zero the file is llm.c's own and is read as it is. The header is written last: an
+// unfinished shard has none, and is refused. At most 2^31-1 ids a shard.
 typedef struct ShardWriter ShardWriter;
 ShardWriter *shard_create(const char *path, size_t vocabulary, Error *error);
 bool shard_append(ShardWriter *writer, const int32_t *ids, size_t count, Error *error);

@@ -1,4 +1,4 @@
-// SentencePiece behind a C API. Only tokenizer.cc sees C++; no exception crosses this border. Model files are trusted
+// SentencePiece behind a C API. Only tokenizer*.cc see C++; no exception crosses this border. Model files are trusted
 // input (SentencePiece before 0.2.1 can be made to corrupt memory by a hostile one: CVE-2026-1260).
 #ifndef ROPE_DATA_TOKENIZER_H
 #define ROPE_DATA_TOKENIZER_H
@@ -20,11 +20,16 @@ typedef struct TokenizerTraining {
     // Next piece of text, at most a few MB; *size = 0 at the end. Returns false on a read error.
     bool (*next)(void *context, const char **text, size_t *size);
     void *context;
-    size_t sample_bytes;     // text used for training at most; the rest is only encoded
+    size_t sample_bytes;     // text used for training at most: `next` is not called again after that
 } TokenizerTraining;
 
 // Lossless settings (byte fallback, identity normalisation, newline as a symbol): decode(encode(x)) == x for any bytes.
+// Characters are spelled in bytes when they are too rare for the vocabulary. A vocabulary larger than the text can fill
+// is ERROR_USER, naming the largest possible; char models stop there by themselves. Trains in a child process, because
+// SentencePiece may end the process; call it before threads are started. The model depends on the text alone.
 bool tokenizer_train(const TokenizerTraining *training, Error *error);
+// Any SentencePiece model; lossless only where the model is (ours are). Absent or unreadable: ERROR_SYSTEM; no model:
+// ERROR_CORRUPT.
 Tokenizer *tokenizer_load(const char *path, Error *error);
 void tokenizer_free(Tokenizer *tokenizer);
 size_t tokenizer_vocabulary(const Tokenizer *tokenizer);
@@ -33,7 +38,8 @@ int32_t tokenizer_eos(const Tokenizer *tokenizer);
 // Encodes any bytes (invalid UTF-8 and NUL included). *ids is malloc'd, the caller frees.
 bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
                       Error *error);
-// *text is malloc'd with a NUL appended (not counted in *size). Ids out of range are ERROR_USER.
+// The concatenation of what each id stands for (nothing for <s> and </s>, raw bytes for byte pieces), so ids may be
+// decoded one by one as they come. *text is malloc'd with a NUL appended (not counted in *size). Ids out of range: ERROR_USER.
 bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
                       Error *error);
 
