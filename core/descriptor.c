@@ -1,0 +1,63 @@
+// System calls in their loops (see descriptor.h).
+#include "core/descriptor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+int descriptor_open(const char *path, int flags) {
+    int descriptor;
+    do descriptor = open(path, flags | O_CLOEXEC, 0666);
+    while (descriptor < 0 && errno == EINTR);
+    return descriptor;
+}
+
+bool descriptor_write(int descriptor, const char *path, const void *data, size_t size, uint64_t offset, Error *error) {
+    const unsigned char *from = data;
+    while (size > 0) {
+        ssize_t done = pwrite(descriptor, from, size < SSIZE_MAX ? size : SSIZE_MAX, (off_t)offset);
+        if (done < 0 && errno == ESPIPE) done = write(descriptor, from, size); // pipes and terminals have no offsets
+        if (done < 0 && errno == EINTR) continue;
+        if (done == 0) errno = ENOSPC; // a device that takes nothing and says nothing
+        if (done <= 0) return error_errno(error, "Cannot write %s", path);
+        from += done;
+        size -= (size_t)done;
+        offset += (uint64_t)done;
+    }
+    return true;
+}
+
+// EINVAL, ENOTSUP: pipes, terminals and some devices have nothing to flush to.
+bool descriptor_sync(int descriptor, const char *path, Error *error) {
+    int status;
+    do status = fsync(descriptor);
+    while (status < 0 && errno == EINTR);
+    if (status < 0 && errno != EINVAL && errno != ENOTSUP) return error_errno(error, "Cannot flush %s to disk", path);
+    return true;
+}
+
+// After EINTR the descriptor is gone all the same (Linux), and fsync has already reported what matters.
+bool descriptor_close(int descriptor, const char *path, Error *error) {
+    if (close(descriptor) == 0 || errno == EINTR) return true;
+    return error_errno(error, "Cannot close %s", path);
+}
+
+// A rename is on disk when the folder that holds the name is.
+bool descriptor_sync_parent(const char *path, Error *error) {
+    char folder[PATH_MAX];
+    if (snprintf(folder, sizeof folder, "%s", path) >= (int)sizeof folder)
+        return error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
+    size_t length = strlen(folder);
+    while (length > 0 && folder[length - 1] == '/') length--; // "a/b/" is b in a
+    while (length > 0 && folder[length - 1] != '/') length--;
+    while (length > 1 && folder[length - 1] == '/') length--;
+    if (length == 0) folder[length++] = '.';
+    folder[length] = '\0';
+    int descriptor = descriptor_open(folder, O_RDONLY | O_DIRECTORY);
+    if (descriptor < 0) return error_errno(error, "Cannot open the folder %s", folder);
+    bool good = descriptor_sync(descriptor, folder, error);
+    return descriptor_close(descriptor, folder, error) && good;
+}

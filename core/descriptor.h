@@ -1,0 +1,17 @@
+// What files.c, file_writer.c and directories.c share: system calls that go on after EINTR and short writes, and whose
+// errors name the path. Not for use outside core/.
+#ifndef ROPE_CORE_DESCRIPTOR_H
+#define ROPE_CORE_DESCRIPTOR_H
+
+#include <stdint.h>
+
+#include "core/error.h"
+
+int descriptor_open(const char *path, int flags); // close-on-exec, mode 0666; negative with errno on failure
+bool descriptor_write(int descriptor, const char *path, const void *data, size_t size, uint64_t offset, Error *error);
+bool descriptor_sync(int descriptor, const char *path, Error *error);
+bool descriptor_close(int descriptor, const char *path, Error *error);
+// A new or renamed file is on disk when the folder that holds its name is.
+bool descriptor_sync_parent(const char *path, Error *error);
+
+#endif

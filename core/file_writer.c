@@ -1,0 +1,99 @@
+// A buffered writer that remembers its first failure, and the files that it makes whole or not at all (see files.h).
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/descriptor.h"
+#include "core/files.h"
+
+enum { WRITER_BUFFER = 1 << 18 };
+
+struct FileWriter {
+    int descriptor;
+    char *path;
+    Error error;      // the first cause; once set, nothing more is written
+    uint64_t written; // bytes in the file, without those in the buffer
+    size_t used;
+    unsigned char buffer[WRITER_BUFFER];
+};
+
+FileWriter *file_writer_open(const char *path, Error *error) {
+    FileWriter *writer = malloc(sizeof *writer);
+    char *copy = strdup(path);
+    if (!writer || !copy) {
+        error_set(error, ERROR_MEMORY, "There is no memory to write %s.", path);
+    } else if ((writer->descriptor = descriptor_open(path, O_WRONLY | O_CREAT | O_TRUNC)) < 0) {
+        error_errno(error, "Cannot create %s", path);
+    } else {
+        writer->path = copy;
+        writer->written = 0;
+        writer->used = 0;
+        error_clear(&writer->error);
+        return writer;
+    }
+    free(copy);
+    free(writer);
+    return NULL;
+}
+
+static bool flush(FileWriter *writer) {
+    if (writer->error.kind != ERROR_NONE) return false;
+    if (!descriptor_write(writer->descriptor, writer->path, writer->buffer, writer->used, writer->written, &writer->error))
+        return false;
+    writer->written += writer->used;
+    writer->used = 0;
+    return true;
+}
+
+bool file_writer_write(FileWriter *writer, const void *data, size_t size) {
+    if (writer->error.kind != ERROR_NONE) return false;
+    if (size > WRITER_BUFFER - writer->used && !flush(writer)) return false;
+    if (size >= WRITER_BUFFER) { // larger than the buffer, which is empty now: straight to the file
+        if (!descriptor_write(writer->descriptor, writer->path, data, size, writer->written, &writer->error)) return false;
+        writer->written += size;
+    } else if (size > 0) {
+        memcpy(writer->buffer + writer->used, data, size);
+        writer->used += size;
+    }
+    return true;
+}
+
+bool file_writer_write_at(FileWriter *writer, uint64_t offset, const void *data, size_t size) {
+    if (writer->error.kind != ERROR_NONE) return false;
+    REQUIRE(offset <= writer->written + writer->used && size <= writer->written + writer->used - offset);
+    return flush(writer) && descriptor_write(writer->descriptor, writer->path, data, size, offset, &writer->error);
+}
+
+bool file_writer_close(FileWriter *writer, Error *error) {
+    bool good = flush(writer) && descriptor_sync(writer->descriptor, writer->path, &writer->error);
+    good = descriptor_close(writer->descriptor, writer->path, &writer->error) && good;
+    if (!good) error_set(error, writer->error.kind, "%s", writer->error.message);
+    free(writer->path);
+    free(writer);
+    return good;
+}
+
+void file_writer_abandon(FileWriter *writer) {
+    close(writer->descriptor);
+    free(writer->path);
+    free(writer);
+}
+
+bool file_write_atomic(const char *path, const void *data, size_t size, Error *error) {
+    char temporary[PATH_MAX];
+    if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
+        return error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
+    FileWriter *writer = file_writer_open(temporary, error);
+    if (!writer) return false;
+    file_writer_write(writer, data, size); // a failure stays in the writer; close reports it
+    bool good = file_writer_close(writer, error);
+    if (good && rename(temporary, path) < 0) good = error_errno(error, "Cannot rename %s to %s", temporary, path);
+    if (!good) {
+        unlink(temporary);
+        return false;
+    }
+    return descriptor_sync_parent(path, error);
+}
