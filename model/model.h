@@ -21,6 +21,8 @@ typedef struct ModelSettings {
     ModelConfig config;
     size_t batch;                           // B
     bool training;                          // false: no gradients, activations of one layer only
+    bool recompute;                         // training keeps only each layer's input, and runs it again in backward:
+                                            // (N,W) per layer instead of about 13 times that, for a third more time
     size_t method_count;                    // attention methods: one for all layers, or one for each
     const AttentionMethod *methods[MODEL_MAX_LAYERS];
     AttentionSettings attention;            // shape fields are filled in by the model
@@ -58,7 +60,8 @@ void model_enable_report(Model *model, bool enabled);
 const AttentionReport *model_report(const Model *model, size_t layer);
 const AttentionPlan *model_attention(const Model *model, size_t layer);
 
-// Decoding one sequence token by token.
+// Decoding one sequence token by token. The model must outlive its decoders and may train in between; a decoder owns
+// its state and scratch. Feeding more tokens than config.tokens is for methods whose state is constant in length.
 typedef struct Decoder Decoder;
 Decoder *decoder_create(const Model *model, Error *error); // shares the model's parameters
 size_t decoder_bytes(const Model *model);
