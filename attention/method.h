@@ -7,6 +7,8 @@
 struct AttentionMethod {
     const char *name;
     const char *summary;
+    // Settings are validated as far as all methods agree. Copies them into plan->settings, fills plan->needs; the rest
+    // of AttentionPlan is filled in by attention_create.
     AttentionPlan *(*create)(const AttentionSettings *settings, Error *error);
     void (*forward)(const AttentionPlan *plan, const AttentionForward *io);
     void (*backward)(const AttentionPlan *plan, const AttentionBackward *io);
@@ -20,7 +22,8 @@ struct AttentionMethod {
 // First member of every method's plan.
 struct AttentionPlan {
     const AttentionMethod *method;
-    AttentionSettings settings; // with s resolved: logit_scale > 0
+    AttentionSettings settings; // as create received them: s resolved, so that logit_scale > 0
+    char *kernel;               // what settings.kernel points to; owned by attention_create and attention_destroy
     AttentionNeeds needs;
 };
 

@@ -1,0 +1,78 @@
+// Bounding of q and k, and its exact backward (attention/bound.h). One pass over memory.
+#include "attention/bound.h"
+
+#include <math.h>
+#include <string.h>
+
+Bound bound_make(const AttentionSettings *settings) {
+    Bound bound = {settings->bound, 0.0};
+    if (bound.kind == BOUND_CLIP) bound.limit = settings->entry_bound;
+    if (bound.kind == BOUND_BALL)
+        bound.limit = sqrt(settings->logit_bound / settings->logit_scale) * (1.0 - 4.0 * REAL_EPSILON);
+    return bound;
+}
+
+size_t bound_units(Bound bound, size_t rows, size_t size) {
+    return bound.kind == BOUND_CLIP ? rows * size : bound.kind == BOUND_BALL ? rows : 0;
+}
+
+static double dot(const real *a, const real *b, size_t size) {
+    double sum = 0.0;
+    for (size_t i = 0; i < size; i++) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+static size_t clip_row(real *out, const real *in, size_t size, real limit) {
+    size_t changed = 0;
+    for (size_t i = 0; i < size; i++) { // comparisons let NaN through, so that it is found later
+        const real x = in[i];
+        changed += (x > limit) | (x < -limit);
+        out[i] = x > limit ? limit : x < -limit ? -limit : x;
+    }
+    return changed;
+}
+
+static size_t shrink_row(real *out, const real *in, size_t size, double radius) {
+    const double length = sqrt(dot(in, in, size));
+    const bool outside = length > radius;
+    const real scale = outside ? (real)(radius / length) : 1;
+    for (size_t i = 0; i < size; i++) out[i] = in[i] * scale;
+    return outside;
+}
+
+size_t bound_apply(Bound bound, real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows,
+                   size_t size) {
+    size_t changed = 0;
+    for (size_t t = 0; t < rows; t++) {
+        real *to = out + t * out_stride;
+        const real *from = in + t * in_stride;
+        switch (bound.kind) {
+        case BOUND_CLIP: changed += clip_row(to, from, size, (real)bound.limit); break;
+        case BOUND_BALL: changed += shrink_row(to, from, size, bound.limit); break;
+        default:
+            if (to != from) memcpy(to, from, size * sizeof(real));
+        }
+    }
+    return changed;
+}
+
+static void unshrink_row(real *d, const real *in, size_t size, double radius) {
+    const double square = dot(in, in, size), length = sqrt(square);
+    if (!(length > radius)) return;
+    const double scale = radius / length, radial = dot(in, d, size) / square;
+    for (size_t i = 0; i < size; i++) d[i] = (real)(scale * ((double)d[i] - radial * (double)in[i]));
+}
+
+void bound_backward(Bound bound, real *d, size_t d_stride, const real *in, size_t in_stride, size_t rows, size_t size) {
+    if (bound.kind == BOUND_NONE) return;
+    for (size_t t = 0; t < rows; t++) {
+        real *gradient = d + t * d_stride;
+        const real *x = in + t * in_stride;
+        if (bound.kind == BOUND_BALL) {
+            unshrink_row(gradient, x, size, bound.limit);
+            continue;
+        }
+        const real limit = (real)bound.limit;
+        for (size_t i = 0; i < size; i++) gradient[i] = (x[i] > limit || x[i] < -limit) ? 0 : gradient[i];
+    }
+}

@@ -1,0 +1,112 @@
+// Softmax of tiles (attention/softmax_kernels.h): one pass for the maximum, one for exponentials and their sum.
+#include "attention/softmax_kernels.h"
+
+#ifdef ROPE_DOUBLE
+static inline Vector vector_exp2(Vector x) {
+    for (size_t i = 0; i < LANES; i++) x[i] = exp2(x[i]);
+    return x;
+}
+#else
+// 2^x for x ≤ 1: error below 2 ULP (tests/test_attention.c), 0 below -126.5, NaN stays NaN. x = n + r with |r| ≤ 1/2, and
+// a degree-6 polynomial for 2^r made for the least largest relative error (2.6e-9) with the constant term 1.
+static inline Vector vector_exp2(Vector x) {
+    const Vector magic = vector_set(12582912.0f); // 1.5·2^23: adding and subtracting it rounds to an integer
+    const Vector kept = vector_select(x < vector_set(-127.0f), vector_set(-127.0f), x);
+    const Vector shifted = kept + magic;
+    const Vector r = kept - (shifted - magic);
+    Vector p = vector_set(1.5595484804e-4f);
+    p = p * r + vector_set(1.34069505558e-3f);
+    p = p * r + vector_set(9.61768929496e-3f);
+    p = p * r + vector_set(5.55030970633e-2f);
+    p = p * r + vector_set(2.40226528093e-1f);
+    p = p * r + vector_set(6.93147215404e-1f);
+    p = p * r + vector_set(1.0f);
+    // 2^n through the exponent field, which shifted carries in its low bits; n = -127 gives 0
+    return p * (Vector)(((VectorInt)shifted + 127) << 23);
+}
+#endif
+
+// Columns of a row that its mask lets through.
+static inline size_t visible_columns(size_t row, size_t columns, ptrdiff_t diagonal) {
+    const ptrdiff_t visible = (ptrdiff_t)row + diagonal + 1;
+    return visible <= 0 ? 0 : (size_t)visible < columns ? (size_t)visible : columns;
+}
+
+// The vector of columns c … c + LANES - 1 with `masked` where they are not below visible.
+static inline Vector masked_load(const real *row, size_t c, size_t visible, real masked) {
+    Vector x = vector_load(row + c);
+    if (c + LANES > visible)
+        for (size_t i = 0; i < LANES; i++) x[i] = c + i < visible ? x[i] : masked;
+    return x;
+}
+
+static inline size_t pad(size_t columns) { return (columns + 15) / 16 * 16; }
+
+static void scale_row(real *o, size_t size, real scale) {
+    for (size_t e = 0; e < size; e++) o[e] *= scale;
+}
+
+static void forward(real *s, size_t ld, size_t rows, size_t columns, ptrdiff_t diagonal, real *maximum, real *sum,
+                    real *o, size_t o_size) {
+    for (size_t r = 0; r < rows; r++) {
+        real *row = s + r * ld;
+        const size_t visible = visible_columns(r, columns, diagonal);
+        if (visible == 0) {
+            memset(row, 0, pad(columns) * sizeof(real));
+            continue;
+        }
+        Vector largest = vector_set(maximum[r]);
+        for (size_t c = 0; c < visible; c += LANES)
+            largest = vector_max(masked_load(row, c, visible, -INFINITY), largest);
+        const real top = vector_largest(largest);
+        if (top > maximum[r]) {
+            const Vector fall = vector_exp2(vector_set(maximum[r] - top));
+            sum[r] *= fall[0];
+            scale_row(o + r * o_size, o_size, fall[0]);
+            maximum[r] = top;
+        }
+        Vector total = {0};
+        const Vector tops = vector_set(top);
+        size_t c = 0;
+        for (; c < visible; c += LANES) {
+            const Vector weight = vector_exp2(masked_load(row, c, visible, -INFINITY) - tops);
+            total += weight;
+            vector_store(row + c, weight);
+        }
+        for (; c < pad(columns); c += LANES) vector_store(row + c, (Vector){0});
+        sum[r] += vector_sum(total);
+    }
+}
+
+static void backward(real *s, real *ds, size_t ld, size_t rows, size_t columns, ptrdiff_t diagonal, const real *lse,
+                     const real *delta) {
+    for (size_t r = 0; r < rows; r++) {
+        real *row = s + r * ld, *gradient = ds + r * ld;
+        const size_t visible = visible_columns(r, columns, diagonal);
+        const Vector norm = vector_set(lse[r]), inner = vector_set(delta[r]);
+        size_t c = 0;
+        for (; c < visible; c += LANES) {
+            const Vector weight = vector_exp2(masked_load(row, c, visible, -INFINITY) - norm);
+            vector_store(row + c, weight);
+            vector_store(gradient + c, weight * (vector_load(gradient + c) - inner));
+        }
+        for (; c < pad(columns); c += LANES) {
+            vector_store(row + c, (Vector){0});
+            vector_store(gradient + c, (Vector){0});
+        }
+    }
+}
+
+static void delta(real *delta, const real *d_o, const real *o, size_t stride, size_t rows, size_t size) {
+    for (size_t r = 0; r < rows; r++) {
+        const real *a = d_o + r * stride, *b = o + r * stride;
+        Vector sum = {0};
+        size_t e = 0;
+        for (; e + LANES <= size; e += LANES) sum += vector_load(a + e) * vector_load(b + e);
+        real total = vector_sum(sum);
+        for (; e < size; e++) total += a[e] * b[e];
+        delta[r] = total;
+    }
+}
+
+const SoftmaxKernels ISA_NAME(softmax_kernels) = {forward, backward, delta};
