@@ -1,0 +1,195 @@
+// Shards to batches. A window is `tokens` inputs and the same shifted by one as targets; windows start `tokens` apart
+// within a shard and never cross its end. The order of an epoch is a random permutation of all windows that is a pure
+// function of (seed, epoch), computed element by element: no table, nothing to save but the position.
+// Cost per batch: one pread per window. Nothing is allocated after loader_open.
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "core/arena.h"
+#include "core/files.h"
+#include "core/random.h"
+#include "data/data.h"
+#include "data/shards.h"
+
+struct Loader {
+    size_t batch, tokens;
+    uint64_t seed;
+    bool shuffle;
+    size_t limit; // ids must be below
+    Shard *shards;
+    uint64_t *first; // (shard_count + 1) index of each shard's first window; the last is the total
+    size_t shard_count;
+    DataPosition position;
+    int32_t *window; // (tokens + 1)
+};
+
+static bool add_shard(Loader *loader, const char *path, size_t vocabulary, Error *error) {
+    Shard *grown = reallocarray(loader->shards, loader->shard_count + 1, sizeof *grown);
+    if (!grown) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
+    loader->shards = grown;
+    Shard *shard = &grown[loader->shard_count];
+    if (!shard_open(shard, path, error)) return false;
+    loader->shard_count++;
+    if (vocabulary > 0 && shard->vocabulary > vocabulary)
+        return error_set(error, ERROR_USER, "%s: made with a vocabulary of %zu; the model has %zu", path,
+                         shard->vocabulary, vocabulary);
+    if (shard->vocabulary > 0 && shard->vocabulary < loader->limit) loader->limit = shard->vocabulary;
+    return true;
+}
+
+static bool is_shard_name(const char *name, const char *split) {
+    size_t length = strlen(name), prefix = strlen(split);
+    return length >= prefix + 4 && strncmp(name, split, prefix) == 0 && strcmp(name + length - 4, ".bin") == 0;
+}
+
+static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+// Names of the split's shards, sorted by byte value whatever the locale. *names and its elements are malloc'd.
+static bool list_shards(const char *directory, const char *split, char ***names, size_t *count, Error *error) {
+    DIR *stream = opendir(directory);
+    if (!stream) return error_errno(error, "%s: cannot open", directory);
+    bool good = true;
+    for (struct dirent *entry; good && (errno = 0, entry = readdir(stream));) {
+        if (!is_shard_name(entry->d_name, split)) continue;
+        char **grown = reallocarray(*names, *count + 1, sizeof *grown);
+        char *name = strdup(entry->d_name);
+        good = grown && name;
+        if (grown) *names = grown;
+        if (good)
+            grown[(*count)++] = name;
+        else
+            free(name);
+    }
+    if (!good) error_set(error, ERROR_MEMORY, "%s: out of memory", directory);
+    if (good && errno != 0) good = error_errno(error, "%s: cannot read", directory);
+    closedir(stream);
+    if (good && *count == 0)
+        good = error_set(error, ERROR_USER, "%s: no %s*.bin there; make it with `rope prepare TEXT --out %s`", directory,
+                         split, directory);
+    if (good) qsort(*names, *count, sizeof **names, compare_names);
+    return good;
+}
+
+static bool open_shards(Loader *loader, const DataSettings *settings, Error *error) {
+    struct stat status;
+    if (stat(settings->path, &status) != 0)
+        return error_set(error, ERROR_USER, "%s: %s", settings->path, strerror(errno));
+    if (!S_ISDIR(status.st_mode)) return add_shard(loader, settings->path, settings->vocabulary, error);
+    char **names = NULL;
+    size_t count = 0;
+    bool good = list_shards(settings->path, settings->split, &names, &count, error);
+    for (size_t i = 0; good && i < count; i++) {
+        char path[4096];
+        good = path_join(path, sizeof path, settings->path, names[i], error) &&
+               add_shard(loader, path, settings->vocabulary, error);
+    }
+    for (size_t i = 0; i < count; i++) free(names[i]);
+    free(names);
+    return good;
+}
+
+// Counts windows; a shard of fewer than tokens + 1 ids has none. Nothing of size `tokens` is allocated before it is
+// known to fit.
+static bool count_windows(Loader *loader, const DataSettings *settings, Error *error) {
+    loader->first = calloc(loader->shard_count + 1, sizeof *loader->first);
+    if (!loader->first) return error_set(error, ERROR_MEMORY, "%s: out of memory", settings->path);
+    uint64_t longest = 0;
+    for (size_t i = 0; i < loader->shard_count; i++) {
+        uint64_t count = loader->shards[i].count;
+        loader->first[i + 1] = loader->first[i] + (count - 1) / loader->tokens;
+        if (count > longest) longest = count;
+    }
+    if (loader_windows(loader) == 0)
+        return error_set(error, ERROR_USER,
+                         "%s: a window of %zu tokens needs one more than that in a shard; the longest %s shard has %llu",
+                         settings->path, loader->tokens, settings->split, (unsigned long long)longest);
+    size_t bytes = 0;
+    if (size_multiply(loader->tokens + 1, sizeof *loader->window, &bytes)) loader->window = malloc(bytes);
+    if (!loader->window) return error_set(error, ERROR_MEMORY, "%s: out of memory", settings->path);
+    return true;
+}
+
+Loader *loader_open(const DataSettings *settings, Error *error) {
+    if (settings->batch == 0 || settings->tokens == 0) {
+        error_set(error, ERROR_USER, "%s: batch (%zu) and tokens (%zu) must be at least 1", settings->path, settings->batch,
+                  settings->tokens);
+        return NULL;
+    }
+    Loader *loader = calloc(1, sizeof *loader);
+    if (!loader) {
+        error_set(error, ERROR_MEMORY, "%s: out of memory", settings->path);
+        return NULL;
+    }
+    *loader = (Loader){.batch = settings->batch,
+                       .tokens = settings->tokens,
+                       .seed = settings->seed,
+                       .shuffle = settings->shuffle,
+                       .limit = settings->vocabulary > 0 ? settings->vocabulary : INT32_MAX};
+    if (open_shards(loader, settings, error) && count_windows(loader, settings, error)) return loader;
+    loader_close(loader);
+    return NULL;
+}
+
+// The shard that holds a window: the last whose first window is not above it. Shards without windows are passed over.
+static size_t shard_of(const Loader *loader, uint64_t window) {
+    size_t low = 0, high = loader->shard_count - 1;
+    while (low < high) {
+        size_t middle = low + (high - low + 1) / 2;
+        if (loader->first[middle] <= window)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static void advance(Loader *loader, DataPosition *position) {
+    if (++position->window < loader_windows(loader)) return;
+    position->window = 0;
+    position->epoch++;
+}
+
+bool loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error) {
+    DataPosition position = loader->position; // moves on only when the whole batch was read
+    for (size_t b = 0; b < loader->batch; b++) {
+        Random order = {.seed = loader->seed, .stream = RANDOM_SHUFFLE, .step = position.epoch};
+        uint64_t window = loader->shuffle ? random_permute(order, position.window, loader_windows(loader)) : position.window;
+        size_t index = shard_of(loader, window);
+        uint64_t start = (window - loader->first[index]) * loader->tokens;
+        if (!shard_read(&loader->shards[index], start, loader->tokens + 1, loader->limit, loader->window, error))
+            return false;
+        memcpy(inputs + b * loader->tokens, loader->window, loader->tokens * sizeof *inputs);
+        memcpy(targets + b * loader->tokens, loader->window + 1, loader->tokens * sizeof *targets);
+        advance(loader, &position);
+    }
+    loader->position = position;
+    return true;
+}
+
+uint64_t loader_windows(const Loader *loader) { return loader->first[loader->shard_count]; }
+
+uint64_t loader_tokens(const Loader *loader) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < loader->shard_count; i++) total += loader->shards[i].count;
+    return total;
+}
+
+DataPosition loader_position(const Loader *loader) { return loader->position; }
+
+void loader_seek(Loader *loader, DataPosition position) {
+    // A position from a run on other data may lie beyond the epoch's end: it goes on in a later epoch.
+    uint64_t windows = loader_windows(loader);
+    loader->position = (DataPosition){position.epoch + position.window / windows, position.window % windows};
+}
+
+void loader_close(Loader *loader) {
+    if (!loader) return;
+    for (size_t i = 0; i < loader->shard_count; i++) shard_close(&loader->shards[i]);
+    free(loader->shards);
+    free(loader->first);
+    free(loader->window);
+    free(loader);
+}

@@ -1,0 +1,258 @@
+// Text to tokens: tokenizer.model, train.bin, val.bin, meta.json.
+//
+// The text is read twice, a piece at a time (once, in part, to train the tokenizer; once to encode), so memory does not
+// depend on its size. Pieces are cut where lines end; the cuts depend on the text alone. The last validation_share of the
+// bytes is held out, and neither the tokenizer nor the unigram model sees it.
+//
+// Everything is written under temporary names. Only when all is there does the old meta.json go, are the files renamed,
+// and is the new meta.json written: whatever interrupts this, a meta.json stands beside the files that it describes.
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/files.h"
+#include "data/data.h"
+#include "data/meta.h"
+#include "data/text.h"
+#include "data/tokenizer.h"
+#include "data/utf8.h"
+
+enum { PIECE_BYTES = 1 << 20, SAMPLE_BYTES = 8 << 20, PATH_BYTES = 4096, BAR_WIDTH = 30 };
+
+enum { FILE_TOKENIZER, FILE_TRAIN, FILE_VAL, FILE_COUNT };
+static const char *const file_names[FILE_COUNT] = {"tokenizer.model", "train.bin", "val.bin"};
+
+typedef struct Preparation {
+    const PrepareSettings *settings;
+    Text *text;
+    uint64_t split;  // bytes before it are for training
+    char *buffer;    // (PIECE_BYTES)
+    Tokenizer *tokenizer;
+    char final[FILE_COUNT][PATH_BYTES], temporary[FILE_COUNT][PATH_BYTES], meta[PATH_BYTES];
+    MetaChecksums checksums;
+    double started, shown; // seconds: of this stage, of the last progress line
+} Preparation;
+
+// One live line on a terminal; nothing otherwise.
+static void show_progress(Preparation *p, const char *stage, uint64_t done, uint64_t total) {
+    double now = clock_seconds();
+    if (done == 0) p->started = now;
+    if (p->settings->quiet || !isatty(STDERR_FILENO) || (done > 0 && done < total && now - p->shown < 0.1)) return;
+    p->shown = now;
+    char bar[BAR_WIDTH + 1];
+    double share = (double)done / (double)total;
+    for (int i = 0; i < BAR_WIDTH; i++) bar[i] = i < (int)(share * BAR_WIDTH) ? '#' : '.';
+    bar[BAR_WIDTH] = '\0';
+    double rate = done > 0 ? (double)done / fmax(now - p->started, 1e-3) : 0.0;
+    fprintf(stderr, "\r%s [%s] %3.0f %%  %.1f MB  %.1f MB/s \033[K%s", stage, bar, 100.0 * share, (double)done * 1e-6,
+            rate * 1e-6, done == total ? "\n" : "");
+}
+
+static bool name_files(Preparation *p, Error *error) {
+    const char *out = p->settings->out;
+    for (size_t i = 0; i < FILE_COUNT; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s.new", file_names[i]);
+        if (!path_join(p->final[i], PATH_BYTES, out, file_names[i], error)) return false;
+        if (!path_join(p->temporary[i], PATH_BYTES, out, name, error)) return false;
+    }
+    return path_join(p->meta, PATH_BYTES, out, "meta.json", error);
+}
+
+// The byte after the first newline in [start, end), or `none`.
+static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_t none, uint64_t *found, Error *error) {
+    *found = none;
+    while (start < end) {
+        size_t size = end - start < PIECE_BYTES ? (size_t)(end - start) : PIECE_BYTES;
+        if (!text_read(p->text, start, p->buffer, size, error)) return false;
+        const char *newline = memchr(p->buffer, '\n', size);
+        if (newline) {
+            *found = start + (uint64_t)(newline - p->buffer) + 1;
+            return true;
+        }
+        start += size;
+    }
+    return true;
+}
+
+// Where the held-out text begins: at the first line that starts at the wanted place or after it; failing that, at the
+// last line that starts before; failing that (text without lines), between words or characters.
+static bool choose_split(Preparation *p, Error *error) {
+    uint64_t total = text_size(p->text), held = (uint64_t)llround(p->settings->validation_share * (double)total);
+    if (held < 1) held = 1;
+    if (total < 2 || held >= total)
+        return error_set(error, ERROR_USER, "%s: %llu bytes are too small a text to hold out %g of it",
+                         p->settings->inputs[0], (unsigned long long)total, p->settings->validation_share);
+    uint64_t wanted = total - held;
+    if (!line_end_after(p, wanted - 1, total - 1, 0, &p->split, error)) return false;
+    for (uint64_t end = wanted; p->split == 0 && end > 0;) {
+        size_t size = end < PIECE_BYTES ? (size_t)end : PIECE_BYTES;
+        if (!text_read(p->text, end - size, p->buffer, size, error)) return false;
+        const char *newline = memrchr(p->buffer, '\n', size);
+        end -= size;
+        if (newline) p->split = end + (uint64_t)(newline - p->buffer) + 1;
+    }
+    if (p->split > 0) return true;
+    size_t size = wanted < PIECE_BYTES ? (size_t)wanted : PIECE_BYTES;
+    if (!text_read(p->text, wanted - size, p->buffer, size, error)) return false;
+    p->split = wanted - size + utf8_cut(p->buffer, size);
+    return true;
+}
+
+// Reads a piece of [offset, end) that ends where a line does, unless it is the last one.
+static bool read_piece(Preparation *p, uint64_t offset, uint64_t end, size_t *size, Error *error) {
+    bool last = end - offset <= PIECE_BYTES;
+    *size = last ? (size_t)(end - offset) : PIECE_BYTES;
+    if (!text_read(p->text, offset, p->buffer, *size, error)) return false;
+    if (!last) *size = utf8_cut(p->buffer, *size);
+    return true;
+}
+
+// Hands the training text to the tokenizer: all of it, or pieces spread evenly over it.
+typedef struct Sampler {
+    Preparation *preparation;
+    uint64_t offset, stride; // of the next piece; from piece to piece, 0 to take all
+    Error *error;
+} Sampler;
+
+static bool next_sample(void *context, const char **text, size_t *size) {
+    Sampler *sampler = context;
+    Preparation *p = sampler->preparation;
+    *size = 0;
+    if (sampler->offset >= p->split) return true;
+    if (!read_piece(p, sampler->offset, p->split, size, sampler->error)) return false;
+    *text = p->buffer;
+    if (sampler->stride == 0) {
+        sampler->offset += *size;
+        return true;
+    }
+    const char *newline = sampler->offset > 0 ? memchr(p->buffer, '\n', *size - 1) : NULL;
+    if (newline) { // a piece from the middle starts at a line
+        *text = newline + 1;
+        *size -= (size_t)(*text - p->buffer);
+    }
+    sampler->offset += sampler->stride;
+    return true;
+}
+
+static bool make_tokenizer(Preparation *p, Error *error) {
+    const PrepareSettings *settings = p->settings;
+    const char *path = p->temporary[FILE_TOKENIZER];
+    size_t size = 0;
+    if (settings->tokenizer) {
+        char *model = file_read_all(settings->tokenizer, SIZE_MAX - 1, &size, error);
+        bool good = model && file_write_atomic(path, model, size, error);
+        free(model);
+        if (!good) return false;
+    } else {
+        // One piece more than fits, so that trimmed pieces still fill the sample.
+        uint64_t stride = p->split > SAMPLE_BYTES + PIECE_BYTES ? p->split / (SAMPLE_BYTES / PIECE_BYTES + 1) : 0;
+        Sampler sampler = {.preparation = p, .stride = stride, .error = error};
+        TokenizerTraining training = {.type = settings->type,
+                                      .vocabulary = settings->vocabulary,
+                                      .model_path = path,
+                                      .next = next_sample,
+                                      .context = &sampler,
+                                      .sample_bytes = SAMPLE_BYTES};
+        if (!settings->quiet)
+            fprintf(stderr, "training a %s tokenizer of %zu on %.1f MB of text\n", settings->type, settings->vocabulary,
+                    fmin((double)p->split, SAMPLE_BYTES) * 1e-6);
+        if (!tokenizer_train(&training, error)) return false;
+    }
+    char *model = file_read_all(path, SIZE_MAX - 1, &size, error);
+    if (!model) return false;
+    p->checksums.tokenizer = checksum(0, model, size);
+    free(model);
+    p->tokenizer = tokenizer_load(path, error);
+    return p->tokenizer != NULL;
+}
+
+// Encodes [start, end) into a shard and counts how often every id occurs.
+static bool encode_range(Preparation *p, uint64_t start, uint64_t end, size_t file, uint64_t *counts, uint64_t *tokens,
+                         uint32_t *crc, Error *error) {
+    ShardWriter *writer = shard_create(p->temporary[file], tokenizer_vocabulary(p->tokenizer), error);
+    if (!writer) return false;
+    const char *stage = file == FILE_TRAIN ? "encoding text for training" : "encoding held-out text";
+    bool good = true;
+    show_progress(p, stage, 0, end - start);
+    for (uint64_t offset = start; good && offset < end;) {
+        size_t size = 0, count = 0;
+        int32_t *ids = NULL;
+        good = read_piece(p, offset, end, &size, error) &&
+               tokenizer_encode(p->tokenizer, p->buffer, size, &ids, &count, error) &&
+               shard_append(writer, ids, count, error);
+        for (size_t i = 0; good && i < count; i++) counts[ids[i]]++;
+        free(ids);
+        offset += size;
+        if (good) show_progress(p, stage, offset - start, end - start);
+    }
+    if (good) return shard_finish(writer, tokens, crc, error);
+    shard_abandon(writer);
+    return false;
+}
+
+// -Σ_v val(v)·log((train(v) + 1) / (N + V)) / M: what a model that knows frequencies only would score.
+static double unigram_loss(const uint64_t *train, const uint64_t *val, const PrepareResult *result) {
+    double sum = 0.0, denominator = (double)result->train_tokens + (double)result->vocabulary;
+    for (size_t v = 0; v < result->vocabulary; v++)
+        if (val[v] > 0) sum -= (double)val[v] * log(((double)train[v] + 1.0) / denominator);
+    return sum / (double)result->val_tokens;
+}
+
+static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
+    uint64_t total = text_size(p->text);
+    *result = (PrepareResult){.train_bytes = p->split,
+                              .val_bytes = total - p->split,
+                              .vocabulary = tokenizer_vocabulary(p->tokenizer)};
+    uint64_t *train = calloc(result->vocabulary, sizeof *train), *val = calloc(result->vocabulary, sizeof *val);
+    bool good = train && val;
+    if (!good) error_set(error, ERROR_MEMORY, "out of memory for %zu counts", result->vocabulary);
+    good = good &&
+           encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &p->checksums.train, error) &&
+           encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &p->checksums.val, error);
+    if (good) result->unigram_loss = unigram_loss(train, val, result);
+    free(train);
+    free(val);
+    return good;
+}
+
+static bool commit(Preparation *p, const PrepareResult *result, Error *error) {
+    if (unlink(p->meta) != 0 && errno != ENOENT) return error_errno(error, "%s: cannot replace", p->meta);
+    for (size_t i = 0; i < FILE_COUNT; i++)
+        if (rename(p->temporary[i], p->final[i]) != 0) return error_errno(error, "%s: cannot replace", p->final[i]);
+    return meta_write(p->meta, p->settings, result, &p->checksums, SAMPLE_BYTES, error);
+}
+
+static bool check_settings(const PrepareSettings *settings, Error *error) {
+    if (settings->input_count == 0) return error_set(error, ERROR_USER, "no text given: name files, or - for standard input");
+    if (!(settings->validation_share > 0.0 && settings->validation_share < 1.0))
+        return error_set(error, ERROR_USER, "validation share %g: must lie between 0 and 1", settings->validation_share);
+    return true;
+}
+
+bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error *error) {
+    if (!check_settings(settings, error) || !directory_make(settings->out, error)) return false;
+    Preparation *p = calloc(1, sizeof *p);
+    if (!p || !(p->buffer = malloc(PIECE_BYTES))) {
+        free(p);
+        return error_set(error, ERROR_MEMORY, "out of memory to read text");
+    }
+    p->settings = settings;
+    bool named = name_files(p, error);
+    if (named) p->text = text_open(settings->inputs, settings->input_count, settings->out, error);
+    bool good = p->text != NULL;
+    if (good && text_size(p->text) == 0)
+        good = error_set(error, ERROR_USER, "%s: no text: the input is empty", settings->inputs[0]);
+    good = good && choose_split(p, error) && make_tokenizer(p, error) && encode_all(p, result, error) &&
+           commit(p, result, error);
+    for (size_t i = 0; named && !good && i < FILE_COUNT; i++) unlink(p->temporary[i]);
+    tokenizer_free(p->tokenizer);
+    text_close(p->text);
+    free(p->buffer);
+    free(p);
+    return good;
+}

@@ -1,0 +1,147 @@
+// See text.h. Memory does not depend on the size of the texts; one descriptor is open at a time, and one for each
+// spooled input.
+#include "data/text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/files.h"
+
+typedef struct Part {
+    const char *path; // the caller's
+    int descriptor;   // -1: not open at the moment
+    bool spooled;     // the descriptor cannot be opened again
+    uint64_t start, size;
+} Part;
+
+struct Text {
+    Part *parts;
+    size_t count;
+    uint64_t size;
+    Part *opened; // the regular file that is open, or NULL
+};
+
+static bool is_standard_input(const char *path) { return strcmp(path, "-") == 0; }
+
+static bool open_input(const char *path, int *descriptor, struct stat *status, Error *error) {
+    *descriptor = is_standard_input(path) ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC);
+    if (*descriptor < 0 && (errno == ENOENT || errno == ENOTDIR || errno == EACCES))
+        return error_set(error, ERROR_USER, "%s: %s", path, strerror(errno));
+    if (*descriptor < 0 || fstat(*descriptor, status) != 0) return error_errno(error, "%s: cannot open", path);
+    if (S_ISDIR(status->st_mode)) return error_set(error, ERROR_USER, "%s: is a folder; name its files", path);
+    return true;
+}
+
+// Copies all of `in` to a nameless file in the directory; its descriptor, or -1.
+static int spool(int in, const char *path, const char *directory, uint64_t *size, Error *error) {
+    char name[4096];
+    if (!path_join(name, sizeof name, directory, ".input-XXXXXX", error)) return -1;
+    int out = mkstemp(name);
+    if (out < 0) {
+        error_errno(error, "%s: cannot write there", directory);
+        return -1;
+    }
+    unlink(name); // it lives as long as its descriptor, whatever happens to this program
+    FILE *stream = fdopen(dup(out), "wb");
+    bool good = stream != NULL;
+    if (!good) error_errno(error, "%s: cannot copy", path);
+    char buffer[1 << 16];
+    for (ssize_t got = 1; good && got != 0;) {
+        got = read(in, buffer, sizeof buffer);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0)
+            good = error_errno(error, "%s: cannot read", path);
+        else if (fwrite(buffer, 1, (size_t)got, stream) != (size_t)got)
+            good = error_errno(error, "%s: cannot copy %s there", directory, path);
+        else
+            *size += (uint64_t)got;
+    }
+    if (stream && fclose(stream) != 0 && good) good = error_errno(error, "%s: cannot copy %s there", directory, path);
+    if (good) return out;
+    close(out);
+    return -1;
+}
+
+static bool add_part(Text *text, const char *path, const char *spool_directory, Error *error) {
+    Part *part = &text->parts[text->count];
+    *part = (Part){.path = path, .descriptor = -1, .start = text->size};
+    int descriptor;
+    struct stat status;
+    bool good = open_input(path, &descriptor, &status, error);
+    part->spooled = good && (is_standard_input(path) || !S_ISREG(status.st_mode));
+    if (part->spooled) {
+        part->descriptor = spool(descriptor, path, spool_directory, &part->size, error);
+        good = part->descriptor >= 0;
+    } else if (good) {
+        part->size = (uint64_t)status.st_size;
+    }
+    if (descriptor >= 0) close(descriptor);
+    text->count++;
+    text->size += part->size;
+    return good;
+}
+
+Text *text_open(const char *const *paths, size_t count, const char *spool_directory, Error *error) {
+    Text *text = calloc(1, sizeof *text);
+    Part *parts = calloc(count + 1, sizeof *parts);
+    if (!text || !parts) {
+        error_set(error, ERROR_MEMORY, "out of memory for the names of %zu texts", count);
+        free(text);
+        free(parts);
+        return NULL;
+    }
+    text->parts = parts;
+    for (size_t i = 0; i < count; i++) {
+        if (add_part(text, paths[i], spool_directory, error)) continue;
+        text_close(text);
+        return NULL;
+    }
+    return text;
+}
+
+uint64_t text_size(const Text *text) { return text->size; }
+
+static void close_opened(Text *text) {
+    if (!text->opened) return;
+    close(text->opened->descriptor);
+    text->opened->descriptor = -1;
+    text->opened = NULL;
+}
+
+static bool open_part(Text *text, Part *part, Error *error) {
+    if (part->descriptor >= 0) return true;
+    close_opened(text);
+    part->descriptor = open(part->path, O_RDONLY | O_CLOEXEC);
+    if (part->descriptor < 0) return error_errno(error, "%s: cannot open", part->path);
+    text->opened = part;
+    return true;
+}
+
+bool text_read(Text *text, uint64_t offset, char *buffer, size_t size, Error *error) {
+    REQUIRE(offset <= text->size && size <= text->size - offset);
+    for (size_t i = 0; i < text->count && size > 0; i++) {
+        Part *part = &text->parts[i];
+        if (offset >= part->start + part->size) continue;
+        uint64_t left = part->start + part->size - offset;
+        size_t chunk = left < size ? (size_t)left : size;
+        if (!open_part(text, part, error)) return false;
+        if (!file_read_at(part->descriptor, part->path, buffer, chunk, offset - part->start, error)) return false;
+        buffer += chunk;
+        offset += chunk;
+        size -= chunk;
+    }
+    return true;
+}
+
+void text_close(Text *text) {
+    if (!text) return;
+    for (size_t i = 0; i < text->count; i++)
+        if (text->parts[i].descriptor >= 0) close(text->parts[i].descriptor);
+    free(text->parts);
+    free(text);
+}
