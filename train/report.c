@@ -1,0 +1,179 @@
+// One HTML file per report (report.h): the style sheet, sections with figures and tables, and the data itself.
+#include "train/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/files.h"
+
+struct Report {
+    char *text;
+    size_t size;
+    FILE *out; // memory stream over text
+    bool in_section;
+};
+
+// Eight colours that stay apart for colour-blind readers, in a light and a dark set; dashes tell bounds from measurements.
+static const char style[] =
+    ":root{--ink:#1c2330;--soft:#5b6472;--page:#fff;--card:#f6f7f9;--rule:#d9dde3;--c0:#0067b1;--c1:#c84e00;"
+    "--c2:#007a53;--c3:#a0357f;--c4:#8a6d00;--c5:#4b5bd0;--c6:#00788f;--c7:#7a4a2b;--c8:#6b7280;--c9:#b3261e;"
+    "--c10:#3f8f2f;--c11:#444b57}\n"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e7eaf0;--soft:#a3acba;--page:#14171d;--card:#1d222b;--rule:#343b47;"
+    "--c0:#5cb3ff;--c1:#ff9457;--c2:#3ecf9b;--c3:#ef8fd0;--c4:#e0c04f;--c5:#98a4ff;--c6:#4fd0e6;--c7:#d6a280;"
+    "--c8:#a3acba;--c9:#ff8a80;--c10:#8edc7c;--c11:#c9cfd9}}\n"
+    "*{box-sizing:border-box}body{margin:0 auto;max-width:60rem;padding:1rem;color:var(--ink);background:var(--page);"
+    "font:16px/1.5 system-ui,sans-serif}h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.15rem;"
+    "margin:2rem 0 .5rem}.lead{font-size:1.1rem;border-left:4px solid var(--c0);padding:.25rem .75rem;margin:1rem 0}"
+    "figure{margin:1rem 0;padding:.75rem;background:var(--card);border-radius:.5rem;break-inside:avoid}"
+    "figcaption{color:var(--soft);font-size:.9rem;margin-top:.25rem}figure h3{font-size:1rem;margin:0 0 .25rem}"
+    "svg{width:100%;height:auto;display:block}.grid{stroke:var(--rule);stroke-width:1}.tick{fill:var(--soft);"
+    "font-size:13px}.value{fill:var(--ink);font-size:13px}.value.dark{fill:var(--page)}.label{fill:var(--ink);font-size:14px}.series{fill:none;"
+    "stroke-width:2.25;stroke-linejoin:round}.dashed{stroke-dasharray:6 5}.cell{fill:var(--c0)}"
+    ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin:.25rem 0;padding:0;font-size:.9rem}"
+    ".key{display:inline-block;width:.9em;height:.9em;border-radius:.2em;margin-right:.4em;vertical-align:-.1em}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;width:100%}caption{text-align:left;"
+    "color:var(--soft);padding:.25rem 0}th,td{padding:.3rem .6rem;border-bottom:1px solid var(--rule);"
+    "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}th:first-child,td:first-child{"
+    "text-align:left}pre{background:var(--card);padding:.75rem;overflow-x:auto;font-size:.8rem;border-radius:.5rem}"
+    "@media print{body{max-width:none}details{display:block}}\n";
+
+static void colours(FILE *out) {
+    for (int i = 0; i < 12; i++) {
+        fprintf(out, ".series.s%d{stroke:var(--c%d)}.dot.s%d{fill:var(--c%d)}.k%d{background:var(--c%d)}", i, i, i, i, i, i);
+        fprintf(out, ".part.p%d{fill:var(--c%d)}.key.p%d{background:var(--c%d)}\n", i, i, i, i);
+    }
+}
+
+Report *report_new(const char *title, const char *lead) {
+    Report *report = calloc(1, sizeof *report);
+    if (!report || !(report->out = open_memstream(&report->text, &report->size))) {
+        free(report);
+        return NULL;
+    }
+    FILE *out = report->out;
+    fputs("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+          "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
+          "<meta name=\"color-scheme\" content=\"light dark\">\n<title>",
+          out);
+    chart_escape(out, title);
+    fprintf(out, "</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n%s", style);
+    colours(out);
+    fputs("</style>\n</head>\n<body>\n<main>\n<h1>", out);
+    chart_escape(out, title);
+    fputs("</h1>\n<p class=\"lead\">", out);
+    chart_escape(out, lead);
+    fputs("</p>\n", out);
+    return report;
+}
+
+void report_section(Report *report, const char *heading, const char *text) {
+    if (report->in_section) fputs("</section>\n", report->out);
+    report->in_section = true;
+    fputs("<section>\n<h2>", report->out);
+    chart_escape(report->out, heading);
+    fputs("</h2>\n", report->out);
+    if (!text) return;
+    fputs("<p>", report->out);
+    chart_escape(report->out, text);
+    fputs("</p>\n", report->out);
+}
+
+static void open_figure(FILE *out, const char *title) {
+    fputs("<figure>\n<h3>", out);
+    chart_escape(out, title);
+    fputs("</h3>\n", out);
+}
+
+static void close_figure(FILE *out, const char *caption) {
+    fputs("<figcaption>", out);
+    chart_escape(out, caption);
+    fputs("</figcaption>\n</figure>\n", out);
+}
+
+void report_chart(Report *report, const Chart *chart) {
+    open_figure(report->out, chart->title);
+    chart_svg(report->out, chart);
+    close_figure(report->out, chart->caption);
+}
+
+void report_bars(Report *report, const ChartBars *bars) {
+    open_figure(report->out, bars->title);
+    chart_bars_svg(report->out, bars);
+    close_figure(report->out, bars->caption);
+}
+
+void report_heat(Report *report, const ChartHeat *heat) {
+    open_figure(report->out, heat->title);
+    chart_heat_svg(report->out, heat);
+    close_figure(report->out, heat->caption);
+}
+
+static void table_cell(FILE *out, const json_t *value) {
+    if (json_is_integer(value)) {
+        long long number = (long long)json_integer_value(value);
+        fprintf(out, "<td data-value=\"%lld\">%lld</td>", number, number);
+    } else if (json_is_real(value)) {
+        double number = json_real_value(value);
+        fprintf(out, "<td data-value=\"%.17g\">%.6g</td>", number, number);
+    } else if (json_is_string(value)) {
+        fputs("<td>", out);
+        chart_escape(out, json_string_value(value));
+        fputs("</td>", out);
+    } else if (json_is_boolean(value)) {
+        fprintf(out, "<td>%s</td>", json_is_true(value) ? "yes" : "no");
+    } else {
+        fputs("<td>–</td>", out);
+    }
+}
+
+void report_table(Report *report, const char *caption, const json_t *rows, const char *const *columns,
+                  const char *const *headings, size_t column_count) {
+    FILE *out = report->out;
+    size_t index;
+    json_t *row;
+    fputs("<div class=\"scroll\"><table>\n<caption>", out);
+    chart_escape(out, caption);
+    fputs("</caption>\n<thead><tr>", out);
+    for (size_t c = 0; c < column_count; c++) {
+        fputs("<th scope=\"col\">", out);
+        chart_escape(out, headings[c]);
+        fputs("</th>", out);
+    }
+    fputs("</tr></thead>\n<tbody>\n", out);
+    json_array_foreach(rows, index, row) {
+        fputs("<tr>", out);
+        for (size_t c = 0; c < column_count; c++) table_cell(out, json_object_get(row, columns[c]));
+        fputs("</tr>\n", out);
+    }
+    fputs("</tbody>\n</table></div>\n", out);
+}
+
+void report_settings(Report *report, const char *heading, const char *text) {
+    fputs("<details open>\n<summary>", report->out);
+    chart_escape(report->out, heading);
+    fputs("</summary>\n<pre>", report->out);
+    chart_escape(report->out, text);
+    fputs("</pre>\n</details>\n", report->out);
+}
+
+bool report_write(Report *report, const char *path, const json_t *document, Error *error) {
+    FILE *out = report->out;
+    if (report->in_section) fputs("</section>\n", out);
+    fputs("</main>\n<script type=\"application/json\" id=\"data\">", out);
+    char *data = json_dumps(document, JSON_COMPACT | JSON_SORT_KEYS);
+    // "</" inside a string would end the script element; "<\/" means the same in JSON
+    for (const char *p = data; p && *p; p++) {
+        fputc(*p, out);
+        if (p[0] == '<' && p[1] == '/') fputc('\\', out);
+    }
+    fputs("</script>\n</body>\n</html>\n", out);
+    bool complete = data && !ferror(out);
+    complete = fclose(out) == 0 && complete;
+    bool written = complete ? file_write_atomic(path, report->text, report->size, error)
+                            : error_set(error, ERROR_MEMORY, "There is not enough memory to write the report %s.", path);
+    free(data);
+    free(report->text);
+    free(report);
+    return written;
+}
