@@ -1,0 +1,122 @@
+// Writes safetensors (interface and checksums: safetensors.h): the header, padded with spaces to a multiple of 8, then
+// each tensor's numbers as F32 in the order of the items. Two passes over the numbers: checksums first, as they stand
+// in the header, then the bytes.
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/arena.h"
+#include "core/files.h"
+#include "model/safetensors_internal.h"
+
+char *safetensors_header_digits(char *text, size_t size) {
+    static const char key[] = "\"" SAFETENSORS_HEADER_CHECKSUM "\":\"";
+    char *found = memmem(text, size, key, sizeof key - 1);
+    if (!found) return NULL;
+    char *digits = found + sizeof key - 1;
+    return (size_t)(text + size - digits) > SAFETENSORS_CHECKSUM_DIGITS ? digits : NULL;
+}
+
+uint32_t safetensors_header_checksum(const unsigned char *length, char *text, size_t size, char *digits) {
+    memset(digits, '0', SAFETENSORS_CHECKSUM_DIGITS);
+    return checksum(checksum(0, length, SAFETENSORS_LENGTH_BYTES), text, size);
+}
+
+static size_t item_elements(const SafetensorsItem *item) {
+    size_t elements = 1;
+    for (size_t i = 0; i < item->rank; i++) REQUIRE(size_multiply(elements, item->shape[i], &elements));
+    return elements;
+}
+
+// Numbers as they stand in the file, piece by piece: in single precision they are the memory itself.
+static const void *piece_bytes(const real *numbers, size_t count, float *buffer) {
+    if (sizeof(real) == sizeof(float)) return numbers;
+    for (size_t i = 0; i < count; i++) buffer[i] = (float)numbers[i];
+    return buffer;
+}
+
+// Adds the item's bytes to *running, and writes them if there is a writer.
+static bool pass_over(const SafetensorsItem *item, uint32_t *running, FileWriter *writer) {
+    enum { PIECE = SAFETENSORS_CHUNK / sizeof(float) };
+    float buffer[PIECE];
+    size_t elements = item_elements(item);
+    for (size_t done = 0; done < elements; done += PIECE) {
+        size_t count = elements - done < PIECE ? elements - done : PIECE;
+        const void *bytes = piece_bytes(item->data + done, count, buffer);
+        if (running) *running = checksum(*running, bytes, count * sizeof(float));
+        if (writer && !file_writer_write(writer, bytes, count * sizeof(float))) return false;
+    }
+    return true;
+}
+
+static json_t *tensor_entry(const SafetensorsItem *item, size_t *end) {
+    size_t begin = *end, bytes;
+    REQUIRE(size_multiply(item_elements(item), sizeof(float), &bytes) && size_add(begin, bytes, end));
+    json_t *shape = json_array();
+    for (size_t i = 0; i < item->rank; i++)
+        if (json_array_append_new(shape, json_integer((json_int_t)item->shape[i])) != 0) {
+            json_decref(shape);
+            return NULL;
+        }
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", "F32", "shape", shape, "data_offsets", (json_int_t)begin,
+                     (json_int_t)*end);
+}
+
+static bool set_checksum(json_t *metadata, const SafetensorsItem *item) {
+    uint32_t running = 0;
+    pass_over(item, &running, NULL);
+    char *key = NULL, digits[SAFETENSORS_CHECKSUM_DIGITS + 1];
+    snprintf(digits, sizeof digits, "%08x", running);
+    if (asprintf(&key, SAFETENSORS_TENSOR_CHECKSUM "%s", item->name) < 0) return false;
+    bool set = json_object_set_new(metadata, key, json_string(digits)) == 0;
+    free(key);
+    return set;
+}
+
+// The whole header as JSON, checksum digits zero; NULL when memory runs out.
+static char *header_text(const SafetensorsItem *items, size_t count, const char *const *metadata) {
+    json_t *header = json_object(), *pairs = json_object();
+    bool good = json_object_set_new(header, "__metadata__", pairs) == 0 &&
+                json_object_set_new(pairs, "format", json_string("pt")) == 0 &&
+                json_object_set_new(pairs, "writer", json_string(SAFETENSORS_WRITER)) == 0 &&
+                json_object_set_new(pairs, SAFETENSORS_HEADER_CHECKSUM, json_string("00000000")) == 0;
+    for (const char *const *pair = metadata; good && pair && pair[0]; pair += 2)
+        good = json_object_set_new(pairs, pair[0], json_string(pair[1])) == 0;
+    size_t end = 0;
+    for (size_t i = 0; good && i < count; i++)
+        good = set_checksum(pairs, &items[i]) &&
+               json_object_set_new(header, items[i].name, tensor_entry(&items[i], &end)) == 0;
+    char *text = good ? json_dumps(header, JSON_COMPACT) : NULL;
+    json_decref(header);
+    return text;
+}
+
+bool safetensors_write(const char *path, const SafetensorsItem *items, size_t count, const char *const *metadata,
+                       Error *error) {
+    char *text = header_text(items, count, metadata);
+    size_t size = text ? strlen(text) : 0, padded = (size + 7) / 8 * 8;
+    char *header = text ? realloc(text, padded + 1) : NULL;
+    if (!header) {
+        free(text);
+        return error_set(error, ERROR_MEMORY, "There is no memory for the header of %s.", path);
+    }
+    memset(header + size, ' ', padded - size);
+    uint64_t length = padded;
+    unsigned char *length_bytes = (unsigned char *)&length;
+    char *digits = safetensors_header_digits(header, padded), sum[SAFETENSORS_CHECKSUM_DIGITS + 1];
+    REQUIRE(digits);
+    snprintf(sum, sizeof sum, "%08x", safetensors_header_checksum(length_bytes, header, padded, digits));
+    memcpy(digits, sum, SAFETENSORS_CHECKSUM_DIGITS);
+
+    FileWriter *writer = file_writer_open(path, error);
+    if (!writer) {
+        free(header);
+        return false;
+    }
+    bool good = file_writer_write(writer, length_bytes, sizeof length) && file_writer_write(writer, header, padded);
+    for (size_t i = 0; good && i < count; i++) good = pass_over(&items[i], NULL, writer);
+    free(header);
+    return file_writer_close(writer, error); // reports the first cause, if any write failed
+}
