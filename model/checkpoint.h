@@ -32,6 +32,7 @@ bool checkpoint_read_weights(const char *directory, Model *model, Error *error);
 // Flat arrays in the layout of the tensor table (moments), named prefix + tensor name.
 bool checkpoint_write_flat(const char *path, const TensorTable *table, const char *const *prefixes,
                            const real *const *arrays, size_t count, Error *error);
+// The file must hold those tensors and no others.
 bool checkpoint_read_flat(const char *path, const TensorTable *table, const char *const *prefixes, real *const *arrays,
                           size_t count, Error *error);
 

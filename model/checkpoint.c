@@ -1,0 +1,92 @@
+// Checkpoints as directories (interface: checkpoint.h). config.json is text that people read, so its checksum stands in
+// the metadata of model.safetensors, whose header has one of its own: a flipped bit in any byte of either is found.
+
+#include "model/checkpoint.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/files.h"
+#include "model/checkpoint_internal.h"
+#include "model/safetensors.h"
+
+json_t *checkpoint_json(const char *path, const char *text, size_t size, Error *error) {
+    json_error_t where;
+    json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    if (!json)
+        error_set(error, json_error_code(&where) == json_error_out_of_memory ? ERROR_MEMORY : ERROR_CORRUPT,
+                  "%s: contents: line %d: %s.", path, where.line, where.text);
+    return json;
+}
+
+static bool write_text(const char *path, const char *text, Error *error) {
+    FileWriter *writer = file_writer_open(path, error);
+    if (!writer) return false;
+    file_writer_write(writer, text, strlen(text)); // close reports it
+    return file_writer_close(writer, error);
+}
+
+bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo *info, Error *error) {
+    char config_path[CHECKPOINT_PATH], weights_path[CHECKPOINT_PATH], sum[9];
+    if (!path_join(config_path, sizeof config_path, directory, CHECKPOINT_CONFIG, error) ||
+        !path_join(weights_path, sizeof weights_path, directory, CHECKPOINT_WEIGHTS, error))
+        return false;
+    const TensorTable *table = model_tensors(model);
+    const real *parameters = model_parameters(model);
+    for (size_t i = 0; i < table->count; i++)
+        if (!checkpoint_finite(weights_path, &table->tensors[i], parameters + table->tensors[i].offset, error))
+            return false;
+    char *text = checkpoint_config_text(model_settings(model), info, error);
+    if (!text) return false;
+    snprintf(sum, sizeof sum, "%08x", checksum(0, text, strlen(text)));
+    const char *metadata[] = {CHECKPOINT_CONFIG_CHECKSUM, sum, NULL};
+    bool good = write_text(config_path, text, error) &&
+                checkpoint_write_tensors(weights_path, table, (const char *[]){""}, &parameters, 1, metadata, error);
+    free(text);
+    return good;
+}
+
+// Ours: config.json must be the one that was saved with the weights.
+static bool check_config_bytes(const char *directory, const char *config_path, const char *text, size_t size,
+                               Error *error) {
+    char path[CHECKPOINT_PATH], sum[9];
+    if (!path_join(path, sizeof path, directory, CHECKPOINT_WEIGHTS, error)) return false;
+    if (access(path, F_OK) != 0) return true; // shards, or nothing: checkpoint_weights tells
+    Safetensors *file = safetensors_open(path, error);
+    if (!file) return false;
+    const char *stored = safetensors_metadata(file, CHECKPOINT_CONFIG_CHECKSUM);
+    snprintf(sum, sizeof sum, "%08x", checksum(0, text, size));
+    bool good = true;
+    if (safetensors_ours(file) && !stored)
+        good = error_set(error, ERROR_CORRUPT, "%s: header: these are not the weights of a checkpoint.", path);
+    else if (stored && strcmp(stored, sum) != 0)
+        good = error_set(error, ERROR_CORRUPT,
+                         "%s: contents: its checksum does not hold: it is not the file that was saved with %s.",
+                         config_path, CHECKPOINT_WEIGHTS);
+    safetensors_close(file);
+    return good;
+}
+
+bool checkpoint_read_config(const char *directory, ModelConfig *config, json_t **rope_c, Error *error) {
+    char path[CHECKPOINT_PATH];
+    size_t size;
+    if (rope_c) *rope_c = NULL;
+    if (!path_join(path, sizeof path, directory, CHECKPOINT_CONFIG, error)) return false;
+    char *text = file_read_all(path, CHECKPOINT_JSON_LIMIT, &size, error);
+    json_t *json = NULL;
+    TensorTable table = {0};
+    bool good = text && check_config_bytes(directory, path, text, size, error) &&
+                (json = checkpoint_json(path, text, size, error)) && checkpoint_config_parse(path, json, config, error) &&
+                tensor_table_create(&table, config, error) && checkpoint_weights(directory, &table, NULL, error);
+    if (good && rope_c) *rope_c = json_incref(json_object_get(json, "rope_c"));
+    tensor_table_destroy(&table);
+    json_decref(json);
+    free(text);
+    return good;
+}
+
+bool checkpoint_read_weights(const char *directory, Model *model, Error *error) {
+    return checkpoint_weights(directory, model_tensors(model), model_parameters(model), error);
+}
