@@ -1,0 +1,71 @@
+// Medians, bootstrap intervals, exponents (statistics.h).
+#include "train/statistics.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/random.h"
+
+enum { RESAMPLES = 2000 };
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double middle(double *values, size_t count) {
+    qsort(values, count, sizeof *values, ascending);
+    return (values[(count - 1) / 2] + values[count / 2]) / 2;
+}
+
+double median(const double *values, size_t count) {
+    if (!count) return NAN;
+    double *copy = malloc(count * sizeof *copy);
+    REQUIRE(copy);
+    memcpy(copy, values, count * sizeof *copy);
+    double result = middle(copy, count);
+    free(copy);
+    return result;
+}
+
+Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t seed) {
+    if (!count) return (Interval){NAN, NAN, NAN};
+    double *ratios = malloc((2 * count + RESAMPLES) * sizeof *ratios);
+    REQUIRE(ratios);
+    double *resample = ratios + count, *medians = resample + count;
+    for (size_t i = 0; i < count; i++) ratios[i] = a[i] / b[i];
+    for (size_t r = 0; r < RESAMPLES; r++) {
+        Random random = {seed, RANDOM_BOOTSTRAP, r};
+        for (size_t i = 0; i < count; i++) resample[i] = ratios[random_below(random, i, count)];
+        medians[r] = middle(resample, count);
+    }
+    qsort(medians, RESAMPLES, sizeof *medians, ascending);
+    Interval interval = {middle(ratios, count), medians[RESAMPLES / 40], medians[RESAMPLES - 1 - RESAMPLES / 40]};
+    free(ratios);
+    return interval;
+}
+
+double growth_exponent(const double *x, const double *y, size_t count) {
+    double mean_x = 0, mean_y = 0, covariance = 0, variance = 0;
+    for (size_t i = 0; i < count; i++) {
+        mean_x += log(x[i]) / (double)count;
+        mean_y += log(y[i]) / (double)count;
+    }
+    for (size_t i = 0; i < count; i++) {
+        covariance += (log(x[i]) - mean_x) * (log(y[i]) - mean_y);
+        variance += (log(x[i]) - mean_x) * (log(x[i]) - mean_x);
+    }
+    return variance > 0 ? covariance / variance : NAN;
+}
+
+double crossover(const double *x, const double *a, const double *b, size_t count) {
+    if (!count) return NAN;
+    if (a[0] >= b[0]) return 0;
+    for (size_t i = 1; i < count; i++) {
+        double before = log(b[i - 1] / a[i - 1]), after = log(b[i] / a[i]);
+        if (after <= 0) return exp(log(x[i - 1]) + before / (before - after) * log(x[i] / x[i - 1]));
+    }
+    return NAN;
+}

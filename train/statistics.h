@@ -1,0 +1,26 @@
+// Few numbers from noisy ones: medians, paired ratios with their intervals, and exponents of growth.
+#ifndef ROPE_TRAIN_STATISTICS_H
+#define ROPE_TRAIN_STATISTICS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The middle value (mean of the two middle ones); NaN for count 0. Leaves values as they are.
+double median(const double *values, size_t count);
+
+typedef struct Interval {
+    double value, low, high;
+} Interval;
+
+// Median of a[i] / b[i] with its 95 % percentile-bootstrap interval (2000 resamples of the pairs, a function of seed).
+// Pairing cancels what slows both: steps that follow each other share the machine's mood.
+Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t seed);
+
+// Slope of log y over log x by least squares: the exponent p in y ~ x^p. NaN with fewer than two points.
+double growth_exponent(const double *x, const double *y, size_t count);
+
+// Where two curves of times over x cross, interpolated on log-log axes between the first neighbours where a stops being
+// below b; 0 if a is never below b from the start (b wins everywhere), NaN if it always is.
+double crossover(const double *x, const double *a, const double *b, size_t count);
+
+#endif
