@@ -1,0 +1,558 @@
+// Every attention method in the registry against the double reference and against itself: values and gradients over a
+// grid of shapes, kernels and bounds; causality; threads; decoding; masks; hostile sizes. A method declares by its
+// create() what it supports: what it refuses is counted, not tested. Built in single and (double_attention.c) in double
+// precision; finite differences need the latter.
+//
+// Methods that approximate run where their polynomial is good to 1e-6 (Λ = 0.25, degree 4, everything bounded), so that
+// one reference, true softmax of bounded logits, serves them all.
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention/method.h"
+#include "attention/position.h"
+#include "attention/softmax_kernels.h"
+#include "core/threads.h"
+#include "tests/support/attention_reference.h"
+#include "tests/support/check.h"
+
+typedef struct Shape {
+    size_t batch, tokens, heads, kv_heads, qk_size, v_size;
+} Shape;
+
+static AttentionSettings make_settings(Shape shape) {
+    AttentionSettings s = attention_defaults();
+    s.batch = shape.batch;
+    s.tokens = shape.tokens;
+    s.heads = shape.heads;
+    s.kv_heads = shape.kv_heads;
+    s.qk_size = shape.qk_size;
+    s.v_size = shape.v_size;
+    s.bound = BOUND_BALL;
+    s.logit_bound = 0.25;
+    s.near_bound = NEAR_BOUND_SAME;
+    s.far_size = 0;
+    s.degree = 4;
+    s.near = 3;
+    s.kernel_decay = 0.9;
+    s.kernel_window = 7;
+    s.tolerance = 1e-4;
+    s.cost_exact = s.cost_lowrank = 1e-2; // auto: no measurements in tests
+    return s;
+}
+
+static bool is_exact(const AttentionMethod *method) { return strcmp(attention_method_name(method), "exact") == 0; }
+
+// NULL, counted, if the method refuses.
+static AttentionPlan *try_create(const AttentionMethod *method, const AttentionSettings *settings) {
+    Error error = {0};
+    AttentionPlan *plan = attention_create(method, settings, &error);
+    if (plan) return plan;
+    assert_true(error.kind == ERROR_USER && strlen(error.message) > 10);
+    char what[96];
+    snprintf(what, sizeof what, "%s: settings refused", attention_method_name(method));
+    check_count(what, 1);
+    return NULL;
+}
+
+// A table kernel for size D and T tokens with a bias, arbitrary but fixed: lags of both signs.
+static const char *write_table(size_t size, size_t tokens) {
+    static char path[512];
+    snprintf(path, sizeof path, "%s/table.txt", temporary_directory());
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    const long last = (long)tokens - 1;
+    fprintf(file, "rope-table 1\nsize %zu\nlags %ld %ld\nsupport", size, -last, last);
+    for (size_t a = 0; a < size; a++) fprintf(file, " %zu:%zu", a, (a * 3 + 1) % size);
+    fprintf(file, " 0:%zu\nbias\ndata\n", (size_t)0);
+    for (long t = -last; t <= last; t++) {
+        fprintf(file, "%ld", t);
+        for (size_t e = 0; e <= size; e++) fprintf(file, " %.17g", cos((double)t * 0.3 + (double)e) * 0.9);
+        fprintf(file, " %.17g\n", 0.2 * sin((double)t));
+    }
+    fprintf(file, "end\n");
+    assert_int_equal(fclose(file), 0);
+    return path;
+}
+
+static const Shape shapes[] = {
+    {1, 1, 1, 1, 2, 1},   {1, 2, 1, 1, 4, 3},    {2, 5, 2, 1, 6, 5},   {1, 17, 4, 2, 8, 16}, {1, 63, 2, 2, 16, 8},
+    {1, 64, 1, 1, 8, 17}, {1, 65, 3, 3, 4, 7},   {2, 130, 4, 1, 8, 20}, {1, 257, 1, 1, 12, 64}, {1, 49, 1, 1, 64, 33},
+};
+static const char *const kernels[] = {"rope", "rope-decay", "rope-window", "alibi", "table"};
+static const char *const bound_names[] = {"none", "clip", "ball"};
+
+static void compare_case(const AttentionMethod *method, const AttentionSettings *settings, const char *kernel, size_t index) {
+    AttentionPlan *plan = try_create(method, settings);
+    if (!plan) return;
+    char what[96], detail[256];
+    snprintf(what, sizeof what, "%s %s", attention_method_name(method), kernel);
+    snprintf(detail, sizeof detail, "B=%zu T=%zu H=%zu G=%zu D=%zu E=%zu bound %s causal %d", settings->batch,
+             settings->tokens, settings->heads, settings->kv_heads, settings->qk_size, settings->v_size,
+             bound_names[settings->bound], settings->causal);
+    AttentionProblem problem = attention_problem_new(settings, index % 3, 1.5, 100 + index);
+    AttentionSolution solution = attention_solve(&problem, false, NULL);
+    attention_problem_run(&problem, plan, NULL, NULL);
+    const double tolerance = is_exact(method) ? 100.0 * REAL_EPSILON : 2e-5;
+    attention_compare(what, detail, &problem, &solution, tolerance, tolerance);
+    attention_solution_free(&solution);
+    attention_problem_free(&problem);
+    attention_destroy(plan);
+}
+
+static void test_against_reference(void **state) {
+    (void)state;
+    size_t index = 0;
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            for (size_t kernel = 0; kernel < 5; kernel++)
+                for (size_t bound = 0; bound < 3; bound++)
+                    for (size_t causal = 0; causal < 2; causal++) {
+                        const AttentionMethod *method = attention_method_at(m);
+                        AttentionSettings s = make_settings(shapes[i]);
+                        s.bound = (AttentionBound)bound;
+                        s.entry_bound = sqrt(s.logit_bound / sqrt((double)s.qk_size));
+                        s.causal = causal;
+                        if (s.bound == BOUND_NONE && !is_exact(method)) continue; // nothing keeps their logits small
+                        if (kernel == 4 && (s.tokens > 70 || s.qk_size > 16)) continue;
+                        s.kernel = kernel == 4 ? write_table(s.qk_size, s.tokens) : kernels[kernel];
+                        compare_case(method, &s, kernels[kernel], index++);
+                    }
+    check_count("grid cases", index);
+}
+
+// Long enough for several segments, blocks and tiles; grouped heads.
+static void test_long(void **state) {
+    (void)state;
+    for (size_t m = 0; m < attention_method_count(); m++) {
+        AttentionSettings s = make_settings((Shape){1, 1100, 2, 1, 8, 16});
+        compare_case(attention_method_at(m), &s, "rope", 7);
+        s.bound = BOUND_NONE;
+        if (is_exact(attention_method_at(m))) compare_case(attention_method_at(m), &s, "rope", 8);
+        s.causal = false;
+        if (is_exact(attention_method_at(m))) compare_case(attention_method_at(m), &s, "rope", 9);
+    }
+}
+
+// T = 65536 in this precision against double, on sampled rows, the last one included.
+static void test_very_long(void **state) {
+    (void)state;
+    const AttentionSettings s = {.batch = 1, .tokens = 65536, .heads = 1, .kv_heads = 1, .qk_size = 8, .v_size = 16,
+                                 .causal = true, .kernel = "rope", .rope_theta = 10000.0};
+    AttentionPlan *plan = try_create(attention_method_find("exact"), &s);
+    AttentionProblem problem = attention_problem_new(&s, 0, 1.5, 3);
+    guarded_free(problem.d_o);
+    problem.d_o = NULL; // forward only: T² is long enough
+    attention_problem_run(&problem, plan, NULL, NULL);
+    AttentionReference *reference = reference_create(&s, false, NULL, NULL);
+    reference_load(reference, 0, problem.q, problem.q_stride, problem.k, problem.k_stride, problem.v, problem.v_stride);
+    for (size_t sample = 0; sample < 24; sample++) {
+        const size_t i = 65535 - sample * 2741;
+        double expected[16];
+        reference_row(reference, i, expected);
+        check_close("T = 65536 rows", problem.o + i * problem.o_stride, expected, 16, 40.0 * REAL_EPSILON, 0.0);
+    }
+    reference_destroy(reference);
+    attention_problem_free(&problem);
+    attention_destroy(plan);
+}
+
+// Changing the last tokens never changes an output before them: bit for bit, or to rounding where transforms mix tokens.
+static void test_causality(void **state) {
+    (void)state;
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t kernel = 0; kernel < 4; kernel++) {
+            const AttentionMethod *method = attention_method_at(m);
+            AttentionSettings s = make_settings((Shape){1, 131, 2, 1, 4, 5});
+            s.kernel = kernels[kernel];
+            AttentionPlan *plan = try_create(method, &s);
+            if (!plan) continue;
+            const bool mixes = strcmp(attention_method_name(method), "toeplitz") == 0;
+            AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 5);
+            attention_problem_run(&problem, plan, NULL, NULL);
+            real *before = malloc(problem.o_count * sizeof(real));
+            memcpy(before, problem.o, problem.o_count * sizeof(real));
+            const size_t changes[] = {1, 3, 60, 64, 100, 130};
+            for (size_t c = 0; c < sizeof changes / sizeof *changes; c++) {
+                for (size_t a = 0; a < problem.k_stride; a++) problem.k[changes[c] * problem.k_stride + a] += 3;
+                for (size_t a = 0; a < problem.v_stride; a++) problem.v[changes[c] * problem.v_stride + a] -= 50;
+                for (size_t a = 0; a < problem.q_stride; a++) problem.q[changes[c] * problem.q_stride + a] *= 7;
+                attention_problem_run(&problem, plan, NULL, NULL);
+                const size_t kept = changes[c] * problem.o_stride;
+                for (size_t e = 0; mixes && e < kept; e++)
+                    assert_true(fabs((double)(problem.o[e] - before[e])) < 1e5 * REAL_EPSILON);
+                if (mixes)
+                    check_count("toeplitz causality, to rounding", kept);
+                else
+                    check_same_bits("causality", problem.o, before, kept * sizeof(real));
+                assert_true(memcmp(problem.o + kept, before + kept, problem.o_stride * sizeof(real)) != 0);
+                memcpy(before, problem.o, problem.o_count * sizeof(real));
+            }
+            free(before);
+            attention_problem_free(&problem);
+            attention_destroy(plan);
+        }
+}
+
+static void copy_outputs(const AttentionProblem *problem, real *out) {
+    memcpy(out, problem->o, problem->o_count * sizeof(real));
+    memcpy(out += problem->o_count, problem->dq, problem->q_count * sizeof(real));
+    memcpy(out += problem->q_count, problem->dk, problem->k_count * sizeof(real));
+    memcpy(out + problem->k_count, problem->dv, problem->v_count * sizeof(real));
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    const Shape tested[] = {{1, 1100, 1, 1, 8, 16}, {3, 70, 4, 2, 4, 6}};
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t i = 0; i < 2; i++) {
+            const AttentionSettings s = make_settings(tested[i]);
+            AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 9);
+            const size_t count = problem.o_count + problem.q_count + problem.k_count + problem.v_count;
+            real *one = malloc(count * sizeof(real)), *many = malloc(count * sizeof(real));
+            for (size_t threads = 1; threads <= 8; threads += threads < 4 ? 1 : 4) {
+                threads_set(threads);
+                AttentionPlan *plan = try_create(attention_method_at(m), &s);
+                if (!plan) break;
+                if (threads > 1) threads_set(threads == 4 ? 8 : threads); // more threads than at create must do, too
+                attention_problem_run(&problem, plan, NULL, NULL);
+                copy_outputs(&problem, threads == 1 ? one : many);
+                if (threads > 1) check_same_bits("1 to 8 threads", one, many, count * sizeof(real));
+                attention_destroy(plan);
+            }
+            threads_set(0);
+            free(one);
+            free(many);
+            attention_problem_free(&problem);
+        }
+}
+
+static void test_decode(void **state) {
+    (void)state;
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t kernel = 0; kernel < 5; kernel++) {
+            AttentionSettings s = make_settings((Shape){1, 150, 4, 2, 6, 9});
+            s.kernel = kernel == 4 ? write_table(6, 150) : kernels[kernel];
+            AttentionPlan *plan = try_create(attention_method_at(m), &s);
+            if (!plan) continue;
+            AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 11);
+            attention_problem_run(&problem, plan, NULL, NULL);
+            const AttentionNeeds needs = attention_needs(plan);
+            real *memory = guarded_new(needs.decode_bytes / sizeof(real) + 1);
+            real *scratch = guarded_new(needs.scratch_bytes / sizeof(real) + 1), *o = guarded_new(4 * 9);
+            attention_decode_begin(plan, memory);
+            for (size_t t = 0; t < s.tokens; t++) {
+                attention_decode(plan, memory, o, problem.q + t * problem.q_stride, problem.k + t * problem.k_stride,
+                                 problem.v + t * problem.v_stride, t, scratch);
+                double expected[4 * 9];
+                for (size_t e = 0; e < 4 * 9; e++) expected[e] = problem.o[t * problem.o_stride + e];
+                char what[96];
+                snprintf(what, sizeof what, "%s decode", attention_method_name(attention_method_at(m)));
+                check_close(what, o, expected, 4 * 9, is_exact(attention_method_at(m)) ? 40 * REAL_EPSILON : 2e-5, 0.0);
+            }
+            guarded_free(memory);
+            guarded_free(scratch);
+            guarded_free(o);
+            attention_problem_free(&problem);
+            attention_destroy(plan);
+        }
+}
+
+// Heads that are not active keep what they hold; the others get the bits of a full run. Reports of active heads only.
+static void test_active(void **state) {
+    (void)state;
+    for (size_t m = 0; m < attention_method_count(); m++) {
+        const AttentionSettings s = make_settings((Shape){2, 70, 4, 2, 4, 6});
+        AttentionPlan *plan = try_create(attention_method_at(m), &s);
+        if (!plan) continue;
+        AttentionProblem full = attention_problem_new(&s, 1, 1.0, 13), half = attention_problem_new(&s, 1, 1.0, 13);
+        const bool active[] = {false, true};
+        attention_problem_run(&full, plan, NULL, NULL);
+        attention_problem_run(&half, plan, active, NULL);
+        const struct { const real *full, *half; size_t stride, size, used; } pairs[] = {
+            {full.o, half.o, full.o_stride, 2 * 6, 4 * 6},   {full.dq, half.dq, full.q_stride, 2 * 4, 4 * 4},
+            {full.dk, half.dk, full.k_stride, 4, 2 * 4},     {full.dv, half.dv, full.v_stride, 6, 2 * 6},
+        };
+        for (size_t i = 0; i < 4; i++)
+            for (size_t t = 0; t < 2 * 70; t++) {
+                const real *kept = pairs[i].half + t * pairs[i].stride;
+                for (size_t a = 0; a < pairs[i].size; a++) assert_true(isnan(kept[a]));
+                check_same_bits("active heads", kept + pairs[i].size, pairs[i].full + t * pairs[i].stride + pairs[i].size,
+                                (pairs[i].used - pairs[i].size) * sizeof(real));
+            }
+        attention_problem_free(&full);
+        attention_problem_free(&half);
+        attention_destroy(plan);
+    }
+}
+
+// Logits of ±1e4 and more: finite, and still softmax.
+static void test_large_logits(void **state) {
+    (void)state;
+    AttentionSettings s = make_settings((Shape){1, 100, 1, 1, 16, 8});
+    s.bound = BOUND_NONE;
+    AttentionPlan *plan = try_create(attention_method_find("exact"), &s);
+    AttentionProblem problem = attention_problem_new(&s, 0, 100.0, 17);
+    attention_problem_run(&problem, plan, NULL, NULL);
+    AttentionSolution solution = attention_solve(&problem, false, NULL);
+    attention_compare("logits of 1e4", "", &problem, &solution, 1e6 * REAL_EPSILON, 1e6 * REAL_EPSILON);
+    attention_solution_free(&solution);
+    attention_problem_free(&problem);
+    attention_destroy(plan);
+}
+
+// A NaN in one query or key must show in the outputs that saw it, and a NaN gradient in the gradients.
+static void test_nan_shows(void **state) {
+    (void)state;
+    for (size_t m = 0; m < attention_method_count(); m++) {
+        const AttentionSettings s = make_settings((Shape){1, 80, 1, 1, 4, 3});
+        AttentionPlan *plan = try_create(attention_method_at(m), &s);
+        if (!plan) continue;
+        for (size_t which = 0; which < 4; which++) {
+            AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 19);
+            real *const inputs[] = {problem.q, problem.k, problem.v, problem.d_o};
+            inputs[which][70 * (which < 2 ? 4 : 3)] = (real)NAN;
+            attention_problem_run(&problem, plan, NULL, NULL);
+            bool shows = false;
+            for (size_t i = 0; i < problem.o_count; i++) shows = shows || isnan(problem.o[i]);
+            for (size_t i = 0; i < problem.q_count; i++) shows = shows || isnan(problem.dq[i]);
+            for (size_t i = 0; i < problem.v_count; i++) shows = shows || isnan(problem.dv[i]);
+            assert_true(shows);
+            check_count("NaN shows", 1);
+            attention_problem_free(&problem);
+        }
+        attention_destroy(plan);
+    }
+}
+
+static void test_report(void **state) {
+    (void)state;
+    AttentionSettings s = make_settings((Shape){1, 40, 2, 1, 4, 3});
+    s.bound = BOUND_CLIP;
+    s.entry_bound = 1.0;
+    AttentionPlan *plan = try_create(attention_method_find("exact"), &s);
+    AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 23);
+    double values[8][2];
+    memset(values, 0xff, sizeof values);
+    AttentionReport report = {values[0], values[1], values[2], values[3], values[4], values[5], values[6], values[7]};
+    attention_problem_run(&problem, plan, NULL, &report);
+    for (size_t h = 0; h < 2; h++) {
+        size_t clipped = 0;
+        double longest[2] = {0.0, 0.0};
+        for (size_t t = 0; t < 40; t++) {
+            double square[2] = {0.0, 0.0};
+            for (size_t a = 0; a < 4; a++) {
+                const double pair[2] = {problem.q[t * problem.q_stride + h * 4 + a], problem.k[t * problem.k_stride + a]};
+                for (size_t i = 0; i < 2; i++) {
+                    clipped += fabs(pair[i]) > 1.0;
+                    square[i] += fmin(1.0, fabs(pair[i])) * fmin(1.0, fabs(pair[i]));
+                }
+            }
+            for (size_t i = 0; i < 2; i++) longest[i] = fmax(longest[i], sqrt(square[i]));
+        }
+        assert_true(clipped > 0);
+        assert_float_equal(report.logit_bound[h], 0.5 * longest[0] * longest[1], 1e-5);
+        assert_float_equal(report.clipped[h], (double)clipped / 320.0, 1e-12);
+        for (size_t i = 1; i < 5; i++) assert_true(values[i][h] == 0.0); // certificates
+        assert_true(report.fell_back[h] == 0.0);
+        assert_ptr_equal(attention_method_at((size_t)report.method_used[h]), attention_method_find("exact"));
+        check_count("reports", 1);
+    }
+    attention_problem_free(&problem);
+    attention_destroy(plan);
+}
+
+// Each change makes settings that no method may accept.
+static void test_refusals(void **state) {
+    (void)state;
+    const size_t huge[] = {0, SIZE_MAX, (size_t)1 << 31, (size_t)1 << 32, (size_t)1 << 63};
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t field = 0; field < 6; field++)
+            for (size_t value = 0; value < 5; value++) {
+                AttentionSettings s = make_settings((Shape){1, 8, 2, 1, 4, 4});
+                size_t *const fields[] = {&s.batch, &s.tokens, &s.heads, &s.kv_heads, &s.qk_size, &s.v_size};
+                *fields[field] = huge[value];
+                if (value == 2 && field == 1) continue; // 2³¹ tokens can be addressed; nobody asks here for the memory
+                if (value == 2 || value == 3) s.batch *= 1 << 20; // must be refused by their product
+                if (value == 2 || value == 3) s.v_size *= 1 << 10;
+                assert_null(try_create(attention_method_at(m), &s));
+            }
+    AttentionSettings bad[12];
+    for (size_t i = 0; i < 12; i++) bad[i] = make_settings((Shape){1, 8, 4, 2, 4, 4});
+    bad[0].kv_heads = 3;
+    bad[1].qk_size = 5;
+    bad[2].rope_theta = 0.0;
+    bad[3].rope_theta = NAN;
+    bad[4].logit_scale = INFINITY;
+    bad[5].kernel = "";
+    bad[6].kernel = "/no/such/table";
+    bad[7].bound = BOUND_CLIP;
+    bad[7].entry_bound = 0.0;
+    bad[8].logit_bound = -1.0;
+    bad[9].kernel = "rope-decay";
+    bad[9].kernel_decay = 1.5;
+    bad[10].kernel = "rope-window";
+    bad[10].kernel_window = 0;
+    bad[11].logit_bound = NAN;
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t i = 0; i < 12; i++) {
+            Error error = {0};
+            assert_null(attention_create(attention_method_at(m), &bad[i], &error));
+            assert_true(error.kind != ERROR_NONE);
+            check_count("wrong settings", 1);
+        }
+    assert_null(attention_method_find("no such method"));
+}
+
+// Slopes of Press et al. for 8 heads are 1/2, 1/4, …; for 6 heads those of 4, then every other one of 8.
+static void test_slopes(void **state) {
+    (void)state;
+    const double eight[] = {0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625};
+    const double six[] = {0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125};
+    for (size_t h = 0; h < 8; h++) assert_float_equal(position_slope(8, h), eight[h], 1e-15);
+    for (size_t h = 0; h < 6; h++) assert_float_equal(position_slope(6, h), six[h], 1e-15);
+    check_count("slopes", 14);
+}
+
+// Definition 1.1's tables against rotation of q and k: both are views of one kernel.
+static void test_weights(void **state) {
+    (void)state;
+    for (size_t kernel = 0; kernel < 4; kernel++) {
+        AttentionSettings s = make_settings((Shape){1, 90, 2, 1, 6, 1});
+        s.kernel = kernels[kernel];
+        Position position;
+        assert_true(position_create(&position, &s, NULL));
+        const real q[] = {1, -2, 3, (real)0.5, (real)-1.5, 2}, k[] = {(real)0.7, 1, -1, 2, (real)0.25, -3};
+        for (size_t i = 0; i < 90; i += 7)
+            for (size_t j = 0; j < 90; j += 11) {
+                real turned[2][6];
+                position_rotate(&position, turned[0], 6, q, 6, i, 1, 1);
+                position_rotate(&position, turned[1], 6, k, 6, j, 1, 1);
+                const ptrdiff_t lag = (ptrdiff_t)i - (ptrdiff_t)j;
+                double expected = 0.0, sum = 0.0;
+                for (size_t e = 0; e < position_support(&position); e++) {
+                    const PositionEntry at = position_entry(&position, e);
+                    expected += q[at.row] * position_weight(&position, e, lag) * k[at.column];
+                }
+                for (size_t a = 0; a < 6; a++) sum += (double)turned[0][a] * (double)turned[1][a];
+                const real actual = (real)(sum * position_factor(&position, lag));
+                check_close("tables of the kernels", &actual, &expected, 1, 60 * REAL_EPSILON, 0.0);
+            }
+        position_destroy(&position);
+    }
+}
+
+#ifdef ROPE_DOUBLE
+// Σ d_o·o as the forward computes it.
+static double objective(AttentionProblem *problem, const AttentionPlan *plan) {
+    real *const d_o = problem->d_o;
+    problem->d_o = NULL; // forward only
+    attention_problem_run(problem, plan, NULL, NULL);
+    problem->d_o = d_o;
+    double sum = 0.0;
+    for (size_t i = 0; i < problem->o_count; i++) sum += d_o[i] * problem->o[i];
+    return sum;
+}
+
+static void differentiate(AttentionProblem *problem, const AttentionPlan *plan, const char *what) {
+    attention_problem_run(problem, plan, NULL, NULL);
+    real *const inputs[] = {problem->q, problem->k, problem->v}, *const outputs[] = {problem->dq, problem->dk, problem->dv};
+    const size_t counts[] = {problem->q_count, problem->k_count, problem->v_count};
+    for (size_t i = 0; i < 3; i++) {
+        real *gradient = malloc(counts[i] * sizeof(real));
+        double *numeric = malloc(counts[i] * sizeof(double));
+        memcpy(gradient, outputs[i], counts[i] * sizeof(real));
+        for (size_t a = 0; a < counts[i]; a++) {
+            const real x = inputs[i][a], h = 6e-6 * fmax(1.0, fabs(x));
+            inputs[i][a] = x + h;
+            const double above = objective(problem, plan);
+            inputs[i][a] = x - h;
+            numeric[a] = (above - objective(problem, plan)) / (2.0 * h);
+            inputs[i][a] = x;
+        }
+        check_close(what, gradient, numeric, counts[i], 1e-8, 1e-6);
+        free(gradient);
+        free(numeric);
+    }
+}
+
+static void test_finite_differences(void **state) {
+    (void)state;
+    const Shape tested[] = {{1, 1, 1, 1, 2, 2}, {1, 9, 2, 1, 4, 3}, {2, 7, 2, 2, 2, 1}, {1, 67, 1, 1, 2, 2}};
+    threads_set(1); // small problems: forks cost more than they bring
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t i = 0; i < 4; i++)
+            for (size_t kernel = 0; kernel < 5; kernel++)
+                for (size_t bound = 0; bound < 3; bound++) {
+                    AttentionSettings s = make_settings(tested[i]);
+                    s.kernel = kernel == 4 ? write_table(s.qk_size, s.tokens) : kernels[kernel];
+                    s.bound = (AttentionBound)bound;
+                    s.logit_bound = 1.0;
+                    s.entry_bound = sqrt(1.0 / sqrt((double)s.qk_size));
+                    if (s.tokens > 60 && (kernel > 0 || bound != 2)) continue; // one long case for each method
+                    AttentionPlan *plan = try_create(attention_method_at(m), &s);
+                    if (!plan) continue;
+                    AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 31 + i);
+                    char what[96];
+                    snprintf(what, sizeof what, "%s finite differences", attention_method_name(attention_method_at(m)));
+                    differentiate(&problem, plan, what);
+                    attention_problem_free(&problem);
+                    attention_destroy(plan);
+                }
+    threads_set(0);
+}
+#else
+// 2^x of the softmax tiles, through a row whose maximum is already 0: error in units of the last place.
+static void test_exponential(void **state) {
+    (void)state;
+    double worst = 0.0;
+    size_t count = 0;
+    real s[16], o[1] = {0};
+    for (double x = 0.0; x > -125.9; x -= 1.9e-4) {
+        for (size_t c = 0; c < 16; c++) s[c] = (real)(x - 1.1e-5 * (double)c);
+        real given[16], maximum = 0, sum = 0;
+        memcpy(given, s, sizeof s);
+        softmax_kernels()->forward(s, 16, 1, 16, 16, &maximum, &sum, o, 1);
+        for (size_t c = 0; c < 16; c++, count++) {
+            const double exact = exp2((double)given[c]);
+            int exponent;
+            frexp(exact, &exponent);
+            worst = fmax(worst, fabs((double)s[c] - exact) / ldexp(1.0, exponent - 24));
+        }
+    }
+    print_message("2^x: largest error %.3f ULP\n", worst);
+    assert_true(worst < 2.0);
+    check_count("powers of two", count);
+    const real tiny[] = {-127.5f, -1000.0f, -3e38f, -INFINITY};
+    for (size_t i = 0; i < 4; i++) {
+        real maximum = 0, sum = 0, row[16] = {tiny[i]};
+        softmax_kernels()->forward(row, 16, 1, 1, 16, &maximum, &sum, o, 1);
+        assert_true(row[0] == 0 && sum == 0);
+    }
+}
+#endif
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_against_reference),
+    cmocka_unit_test(test_long),
+    cmocka_unit_test(test_very_long),
+    cmocka_unit_test(test_causality),
+    cmocka_unit_test(test_threads),
+    cmocka_unit_test(test_decode),
+    cmocka_unit_test(test_active),
+    cmocka_unit_test(test_large_logits),
+    cmocka_unit_test(test_nan_shows),
+    cmocka_unit_test(test_report),
+    cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_slopes),
+    cmocka_unit_test(test_weights),
+#ifdef ROPE_DOUBLE
+    cmocka_unit_test(test_finite_differences),
+#else
+    cmocka_unit_test(test_exponential),
+#endif
+};
+
+TEST_MAIN(tests)
