@@ -1,0 +1,22 @@
+// Batches of tokens, whatever they come from: shards on disk or a synthetic task. Everything that trains or evaluates
+// reads through here.
+#ifndef ROPE_TRAIN_BATCHES_H
+#define ROPE_TRAIN_BATCHES_H
+
+#include "data/data.h"
+#include "train/config.h"
+
+typedef enum BatchesPart { BATCHES_TRAIN, BATCHES_HELD_OUT } BatchesPart;
+typedef struct Batches Batches;
+
+// The part of config's data (data.dir or data.task) in batches of (batch, config->tokens). Training data come in an
+// order drawn from config->seed, held-out data as they lie. ERROR_USER without data.
+Batches *batches_open(const Config *config, BatchesPart part, size_t batch, Error *error);
+// inputs, targets (batch, tokens) =. Targets that do not count are -1.
+bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *error);
+uint64_t batches_windows(const Batches *batches); // sequences in one pass over the data
+DataPosition batches_position(const Batches *batches);
+void batches_seek(Batches *batches, DataPosition position);
+void batches_close(Batches *batches);
+
+#endif

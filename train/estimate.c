@@ -1,0 +1,147 @@
+// Memory is what the arenas will measure; time is the probe's rate applied to the model's own count of operations.
+#include "train/estimate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/cpu.h"
+#include "core/threads.h"
+#include "train/trainer.h"
+
+enum { PROBE_TOKENS = 512, PROBE_REPEATS = 2 };
+static const size_t blas_bytes_per_thread = (size_t)2 << 20; // pages of OpenBLAS's work space that products touch
+
+size_t resident_bytes(void) {
+    unsigned long long total = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file) return 0;
+    if (fscanf(file, "%llu %llu", &total, &resident) != 2) resident = 0;
+    fclose(file);
+    return (size_t)resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+size_t peak_bytes(void) {
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
+}
+
+bool estimate_memory(const Config *config, Estimate *estimate, Error *error) {
+    ModelSettings settings;
+    *estimate = (Estimate){0};
+    size_t tokens;
+    if (!config_model(config, config->batch, true, &settings, error) ||
+        !model_needs(&settings, &estimate->model, error))
+        return false;
+    if (!size_multiply(config->accumulate, config->batch, &tokens) || !size_multiply(tokens, config->tokens, &tokens) ||
+        tokens > SIZE_MAX / 64)
+        return error_set(error, ERROR_USER, "train.accumulate × train.batch × model.tokens does not fit.");
+    OptimSettings optim = config_optim(config);
+    const ModelNeeds *model = &estimate->model;
+    estimate->moment_bytes = optim_state_bytes(&optim, model->parameter_bytes / sizeof(real));
+    size_t held_out = config->batch * config->tokens * (2 * sizeof(int32_t) + sizeof(real) + 1);
+    estimate->buffer_bytes = trainer_buffer_bytes(config) + held_out;
+    estimate->program_bytes = resident_bytes() + threads_count() * blas_bytes_per_thread;
+    const size_t parts[] = {model->parameter_bytes, model->gradient_bytes, model->activation_bytes, model->scratch_bytes,
+                            estimate->moment_bytes, estimate->buffer_bytes, estimate->program_bytes};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (!size_add(estimate->total_bytes, parts[i], &estimate->total_bytes))
+            return error_set(error, ERROR_USER, "The model's memory does not fit in an address.");
+    estimate->step_flops = (model->forward_flops + model->backward_flops) * (double)config->accumulate;
+    CpuInfo cpu;
+    cpu_info(&cpu);
+    estimate->available_bytes = cpu.memory_available;
+    return true;
+}
+
+static double gib(size_t bytes) { return (double)bytes / (1 << 30); }
+
+bool estimate_fits(const Config *config, const Estimate *estimate, Error *error) {
+    if (estimate->total_bytes <= estimate->available_bytes) return true;
+    return error_set(error, ERROR_USER,
+                     "The run needs %.2f GiB and %.2f GiB are available (activations and scratch: %.2f GiB). Lower "
+                     "train.batch (%zu; train.accumulate makes up for it), model.tokens (%zu), or the model.",
+                     gib(estimate->total_bytes), gib(estimate->available_bytes),
+                     gib(estimate->model.activation_bytes + estimate->model.scratch_bytes), config->batch, config->tokens);
+}
+
+// The first layer of each method that occurs is enough to tell the rate.
+static ModelSettings probe_settings(const ModelSettings *full) {
+    ModelSettings probe = *full;
+    probe.method_count = 0;
+    for (size_t i = 0; i < full->method_count; i++) {
+        bool known = false;
+        for (size_t k = 0; k < probe.method_count; k++) known |= probe.methods[k] == full->methods[i];
+        if (!known) probe.methods[probe.method_count++] = full->methods[i];
+    }
+    probe.config.layers = probe.method_count;
+    if (probe.config.tokens > PROBE_TOKENS) probe.config.tokens = PROBE_TOKENS;
+    size_t rows = PROBE_TOKENS / probe.config.tokens; // about as many tokens, whatever the context
+    if (probe.batch > rows) probe.batch = rows;
+    return probe;
+}
+
+bool estimate_probe(const Config *config, Estimate *estimate, Error *error) {
+    ModelSettings full, probe;
+    ModelNeeds needs;
+    if (!config_model(config, config->batch, true, &full, error)) return false;
+    probe = probe_settings(&full);
+    if (!model_needs(&probe, &needs, error)) return false;
+    Model *model = model_create(&probe, error);
+    if (!model) return false;
+    size_t count = probe.batch * probe.config.tokens;
+    int32_t *tokens = malloc(count * sizeof *tokens);
+    bool fine = tokens || error_set(error, ERROR_MEMORY, "Out of memory for the probe.");
+    double best = INFINITY;
+    if (fine) {
+        for (size_t i = 0; i < count; i++) tokens[i] = (int32_t)(i * 7919 % probe.config.vocabulary);
+        model_initialise(model, config->seed);
+        for (size_t i = 0; i <= PROBE_REPEATS; i++) { // the first warms caches and pages
+            double start = clock_seconds();
+            model_step(model, tokens, tokens, 1.0 / (double)count, NULL, NULL);
+            if (i > 0) best = fmin(best, clock_seconds() - start);
+        }
+        estimate->probe_flops_per_s = (needs.forward_flops + needs.backward_flops) / best;
+        estimate->step_seconds = estimate->step_flops / estimate->probe_flops_per_s;
+    }
+    free(tokens);
+    model_destroy(model);
+    PhaseTimes discarded;
+    phase_take(&discarded);
+    return fine;
+}
+
+void estimate_print(const Config *config, const Estimate *estimate, FILE *out) {
+    const double mib = 1 << 20;
+    const ModelNeeds *model = &estimate->model;
+    fprintf(out, "parameters  %.3f M\n", (double)model->parameters / 1e6);
+    fprintf(out, "memory      %.0f MiB: weights %.1f, gradients %.1f, moments %.1f, activations %.1f, scratch %.1f, "
+                 "batches %.1f, program %.1f; %.0f MiB available\n",
+            (double)estimate->total_bytes / mib, (double)model->parameter_bytes / mib,
+            (double)model->gradient_bytes / mib, (double)estimate->moment_bytes / mib,
+            (double)model->activation_bytes / mib, (double)model->scratch_bytes / mib,
+            (double)estimate->buffer_bytes / mib, (double)estimate->program_bytes / mib,
+            (double)estimate->available_bytes / mib);
+    fprintf(out, "step        %zu sequences of %zu tokens, %.1f GFLOP", config->batch * config->accumulate,
+            config->tokens, estimate->step_flops / 1e9);
+    if (estimate->step_seconds > 0)
+        fprintf(out, ", about %.3g s at the probe's %.0f GFLOP/s; %zu steps in about %.1f min", estimate->step_seconds,
+                estimate->probe_flops_per_s / 1e9, config->steps, estimate->step_seconds * (double)config->steps / 60);
+    fputc('\n', out);
+}
+
+json_t *estimate_json(const Estimate *estimate) {
+    const ModelNeeds *model = &estimate->model;
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "parameters",
+                     (json_int_t)model->parameters, "parameter_bytes", (json_int_t)model->parameter_bytes,
+                     "gradient_bytes", (json_int_t)model->gradient_bytes, "moment_bytes",
+                     (json_int_t)estimate->moment_bytes, "activation_bytes", (json_int_t)model->activation_bytes,
+                     "scratch_bytes", (json_int_t)model->scratch_bytes, "buffer_bytes",
+                     (json_int_t)estimate->buffer_bytes, "program_bytes", (json_int_t)estimate->program_bytes,
+                     "total_bytes", (json_int_t)estimate->total_bytes, "available_bytes",
+                     (json_int_t)estimate->available_bytes, "step_flops", estimate->step_flops, "step_seconds",
+                     estimate->step_seconds);
+}

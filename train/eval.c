@@ -1,0 +1,97 @@
+// rope eval: held-out loss of a checkpoint, also under another attention method or a longer context than it was trained
+// with, next to what a model without context (unigram frequencies) reaches.
+#include <math.h>
+#include <string.h>
+
+#include "train/command.h"
+#include "train/evaluate.h"
+#include "train/loaded.h"
+#include "train/snapshot.h"
+
+static json_t *positions_json(const Evaluation *evaluation, size_t tokens) {
+    json_t *rows = json_array();
+    for (size_t b = 0; b < evaluation->buckets; b++) {
+        if (!evaluation->bucket_targets[b]) continue;
+        size_t end = evaluation_bucket_start(b + 1);
+        json_array_append_new(rows, json_pack("{s:I, s:I, s:f, s:f, s:I}", "from", (json_int_t)evaluation_bucket_start(b),
+                                              "to", (json_int_t)((end < tokens ? end : tokens) - 1), "loss",
+                                              evaluation->bucket_loss[b], "accuracy", evaluation->bucket_accuracy[b],
+                                              "targets", (json_int_t)evaluation->bucket_targets[b]));
+    }
+    return rows;
+}
+
+static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta) {
+    json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:f, s:f, s:f}", "checkpoint", loaded->path, "data",
+                                 loaded->config.data_dir, "context", (json_int_t)loaded->config.tokens, "targets",
+                                 (json_int_t)evaluation->targets, "held_out_loss", evaluation->loss, "perplexity",
+                                 exp(evaluation->loss), "accuracy", evaluation->accuracy);
+    double bits = bits_per_byte(evaluation->loss, meta);
+    if (bits > 0) {
+        json_object_set_new(document, "bits_per_byte", json_real(bits));
+        json_object_set_new(document, "unigram_loss", json_real(meta->unigram_loss));
+        json_object_set_new(document, "unigram_bits_per_byte", json_real(bits_per_byte(meta->unigram_loss, meta)));
+    }
+    json_object_set_new(document, "positions", positions_json(evaluation, loaded->config.tokens));
+    json_object_set_new(document, "settings", snapshot_settings(&loaded->config));
+    return document;
+}
+
+static void print_report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta, FILE *out) {
+    double bits = bits_per_byte(evaluation->loss, meta);
+    fprintf(out, "%s on %s, %llu tokens in contexts of %zu, attention %s\n\n", loaded->path, loaded->config.data_dir,
+            (unsigned long long)evaluation->targets, loaded->config.tokens, loaded->config.method);
+    fprintf(out, "                 loss  perplexity  bits per byte\n");
+    fprintf(out, "this model   %8.4f  %10.2f", evaluation->loss, exp(evaluation->loss));
+    if (bits > 0)
+        fprintf(out, "  %13.4f\nunigram      %8.4f  %10.2f  %13.4f", bits, meta->unigram_loss, exp(meta->unigram_loss),
+                bits_per_byte(meta->unigram_loss, meta));
+    fprintf(out, "\naccuracy of the likeliest token: %.2f %%\n\nby position in the context:\n", 100 * evaluation->accuracy);
+    for (size_t b = 0; b < evaluation->buckets; b++) {
+        if (!evaluation->bucket_targets[b]) continue;
+        size_t end = evaluation_bucket_start(b + 1);
+        if (end > loaded->config.tokens) end = loaded->config.tokens;
+        fprintf(out, "%8zu to %-8zu loss %8.4f  accuracy %6.2f %%\n", evaluation_bucket_start(b), end - 1,
+                evaluation->bucket_loss[b], 100 * evaluation->bucket_accuracy[b]);
+    }
+}
+
+static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *error) {
+    Evaluation evaluation;
+    PrepareResult meta;
+    if (!loaded_open(loaded, line->positional[0], &line->config, 0, error)) return false;
+    if (!*loaded->config.data_dir || !data_read_meta(loaded->config.data_dir, &meta, NULL)) meta = (PrepareResult){0};
+    Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, loaded->config.batch, error);
+    bool fine = held_out && evaluate(loaded->model, held_out, limit, NULL, &evaluation, error);
+    batches_close(held_out);
+    if (fine && line->json) command_print_json(report(loaded, &evaluation, &meta));
+    else if (fine) print_report(loaded, &evaluation, &meta, stderr);
+    return fine;
+}
+
+int command_eval(int argc, char **argv) {
+    enum { DATA, BATCHES, OPTIONS };
+    static const CommandOption options[] = {
+        {"data", 'd', "DIR", "held-out data; default: those it was trained with (data.dir)"},
+        {"batches", 'b', "N", "evaluate this many batches; default: all"},
+        {NULL, 0, NULL, NULL},
+    };
+    const char *values[OPTIONS];
+    static CommandLine line;
+    static Loaded loaded;
+    Error error = {0};
+    command_parse(command_find("eval"), options, values, argc, argv, &line);
+    if (line.positional_count != 1) {
+        error_set(&error, ERROR_USER, "eval takes one checkpoint or run directory.");
+        return command_fail(&error);
+    }
+    char assignment[CONFIG_TEXT + 16];
+    if (values[DATA]) {
+        snprintf(assignment, sizeof assignment, "data.dir=%s", values[DATA]);
+        if (!config_set(&line.config, assignment, ORIGIN_COMMAND_LINE, &error)) return command_fail(&error);
+    }
+    uint64_t limit = command_integer("batches", values[BATCHES], 0, 0, (uint64_t)1 << 40);
+    bool fine = run(&loaded, &line, limit, &error);
+    loaded_close(&loaded);
+    return fine ? 0 : command_fail(&error);
+}

@@ -1,0 +1,32 @@
+// Held-out figures of a model: mean loss, perplexity, and loss by position in the context.
+#ifndef ROPE_TRAIN_EVALUATE_H
+#define ROPE_TRAIN_EVALUATE_H
+
+#include <jansson.h>
+#include <signal.h>
+
+#include "model/model.h"
+#include "train/batches.h"
+
+enum { EVALUATION_BUCKETS = 40 };
+
+typedef struct Evaluation {
+    double loss;       // nats per counted target
+    double accuracy;   // share of counted targets that are the largest logit
+    uint64_t targets;
+    // Positions [2^(b-1), 2^b) in bucket b; position 0 in bucket 0.
+    size_t buckets;
+    double bucket_loss[EVALUATION_BUCKETS], bucket_accuracy[EVALUATION_BUCKETS];
+    uint64_t bucket_targets[EVALUATION_BUCKETS];
+    bool stopped;      // *stop was raised before the end: the figures cover less
+} Evaluation;
+
+// Runs `limit` batches (0: one pass) from the start of the held-out data, each sequence once. Fails on read errors.
+bool evaluate(Model *model, Batches *held_out, uint64_t limit, const volatile sig_atomic_t *stop,
+              Evaluation *evaluation, Error *error);
+// First position of a bucket.
+size_t evaluation_bucket_start(size_t bucket);
+// nats per token to bits per byte of the text, by the counts of meta.json; 0 if those are unknown.
+double bits_per_byte(double loss, const PrepareResult *meta);
+
+#endif

@@ -1,0 +1,89 @@
+// Layers of settings: the program's defaults, the checkpoint's shape, its rope_c, then files and the command line.
+#include "train/loaded.h"
+
+#include <jansson.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/cpu.h"
+#include "core/files.h"
+#include "model/checkpoint.h"
+#include "train/snapshot.h"
+#include "train/state.h"
+
+static bool user_set(const Config *overrides, const char *name) {
+    ConfigOrigin origin = config_origin(overrides, name);
+    return origin == ORIGIN_FILE || origin == ORIGIN_COMMAND_LINE;
+}
+
+static bool overlay(Config *config, const Config *overrides, Error *error) {
+    static const char *const free_keys[] = {"model.tokens", "model.rope_theta", "model.norm_epsilon"};
+    for (size_t i = 0; i < config_key_count(); i++) {
+        char name[64], stored[CONFIG_TEXT], wanted[CONFIG_TEXT];
+        config_key_name(i, name);
+        if (strncmp(name, "model.", 6) || !user_set(overrides, name)) continue;
+        bool is_free = false;
+        for (size_t k = 0; k < sizeof free_keys / sizeof free_keys[0]; k++) is_free |= !strcmp(name, free_keys[k]);
+        config_value(config, i, stored);
+        config_value(overrides, i, wanted);
+        if (!is_free && strcmp(stored, wanted))
+            return error_set(error, ERROR_USER, "%s is %s in the checkpoint and cannot be %s.", name, stored, wanted);
+    }
+    // Unbounded because its method needed no bound: another method derives its own.
+    if (user_set(overrides, "attention.method") && !strcmp(config->bound, "none")) *config->bound = 0;
+    config_overlay(config, overrides);
+    return true;
+}
+
+static bool check_whole(const char *path, Error *error) {
+    char state[RUN_PATH];
+    if (!path_join(state, sizeof state, path, "state.json", error)) return false;
+    return access(state, F_OK) != 0 || state_read(path, NULL, NULL, NULL, NULL, error);
+}
+
+static bool fits(const ModelSettings *settings, Error *error) {
+    ModelNeeds needs;
+    CpuInfo cpu;
+    if (!model_needs(settings, &needs, error)) return false;
+    cpu_info(&cpu);
+    size_t total = needs.parameter_bytes + needs.activation_bytes + needs.scratch_bytes;
+    if (total <= cpu.memory_available) return true;
+    return error_set(error, ERROR_USER, "The model needs %.2f GiB at %zu tokens and batch %zu, and %.2f GiB are available: "
+                     "lower train.batch or model.tokens.", (double)total / (1 << 30), settings->config.tokens,
+                     settings->batch, (double)cpu.memory_available / (1 << 30));
+}
+
+bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, size_t batch, Error *error) {
+    ModelConfig shape;
+    ModelSettings settings;
+    json_t *rope_c = NULL;
+    *loaded = (Loaded){0};
+    if (!run_find_checkpoint(argument, loaded->path, error) || !check_whole(loaded->path, error) ||
+        !checkpoint_read_config(loaded->path, &shape, &rope_c, error))
+        return false;
+    Config *config = &loaded->config;
+    config_defaults(config);
+    config_take_model(config, &shape, ORIGIN_DERIVED);
+    bool fine = (!rope_c || snapshot_apply_settings(rope_c, config, error)) && overlay(config, overrides, error) &&
+                config_resolve(config, error) &&
+                config_model(config, batch ? batch : config->batch, false, &settings, error) && fits(&settings, error);
+    json_decref(rope_c);
+    if (fine) loaded->model = model_create(&settings, error);
+    return loaded->model && checkpoint_read_weights(loaded->path, loaded->model, error);
+}
+
+Tokenizer *loaded_tokenizer(const Loaded *loaded, Error *error) {
+    const char *const directories[] = {loaded->path, loaded->config.data_dir};
+    for (size_t i = 0; i < 2; i++) {
+        char path[RUN_PATH];
+        if (!*directories[i] || !path_join(path, sizeof path, directories[i], "tokenizer.model", NULL)) continue;
+        if (access(path, F_OK) == 0) return tokenizer_load(path, error);
+    }
+    error_set(error, ERROR_USER, "%s has no tokenizer.model.", loaded->path);
+    return NULL;
+}
+
+void loaded_close(Loaded *loaded) {
+    if (loaded->model) model_destroy(loaded->model);
+    loaded->model = NULL;
+}

@@ -1,0 +1,21 @@
+// A checkpoint ready to be used: eval and sample begin here.
+#ifndef ROPE_TRAIN_LOADED_H
+#define ROPE_TRAIN_LOADED_H
+
+#include "train/run_directory.h"
+
+typedef struct Loaded {
+    char path[RUN_PATH]; // the checkpoint directory
+    Config config;       // resolved: the checkpoint's shape and settings, then the user's
+    Model *model;        // for evaluation; its settings point into config
+} Loaded;
+
+// `argument` is a checkpoint or run directory. `overrides` may change [attention], [data], [train], and of [model] only
+// tokens, rope_theta and norm_epsilon: ERROR_USER otherwise. A checkpoint of ours is checked whole first; Llama and
+// Qwen3 directories made elsewhere have nothing to check it by. Close in every case.
+bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, size_t batch, Error *error);
+// The checkpoint's own tokenizer, else that of data.dir. NULL with an error if there is none.
+Tokenizer *loaded_tokenizer(const Loaded *loaded, Error *error);
+void loaded_close(Loaded *loaded);
+
+#endif

@@ -1,0 +1,149 @@
+// Metrics are appended line by line and cut back to the checkpoint when a run is resumed.
+#include "train/metrics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/files.h"
+
+static const size_t metrics_limit = (size_t)1 << 32;
+
+// Bytes of the leading lines that are whole, are JSON, and belong to steps up to `step`; *seconds of the last of them.
+static size_t kept_bytes(const char *text, uint64_t step, double *seconds) {
+    const char *at = text;
+    for (const char *end; (end = strchr(at, '\n')); at = end + 1) {
+        json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
+        json_t *number = json_object_get(line, "step");
+        bool keep = json_is_integer(number) && (uint64_t)json_integer_value(number) <= step;
+        json_t *spent = json_object_get(json_object_get(line, "time"), "seconds");
+        if (keep && json_is_number(spent)) *seconds = json_number_value(spent);
+        json_decref(line);
+        if (!keep) break;
+    }
+    return (size_t)(at - text);
+}
+
+bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Error *error) {
+    *metrics = (Metrics){.descriptor = -1, .start = clock_seconds(), .first_step = step, .terminal = isatty(2)};
+    char path[RUN_PATH];
+    if (!path_join(path, sizeof path, run->path, "metrics.jsonl", error)) return false;
+    metrics->descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->descriptor < 0) return error_errno(error, "Opening %s", path);
+    size_t size;
+    char *text = file_read_all(path, metrics_limit, &size, error);
+    if (!text) return false;
+    size_t kept = kept_bytes(text, step, &metrics->before);
+    free(text);
+    if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0) return error_errno(error, "Cutting %s back", path);
+    return true;
+}
+
+void metrics_close(Metrics *metrics) {
+    if (metrics->live) fputc('\n', stderr);
+    if (metrics->descriptor >= 0) close(metrics->descriptor);
+    metrics->descriptor = -1;
+    metrics->live = false;
+}
+
+double metrics_seconds(const Metrics *metrics) { return metrics->before + clock_seconds() - metrics->start; }
+
+static bool append(Metrics *metrics, json_t *object, Error *error) {
+    char *text = object ? json_dumps(object, JSON_REAL_PRECISION(17) | JSON_COMPACT) : NULL;
+    json_decref(object);
+    if (!text) return error_set(error, ERROR_MEMORY, "Out of memory for a line of metrics.jsonl.");
+    bool written = file_append_line(metrics->descriptor, text, strlen(text), error);
+    if (!written) error_context(error, "metrics.jsonl");
+    free(text);
+    return written;
+}
+
+// JSON has no NaN and no infinity.
+static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
+
+bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, double step_seconds, Error *error) {
+    RunState *state = &trainer->state;
+    double mean = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
+    double tokens = (double)(trainer->config->accumulate * trainer->config->batch * trainer->config->tokens);
+    json_t *line = json_pack("{s:I, s:I, s:o, s:o, s:f, s:I}", "step", (json_int_t)state->step, "tokens",
+                             (json_int_t)state->tokens, "loss", number(mean), "grad_norm", number(result->gradient_norm),
+                             "learning_rate", result->learning_rate, "skipped", (json_int_t)state->skipped);
+    AttentionSummary attention = trainer_attention(trainer);
+    if (attention.present)
+        json_object_set_new(line, "attention",
+                            json_pack("{s:o, s:o, s:o, s:I}", "logit_bound", number(attention.logit_bound), "output_bound",
+                                      number(attention.output_bound), "clipped", number(attention.clipped), "fell_back",
+                                      (json_int_t)state->fell_back));
+    json_object_set_new(line, "time", json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms",
+                                                1e3 * step_seconds, "tokens_per_s", tokens / fmax(step_seconds, 1e-9)));
+    state->loss_sum = 0;
+    state->loss_count = 0;
+    return append(metrics, line, error);
+}
+
+bool metrics_evaluation(Metrics *metrics, const Trainer *trainer, const Evaluation *evaluation, Error *error) {
+    json_t *line = json_pack("{s:I, s:o, s:o, s:f}", "step", (json_int_t)trainer->state.step, "held_out_loss",
+                             number(evaluation->loss), "perplexity", number(exp(evaluation->loss)), "accuracy",
+                             evaluation->accuracy);
+    double bits = bits_per_byte(evaluation->loss, &trainer->meta);
+    if (bits > 0) json_object_set_new(line, "bits_per_byte", number(bits));
+    json_object_set_new(line, "time", json_pack("{s:f}", "seconds", metrics_seconds(metrics)));
+    return append(metrics, line, error);
+}
+
+bool metrics_flush(Metrics *metrics, Error *error) {
+    return fsync(metrics->descriptor) == 0 || error_errno(error, "Flushing metrics.jsonl to disk");
+}
+
+static void clear_live(Metrics *metrics) {
+    if (metrics->live) fputs("\r\033[K", stderr);
+    metrics->live = false;
+}
+
+void metrics_say(Metrics *metrics, const char *format, ...) {
+    va_list arguments;
+    clear_live(metrics);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+}
+
+static void format_count(double value, char text[16]) {
+    if (value >= 1e6) snprintf(text, 16, "%.2fM", value / 1e6);
+    else if (value >= 1e4) snprintf(text, 16, "%.1fk", value / 1e3);
+    else snprintf(text, 16, "%.0f", value);
+}
+
+static void format_time(double seconds, char text[24]) {
+    unsigned long whole = (unsigned long)fmin(fmax(seconds, 0) + 0.5, 3.6e8);
+    if (whole >= 3600) snprintf(text, 24, "%lu:%02lu:%02lu", whole / 3600, whole / 60 % 60, whole % 60);
+    else snprintf(text, 24, "%lu:%02lu", whole / 60, whole % 60);
+}
+
+void metrics_show(Metrics *metrics, const Trainer *trainer, const StepResult *result, double step_seconds, bool logged) {
+    const Config *config = trainer->config;
+    double now = clock_seconds(), tokens = (double)(config->accumulate * config->batch * config->tokens);
+    double rate = tokens / fmax(step_seconds, 1e-9);
+    // A smoothed rate is easier to read than one that jumps.
+    metrics->last_tokens_per_s = metrics->last_tokens_per_s > 0 ? 0.9 * metrics->last_tokens_per_s + 0.1 * rate : rate;
+    if (metrics->terminal ? now - metrics->last < 0.1 && !logged : !logged) return;
+    metrics->last = now;
+    uint64_t done = trainer->state.step - metrics->first_step;
+    char speed[16], left[24];
+    format_count(metrics->last_tokens_per_s, speed);
+    // Evaluations and checkpoints so far are in the time so far, so they are in what is left as well.
+    format_time((now - metrics->start) / (double)(done ? done : 1) * (double)(config->steps - trainer->state.step), left);
+    clear_live(metrics);
+    fprintf(stderr, "step %llu/%zu  loss %.4f  lr %.2e  grad %.3g  %s tokens/s  ETA %s%s%s",
+            (unsigned long long)trainer->state.step, config->steps, result->loss, result->learning_rate,
+            result->gradient_norm, speed, left, result->skipped ? "  SKIPPED" : "", metrics->terminal ? "" : "\n");
+    metrics->live = metrics->terminal;
+    fflush(stderr);
+}

@@ -1,0 +1,30 @@
+// A run on disk: config.ini, metrics.jsonl, step_NNNNNNNN/ checkpoints, and the links `latest` and `best`.
+#ifndef ROPE_TRAIN_RUN_DIRECTORY_H
+#define ROPE_TRAIN_RUN_DIRECTORY_H
+
+#include "data/tokenizer.h"
+#include "train/trainer.h"
+
+enum { RUN_PATH = 4096 };
+
+typedef struct RunDirectory {
+    char path[RUN_PATH];
+    int lock;       // descriptor of the locked directory
+} RunDirectory;
+
+// Makes the directory if need be, locks it against a second trainer, and removes what a killed run left half-written.
+bool run_open(RunDirectory *run, const char *path, Error *error);
+void run_close(RunDirectory *run);
+bool run_has_checkpoints(const RunDirectory *run);
+
+// Writes step_NNNNNNNN/ of the trainer's state, points `latest` (and `best`, if this step is the best) to it, and
+// removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path.
+bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error);
+// Loads the newest checkpoint that is whole into the trainer; says on standard error which ones it passed over.
+// *found is false if there is none: the trainer is as it was.
+bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error);
+
+// A checkpoint directory from what people type: itself, or of a run directory the newest (else the best).
+bool run_find_checkpoint(const char *argument, char *path, Error *error);
+
+#endif

@@ -1,0 +1,176 @@
+// Sampling: softmax(logits / temperature), cut by top-k, top-p and min-p, in double; one uniform number per position.
+#include "train/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "train/words.h"
+
+typedef struct Candidate {
+    double weight;
+    int32_t token;
+} Candidate;
+
+struct Sampler {
+    SamplerSettings settings;
+    size_t vocabulary;
+    Candidate *candidates; // (vocabulary)
+};
+
+Sampler *sampler_create(const SamplerSettings *settings, size_t vocabulary, Error *error) {
+    Sampler *sampler = calloc(1, sizeof *sampler);
+    if (sampler) sampler->candidates = calloc(vocabulary, sizeof *sampler->candidates);
+    if (!sampler || !sampler->candidates) {
+        free(sampler);
+        error_set(error, ERROR_MEMORY, "Out of memory for sampling from %zu tokens.", vocabulary);
+        return NULL;
+    }
+    sampler->settings = *settings;
+    sampler->vocabulary = vocabulary;
+    return sampler;
+}
+
+void sampler_destroy(Sampler *sampler) {
+    if (!sampler) return;
+    free(sampler->candidates);
+    free(sampler);
+}
+
+// Likeliest first; equal weights in the order of ids, so that the order is one.
+static int likelier(const void *left, const void *right) {
+    const Candidate *a = left, *b = right;
+    if (a->weight != b->weight) return a->weight > b->weight ? -1 : 1;
+    return a->token < b->token ? -1 : a->token > b->token;
+}
+
+static int32_t likeliest(const real *logits, size_t count) {
+    size_t best = 0;
+    for (size_t i = 1; i < count; i++)
+        if (logits[i] > logits[best]) best = i;
+    return (int32_t)best;
+}
+
+// Weights relative to the likeliest token, in order; returns how many survive the cuts.
+static size_t shortlist(Sampler *sampler, const real *logits) {
+    const SamplerSettings *settings = &sampler->settings;
+    double largest = (double)logits[likeliest(logits, sampler->vocabulary)];
+    size_t count = 0;
+    for (size_t i = 0; i < sampler->vocabulary; i++) {
+        double weight = exp(((double)logits[i] - largest) / settings->temperature);
+        if (weight > 0 && weight >= settings->min_p) sampler->candidates[count++] = (Candidate){weight, (int32_t)i};
+    }
+    qsort(sampler->candidates, count, sizeof *sampler->candidates, likelier);
+    if (settings->top_k && settings->top_k < count) count = settings->top_k;
+    double total = 0, reached = 0;
+    for (size_t i = 0; i < count; i++) total += sampler->candidates[i].weight;
+    for (size_t i = 0; i < count && settings->top_p < 1; i++) {
+        reached += sampler->candidates[i].weight;
+        if (reached >= settings->top_p * total) count = i + 1;
+    }
+    return count;
+}
+
+int32_t sampler_draw(Sampler *sampler, const real *logits, uint64_t position) {
+    if (sampler->settings.temperature <= 0) return likeliest(logits, sampler->vocabulary);
+    size_t count = shortlist(sampler, logits);
+    if (count == 0) return likeliest(logits, sampler->vocabulary); // NaN logits: nothing compares
+    double total = 0;
+    for (size_t i = 0; i < count; i++) total += sampler->candidates[i].weight;
+    Random random = {.seed = sampler->settings.seed, .stream = RANDOM_SAMPLE, .step = position};
+    double left = random_uniform(random, 0) * total;
+    for (size_t i = 0; i + 1 < count; i++) {
+        left -= sampler->candidates[i].weight;
+        if (left < 0) return sampler->candidates[i].token;
+    }
+    return sampler->candidates[count - 1].token;
+}
+
+// The text so far, and what of it has been shown: characters are held back until their last byte is there.
+typedef struct Text {
+    int32_t *ids;
+    size_t count, room;
+    size_t shown; // ids whose text has been written
+} Text;
+
+static bool text_add(Text *text, int32_t id, Error *error) {
+    if (text->count == text->room) {
+        size_t room = text->room ? 2 * text->room : 256;
+        int32_t *ids = realloc(text->ids, room * sizeof *ids);
+        if (!ids) return error_set(error, ERROR_MEMORY, "Out of memory for the text.");
+        text->ids = ids;
+        text->room = room;
+    }
+    text->ids[text->count++] = id;
+    return true;
+}
+
+static bool show(const Tokenizer *tokenizer, Text *text, bool last, Writing *writing, Error *error) {
+    char *bytes;
+    size_t size;
+    if (text->shown == text->count) return true;
+    if (!tokenizer_decode(tokenizer, text->ids + text->shown, text->count - text->shown, &bytes, &size, error))
+        return false;
+    if (last || text_whole(bytes, size) == size) {
+        writing->write(writing->context, bytes, size);
+        text->shown = text->count;
+    }
+    free(bytes);
+    return true;
+}
+
+// Feeds text->ids[from..]; starts over with the last half of the context when it is full.
+static const real *feed(Decoder *decoder, size_t context, const Text *text, size_t from) {
+    const real *logits = NULL;
+    for (size_t i = from; i < text->count; i++) {
+        if (decoder_position(decoder) == context) {
+            size_t keep = context > 1 ? context / 2 : 0;
+            decoder_reset(decoder);
+            for (size_t k = i - keep; k < i; k++) decoder_feed(decoder, text->ids[k]);
+        }
+        logits = decoder_feed(decoder, text->ids[i]);
+    }
+    return logits;
+}
+
+static bool begin_text(const Tokenizer *tokenizer, Text *text, Writing *writing, Error *error) {
+    int32_t bos = tokenizer_bos(tokenizer), *ids;
+    size_t count;
+    const char *prompt = writing->prompt_size ? writing->prompt : "\n";
+    if (writing->prompt_size == 0 && bos >= 0) return text_add(text, bos, error);
+    if (!tokenizer_encode(tokenizer, prompt, writing->prompt_size ? writing->prompt_size : 1, &ids, &count, error))
+        return false;
+    bool fine = true;
+    for (size_t i = 0; i < count && fine; i++) fine = text_add(text, ids[i], error);
+    free(ids);
+    return fine;
+}
+
+bool write_text(const Model *model, const Tokenizer *tokenizer, Writing *writing, Error *error) {
+    const ModelConfig *config = &model_settings(model)->config;
+    Text text = {0};
+    Sampler *sampler = sampler_create(writing->sampling, config->vocabulary, error);
+    Decoder *decoder = sampler ? decoder_create(model, error) : NULL;
+    bool fine = decoder && begin_text(tokenizer, &text, writing, error);
+    if (fine && tokenizer_vocabulary(tokenizer) != config->vocabulary)
+        fine = error_set(error, ERROR_USER, "The tokenizer has %zu tokens, the model %zu.",
+                         tokenizer_vocabulary(tokenizer), config->vocabulary);
+    writing->prompt_tokens = text.count;
+    const real *logits = fine ? feed(decoder, config->tokens, &text, 0) : NULL;
+    text.shown = text.count;
+    double start = clock_seconds();
+    for (writing->drawn = 0; fine && writing->drawn < writing->tokens; writing->drawn++) {
+        if (writing->stop && writing->stop()) break;
+        int32_t token = sampler_draw(sampler, logits, text.count);
+        if (token == tokenizer_eos(tokenizer)) break;
+        fine = text_add(&text, token, error) && show(tokenizer, &text, false, writing, error);
+        if (fine && writing->drawn + 1 < writing->tokens) logits = feed(decoder, config->tokens, &text, text.count - 1);
+    }
+    writing->seconds = clock_seconds() - start;
+    fine = fine && show(tokenizer, &text, true, writing, error);
+    free(text.ids);
+    if (decoder) decoder_destroy(decoder);
+    sampler_destroy(sampler);
+    return fine;
+}

@@ -1,0 +1,10 @@
+// SIGINT and SIGTERM ask a run to stop: the step at hand finishes and is saved. A second one ends the program at once.
+#ifndef ROPE_TRAIN_SIGNALS_H
+#define ROPE_TRAIN_SIGNALS_H
+
+#include <signal.h>
+
+extern volatile sig_atomic_t signals_stop; // nonzero: stop after this step
+void signals_catch(void);
+
+#endif

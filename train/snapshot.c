@@ -1,0 +1,134 @@
+// Writing and reading one checkpoint.
+#include "train/snapshot.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/files.h"
+#include "model/checkpoint.h"
+#include "train/state.h"
+
+enum { PATH_SIZE = 4096, TOKENIZER_LIMIT = 1 << 28, STATES = 2 };
+
+static bool carried(const char *name) {
+    return !strncmp(name, "attention.", 10) || !strcmp(name, "data.dir") || !strcmp(name, "data.task");
+}
+
+json_t *snapshot_settings(const Config *config) {
+    json_t *settings = json_object();
+    for (size_t i = 0; i < config_key_count(); i++) {
+        char name[64], value[CONFIG_TEXT];
+        config_key_name(i, name);
+        if (!carried(name)) continue;
+        config_value(config, i, value);
+        if (*value) json_object_set_new(settings, name, json_string(value));
+    }
+    return settings;
+}
+
+bool snapshot_apply_settings(const json_t *rope_c, Config *config, Error *error) {
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)rope_c, name, value) {
+        char assignment[64 + CONFIG_TEXT];
+        if (!carried(name) || !json_is_string(value) ||
+            snprintf(assignment, sizeof assignment, "%s=%s", name, json_string_value(value)) >= (int)sizeof assignment)
+            return error_set(error, ERROR_USER, "rope_c.%s is not a setting that this program knows.", name);
+        if (!config_set(config, assignment, ORIGIN_DERIVED, error)) return false;
+    }
+    return true;
+}
+
+// The names of the moments and their arrays, for the flat files.
+static size_t moments(Trainer *trainer, char prefixes[STATES][64], const char *names[STATES], real *arrays[STATES]) {
+    size_t count = 0;
+    const char *name;
+    for (real *array; count < STATES && (array = optim_state(trainer->optim, count, &name)); count++) {
+        snprintf(prefixes[count], 64, "%s.", name);
+        names[count] = prefixes[count];
+        arrays[count] = array;
+    }
+    return count;
+}
+
+static bool write_moments(const char *directory, Trainer *trainer, Error *error) {
+    char path[PATH_SIZE], prefixes[STATES][64];
+    const char *names[STATES];
+    real *arrays[STATES];
+    size_t count = moments(trainer, prefixes, names, arrays);
+    return path_join(path, sizeof path, directory, "optimizer.safetensors", error) &&
+           checkpoint_write_flat(path, model_tensors(trainer->model), names, (const real *const *)arrays, count, error);
+}
+
+static bool copy_tokenizer(const char *directory, const char *data_dir, Error *error) {
+    char from[PATH_SIZE], to[PATH_SIZE];
+    size_t size;
+    if (!path_join(from, sizeof from, data_dir, "tokenizer.model", error) ||
+        !path_join(to, sizeof to, directory, "tokenizer.model", error))
+        return false;
+    char *bytes = file_read_all(from, TOKENIZER_LIMIT, &size, error);
+    if (!bytes) return false;
+    FileWriter *writer = file_writer_open(to, error);
+    if (writer) file_writer_write(writer, bytes, size);
+    free(bytes);
+    return writer && file_writer_close(writer, error);
+}
+
+bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tokenizer, Error *error) {
+    const Config *config = trainer->config;
+    if (!trainer_finite(trainer))
+        return error_set(error, ERROR_CORRUPT, "A weight or moment is not finite, so %s is not written.", directory);
+    char temporary[PATH_SIZE];
+    if (!directory_begin(directory, temporary, sizeof temporary, error)) return false;
+    json_t *settings = snapshot_settings(config);
+    CheckpointInfo info = {.rope_c = settings, .bos = tokenizer ? tokenizer_bos(tokenizer) : -1,
+                           .eos = tokenizer ? tokenizer_eos(tokenizer) : -1};
+    bool fine = settings && checkpoint_write(temporary, trainer->model, &info, error) &&
+                (!tokenizer || copy_tokenizer(temporary, config->data_dir, error)) &&
+                write_moments(temporary, trainer, error) &&
+                state_write(temporary, &trainer->state, config->seed, optim_step_count(trainer->optim),
+                            config_fingerprint(config), error) &&
+                directory_commit(temporary, directory, error);
+    json_decref(settings);
+    if (fine) return true;
+    directory_remove(temporary, NULL); // what cannot be removed now is swept away when the run is opened again
+    return error_set(error, ERROR_MEMORY, "Out of memory while writing %s.", directory);
+}
+
+static bool same_model(const ModelConfig *a, const ModelConfig *b) {
+    return a->vocabulary == b->vocabulary && a->layers == b->layers && a->width == b->width && a->heads == b->heads &&
+           a->kv_heads == b->kv_heads && a->qk_size == b->qk_size && a->v_size == b->v_size && a->ffn == b->ffn &&
+           a->tokens == b->tokens && a->rope_theta == b->rope_theta && a->norm_epsilon == b->norm_epsilon &&
+           a->tie == b->tie && a->qk_norm == b->qk_norm && a->token_shift == b->token_shift;
+}
+
+bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {
+    RunState state;
+    ModelConfig shape;
+    uint64_t seed, optimizer_steps;
+    uint32_t fingerprint;
+    if (!state_read(directory, &state, &seed, &optimizer_steps, &fingerprint, error)) return false;
+    if (!checkpoint_read_config(directory, &shape, NULL, error)) return false;
+    if (!same_model(&shape, &model_settings(trainer->model)->config))
+        return error_set(error, ERROR_USER, "%s holds a model of another shape than the [model] settings say. To go on "
+                         "with it, take the run's own config.ini; for another model choose another train.out.", directory);
+    if (seed != trainer->config->seed)
+        return error_set(error, ERROR_USER, "%s was trained with train.seed = %llu, which decides the order of its data; "
+                         "it is %llu now.", directory, (unsigned long long)seed,
+                         (unsigned long long)trainer->config->seed);
+    if (!checkpoint_read_weights(directory, trainer->model, error)) return false;
+
+    char path[PATH_SIZE], prefixes[STATES][64];
+    const char *names[STATES];
+    real *arrays[STATES];
+    size_t count = moments(trainer, prefixes, names, arrays);
+    if (!path_join(path, sizeof path, directory, "optimizer.safetensors", error) ||
+        !checkpoint_read_flat(path, model_tensors(trainer->model), names, arrays, count, error))
+        return false;
+    optim_set_step_count(trainer->optim, optimizer_steps);
+    trainer->state = state;
+    batches_seek(trainer->train, state.data);
+    if (fingerprint != config_fingerprint(trainer->config))
+        fprintf(stderr, "rope: The settings differ from those of %s; from here on the new ones hold.\n", directory);
+    return true;
+}

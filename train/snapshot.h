@@ -1,0 +1,21 @@
+// One checkpoint directory: config.json, model.safetensors and tokenizer.model, which transformers loads as they are,
+// next to optimizer.safetensors and state.json for resuming. It appears whole or not at all.
+#ifndef ROPE_TRAIN_SNAPSHOT_H
+#define ROPE_TRAIN_SNAPSHOT_H
+
+#include <jansson.h>
+
+#include "data/tokenizer.h"
+#include "train/trainer.h"
+
+bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tokenizer, Error *error);
+// Weights, moments and state. Nothing of the trainer is relied upon after a failure; ERROR_USER if the checkpoint is
+// of another model or seed than the configuration says.
+bool snapshot_load(const char *directory, Trainer *trainer, Error *error);
+
+// The settings that config.json carries under "rope_c": [attention], and where the data were. A new reference.
+json_t *snapshot_settings(const Config *config);
+// Applies them; unknown ones are ERROR_USER.
+bool snapshot_apply_settings(const json_t *rope_c, Config *config, Error *error);
+
+#endif

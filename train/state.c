@@ -1,0 +1,200 @@
+// The document ends with "crc32": "xxxxxxxx", the checksum of the document with zeros in that place.
+#include "train/state.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/files.h"
+
+enum { STATE_VERSION = 1, STATE_LIMIT = 1 << 20, PATH_SIZE = 4096, CRC_DIGITS = 8 };
+static const char seal[] = "\"crc32\": \"";
+
+uint32_t config_fingerprint(const Config *config) {
+    static const char *const without[] = {"data.dir", "train.out", "train.threads", "train.keep", "train.save_every",
+                                          "train.sample_every", "attention.cost_exact", "attention.cost_lowrank"};
+    uint32_t crc = 0;
+    for (size_t i = 0; i < config_key_count(); i++) {
+        char name[64], value[CONFIG_TEXT];
+        config_key_name(i, name);
+        bool counts = true;
+        for (size_t k = 0; k < sizeof without / sizeof without[0]; k++) counts &= strcmp(name, without[k]) != 0;
+        if (!counts) continue;
+        config_value(config, i, value);
+        crc = checksum(crc, name, strlen(name) + 1);
+        crc = checksum(crc, value, strlen(value) + 1);
+    }
+    return crc;
+}
+
+bool file_checksum(const char *path, uint32_t *crc, Error *error) {
+    enum { BLOCK = 1 << 20 };
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return error_errno(error, "Opening %s", path);
+    unsigned char *block = malloc(BLOCK);
+    if (!block) {
+        close(descriptor);
+        return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
+    }
+    ssize_t got = 1;
+    for (*crc = 0; got > 0 || (got < 0 && errno == EINTR);) {
+        got = read(descriptor, block, BLOCK);
+        if (got > 0) *crc = checksum(*crc, block, (size_t)got);
+    }
+    if (got < 0) error_errno(error, "Reading %s", path);
+    free(block);
+    close(descriptor);
+    return got == 0;
+}
+
+static int by_name(const void *left, const void *right) { return strcmp(*(char *const *)left, *(char *const *)right); }
+
+// {"config.json": "0123abcd", ...} of every file there is but state.json, in the order of their names.
+static json_t *seal_files(const char *directory, Error *error) {
+    char *names[64];
+    size_t count = 0;
+    DIR *listing = opendir(directory);
+    if (!listing) {
+        error_errno(error, "Listing %s", directory);
+        return NULL;
+    }
+    for (struct dirent *entry; (entry = readdir(listing)) && count < sizeof names / sizeof names[0];)
+        if (entry->d_name[0] != '.' && strcmp(entry->d_name, "state.json")) names[count++] = strdup(entry->d_name);
+    closedir(listing);
+    qsort(names, count, sizeof names[0], by_name);
+    json_t *files = json_object();
+    bool fine = files != NULL;
+    for (size_t i = 0; i < count; i++) {
+        char path[PATH_SIZE], text[16];
+        uint32_t crc;
+        fine = fine && path_join(path, sizeof path, directory, names[i], error) && file_checksum(path, &crc, error);
+        if (fine) {
+            snprintf(text, sizeof text, "%08" PRIx32, crc);
+            json_object_set_new(files, names[i], json_string(text));
+        }
+        free(names[i]);
+    }
+    if (fine) return files;
+    json_decref(files);
+    return NULL;
+}
+
+// The place of the eight digits, NULL if the text does not end as a sealed document does.
+static char *find_seal(char *text, size_t size) {
+    size_t tail = strlen(seal) + CRC_DIGITS + strlen("\"}\n");
+    if (size < tail || strlen(text) != size) return NULL;
+    char *at = text + size - tail;
+    if (memcmp(at, seal, strlen(seal)) || strcmp(at + strlen(seal) + CRC_DIGITS, "\"}\n")) return NULL;
+    return at + strlen(seal);
+}
+
+bool state_write(const char *directory, const RunState *state, uint64_t seed, uint64_t optimizer_steps,
+                 uint32_t fingerprint, Error *error) {
+    json_t *files = seal_files(directory, error);
+    if (!files) return error_set(error, ERROR_MEMORY, "Out of memory while sealing %s.", directory);
+    char settings[16];
+    snprintf(settings, sizeof settings, "%08" PRIx32, fingerprint);
+    json_t *document = json_pack(
+        "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I}, s:I, s:f, s:I, s:o, s:I, s:b, s:s, s:o, s:s}", "version",
+        STATE_VERSION, "step", (json_int_t)state->step, "updates", (json_int_t)state->updates, "tokens",
+        (json_int_t)state->tokens, "skipped", (json_int_t)state->skipped, "skipped_in_row",
+        (json_int_t)state->skipped_in_row, "fell_back", (json_int_t)state->fell_back, "optimizer_steps",
+        (json_int_t)optimizer_steps, "data", "epoch", (json_int_t)state->data.epoch, "window",
+        (json_int_t)state->data.window, "seed", (json_int_t)seed, "loss_sum", state->loss_sum, "loss_count",
+        (json_int_t)state->loss_count, "best_loss", state->best_step ? json_real(state->best_loss) : json_null(),
+        "best_step", (json_int_t)state->best_step, "eval_due", (int)state->eval_due, "settings", settings, "files", files,
+        "crc32", "00000000");
+    char *text = document ? json_dumps(document, JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(document);
+    char *line = text ? malloc(strlen(text) + 2) : NULL;
+    if (line) sprintf(line, "%s\n", text);
+    free(text);
+    char *digits = line ? find_seal(line, strlen(line)) : NULL;
+    char path[PATH_SIZE];
+    bool fine = digits && path_join(path, sizeof path, directory, "state.json", error);
+    if (fine) {
+        char crc[16];
+        snprintf(crc, sizeof crc, "%08" PRIx32, checksum(0, line, strlen(line)));
+        memcpy(digits, crc, CRC_DIGITS);
+        fine = file_write_atomic(path, line, strlen(line), error);
+    }
+    free(line);
+    return fine || error_set(error, ERROR_MEMORY, "Out of memory while writing state.json.");
+}
+
+static bool check_files(const char *directory, const json_t *files, Error *error) {
+    const char *name;
+    json_t *value;
+    size_t count = 0;
+    json_object_foreach((json_t *)files, name, value) {
+        char path[PATH_SIZE], text[16];
+        uint32_t crc;
+        if (strchr(name, '/') || !path_join(path, sizeof path, directory, name, error) ||
+            !file_checksum(path, &crc, error))
+            return error_set(error, ERROR_CORRUPT, "%s: state.json names the file %s.", directory, name);
+        snprintf(text, sizeof text, "%08" PRIx32, crc);
+        if (!json_is_string(value) || strcmp(text, json_string_value(value)))
+            return error_set(error, ERROR_CORRUPT, "%s is damaged: its checksum is %s, state.json says %s.", path, text,
+                             json_is_string(value) ? json_string_value(value) : "nothing");
+        count++;
+    }
+    return count > 0 || error_set(error, ERROR_CORRUPT, "%s/state.json names no files.", directory);
+}
+
+static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *optimizer_steps, uint32_t *fingerprint) {
+    json_int_t step, updates, tokens, skipped, in_row, fell_back, optimizer, epoch, window, own_seed, count, best_step;
+    json_t *best;
+    int version, eval_due;
+    const char *settings;
+    double loss_sum;
+    if (json_unpack(document, "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I}, s:I, s:F, s:I, s:o, s:I, s:b, s:s}",
+                    "version", &version, "step", &step, "updates", &updates, "tokens", &tokens, "skipped", &skipped,
+                    "skipped_in_row", &in_row, "fell_back", &fell_back, "optimizer_steps", &optimizer, "data", "epoch",
+                    &epoch, "window", &window, "seed", &own_seed, "loss_sum", &loss_sum, "loss_count", &count,
+                    "best_loss", &best, "best_step", &best_step, "eval_due", &eval_due, "settings", &settings) != 0)
+        return false;
+    if (version != STATE_VERSION || step < 0 || epoch < 0 || window < 0 || own_seed < 0 || optimizer < 0) return false;
+    *state = (RunState){.step = (uint64_t)step, .updates = (uint64_t)updates, .tokens = (uint64_t)tokens,
+                        .skipped = (uint64_t)skipped, .skipped_in_row = (uint64_t)in_row,
+                        .fell_back = (uint64_t)fell_back, .data = {(uint64_t)epoch, (uint64_t)window},
+                        .loss_sum = loss_sum, .loss_count = (uint64_t)count, .best_loss = json_number_value(best),
+                        .best_step = (uint64_t)best_step, .eval_due = eval_due != 0};
+    *seed = (uint64_t)own_seed;
+    *optimizer_steps = (uint64_t)optimizer;
+    *fingerprint = (uint32_t)strtoul(settings, NULL, 16);
+    return true;
+}
+
+bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t *optimizer_steps,
+                uint32_t *fingerprint, Error *error) {
+    char path[PATH_SIZE], written[CRC_DIGITS + 1], actual[16];
+    size_t size;
+    if (!path_join(path, sizeof path, directory, "state.json", error)) return false;
+    char *text = file_read_all(path, STATE_LIMIT, &size, error);
+    if (!text) return false;
+    char *digits = find_seal(text, size);
+    if (digits) {
+        snprintf(written, sizeof written, "%.8s", digits);
+        memset(digits, '0', CRC_DIGITS);
+        snprintf(actual, sizeof actual, "%08" PRIx32, checksum(0, text, size));
+    }
+    bool whole = digits && !strcmp(written, actual);
+    json_t *document = whole ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    free(text);
+    RunState own;
+    uint64_t own_seed, own_steps;
+    uint32_t own_fingerprint;
+    bool fine = document && unpack(document, state ? state : &own, seed ? seed : &own_seed,
+                                   optimizer_steps ? optimizer_steps : &own_steps,
+                                   fingerprint ? fingerprint : &own_fingerprint);
+    if (!fine) error_set(error, ERROR_CORRUPT, "%s is damaged: its checksum or its form does not hold.", path);
+    fine = fine && check_files(directory, json_object_get(document, "files"), error);
+    json_decref(document);
+    return fine;
+}

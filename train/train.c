@@ -1,0 +1,257 @@
+// rope train: the loop around the steps. Each step is followed by what is due, in this order: metrics, evaluation,
+// sample, checkpoint. A run that stops between any two of them goes on with the next one.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/files.h"
+#include "core/threads.h"
+#include "train/command.h"
+#include "train/estimate.h"
+#include "train/metrics.h"
+#include "train/sampler.h"
+#include "train/signals.h"
+
+enum { SKIPS_IN_ROW = 10, SAMPLE_TOKENS = 60 };
+
+typedef struct Run {
+    const Config *config;
+    RunDirectory directory;
+    Trainer trainer;
+    Metrics metrics;
+    Tokenizer *tokenizer;   // NULL: synthetic data, or shards without one
+    Estimate estimate;
+    Evaluation evaluation;  // the last one
+    bool evaluated;
+    double last_loss;
+    uint64_t saved_step;    // UINT64_MAX: none yet
+    char saved[RUN_PATH];   // path of the last checkpoint
+} Run;
+
+static bool open_tokenizer(Run *run, Error *error) {
+    char path[RUN_PATH];
+    if (!*run->config->data_dir) return true;
+    if (!path_join(path, sizeof path, run->config->data_dir, "tokenizer.model", error)) return false;
+    if (access(path, F_OK) != 0) return true;
+    run->tokenizer = tokenizer_load(path, error);
+    return run->tokenizer != NULL;
+}
+
+static bool save(Run *run, Error *error) {
+    Phase before = phase_enter(PHASE_CHECKPOINT);
+    bool saved = metrics_flush(&run->metrics, error) &&
+                 run_save(&run->directory, &run->trainer, run->tokenizer, run->saved, error);
+    phase_enter(before);
+    if (saved) run->saved_step = run->trainer.state.step;
+    return saved;
+}
+
+// Sets *improved when this step is the best so far. A stop signal leaves the evaluation due.
+static bool run_evaluation(Run *run, bool *improved, Error *error) {
+    Trainer *trainer = &run->trainer;
+    RunState *state = &trainer->state;
+    if (!evaluate(trainer->model, trainer->held_out, run->config->eval_batches, &signals_stop, &run->evaluation, error))
+        return false;
+    if (run->evaluation.stopped) return true;
+    state->eval_due = false;
+    run->evaluated = true;
+    *improved = isfinite(run->evaluation.loss) && !state->skipped_in_row &&
+                (state->best_step == 0 || run->evaluation.loss < state->best_loss);
+    if (*improved) {
+        state->best_loss = run->evaluation.loss;
+        state->best_step = state->step;
+    }
+    metrics_say(&run->metrics, "held out at step %llu: loss %.4f, perplexity %.2f%s", (unsigned long long)state->step,
+                run->evaluation.loss, exp(run->evaluation.loss), *improved ? ", the best so far" : "");
+    return metrics_evaluation(&run->metrics, trainer, &run->evaluation, error);
+}
+
+static void write_to_error(void *context, const char *text, size_t size) {
+    (void)context;
+    fwrite(text, 1, size, stderr);
+}
+
+static bool asked_to_stop(void) { return signals_stop != 0; }
+
+static bool show_sample(Run *run, Error *error) {
+    if (!run->tokenizer) return true;
+    SamplerSettings settings = {.temperature = 0.8, .top_k = 40, .top_p = 1, .seed = run->trainer.state.step};
+    Writing writing = {.sampling = &settings, .prompt = "", .tokens = SAMPLE_TOKENS, .write = write_to_error,
+                       .stop = asked_to_stop};
+    metrics_say(&run->metrics, "sample at step %llu:", (unsigned long long)run->trainer.state.step);
+    bool fine = write_text(run->trainer.model, run->tokenizer, &writing, error);
+    fputc('\n', stderr);
+    return fine;
+}
+
+static bool due(uint64_t step, size_t every) { return every && step % every == 0; }
+
+static bool run_step(Run *run, Error *error) {
+    Trainer *trainer = &run->trainer;
+    RunState *state = &trainer->state;
+    StepResult result;
+    double start = clock_seconds();
+    if (!trainer_step(trainer, &result, error)) return false;
+    double seconds = clock_seconds() - start;
+    run->last_loss = result.loss;
+    bool last = state->step == run->config->steps, logged = last || due(state->step, run->config->log_every);
+    metrics_show(&run->metrics, trainer, &result, seconds, logged);
+    if (result.skipped)
+        metrics_say(&run->metrics, "rope: Step %llu is skipped: loss %g, gradient norm %g. Weights and moments are as "
+                    "they were.", (unsigned long long)state->step, result.loss, result.gradient_norm);
+    if (state->skipped_in_row >= SKIPS_IN_ROW)
+        return error_set(error, ERROR_CORRUPT, "%d steps in a row had no finite loss and gradient, so the run stops at "
+                         "step %llu. A lower optim.learning_rate, a longer optim.warmup or optim.clip help.",
+                         SKIPS_IN_ROW, (unsigned long long)state->step);
+    state->eval_due = last || due(state->step, run->config->eval_every);
+    return !logged || metrics_step(&run->metrics, trainer, &result, seconds, error);
+}
+
+static bool run_steps(Run *run, Error *error) {
+    RunState *state = &run->trainer.state;
+    size_t steps = run->config->steps;
+    while (state->step < steps || state->eval_due) {
+        bool improved = false;
+        if (!state->eval_due && !run_step(run, error)) return false;
+        if (state->eval_due && !run_evaluation(run, &improved, error)) return false;
+        bool stop = signals_stop != 0;
+        if (!stop && due(state->step, run->config->sample_every) && !show_sample(run, error)) return false;
+        bool wanted = stop || improved || due(state->step, run->config->save_every) || state->step == steps;
+        // While steps are being skipped the last good checkpoint stays the last one.
+        if (wanted && !state->skipped_in_row && !save(run, error)) return false;
+        if (stop) break;
+    }
+    return true;
+}
+
+// Says what is safe and what to do, whatever ended the run.
+static void explain_end(Run *run, const Error *error) {
+    const char *path = run->directory.path;
+    bool done = run->trainer.state.step >= run->config->steps && !run->trainer.state.eval_due;
+    if (error->kind == ERROR_NONE && done) {
+        double mib = 1 << 20;
+        metrics_say(&run->metrics, "done in %.1f s; saved in %s; peak memory %.0f MiB, %.0f MiB were estimated",
+                    metrics_seconds(&run->metrics), run->saved, (double)peak_bytes() / mib,
+                    (double)run->estimate.total_bytes / mib);
+        return;
+    }
+    if (error->kind != ERROR_NONE)
+        metrics_say(&run->metrics, "rope: %s", error->message);
+    else
+        metrics_say(&run->metrics, "rope: Stopped after step %llu of %zu, as asked.",
+                    (unsigned long long)run->trainer.state.step, run->config->steps);
+    if (run->saved_step == UINT64_MAX)
+        metrics_say(&run->metrics, "rope: No checkpoint was written yet; rope train starts the run again.");
+    else
+        metrics_say(&run->metrics, "rope: Safe is %s. Go on with: rope train --resume %s", run->saved, path);
+}
+
+static json_t *report(const Run *run) {
+    const RunState *state = &run->trainer.state;
+    json_t *document = json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "out", run->directory.path, "checkpoint", run->saved, "step",
+        (json_int_t)state->step, "steps", (json_int_t)run->config->steps, "tokens", (json_int_t)state->tokens, "skipped",
+        (json_int_t)state->skipped, "loss", run->last_loss, "seconds", metrics_seconds(&run->metrics), "peak_bytes",
+        (json_int_t)peak_bytes(), "estimate", estimate_json(&run->estimate));
+    if (run->evaluated) {
+        json_object_set_new(document, "held_out_loss", json_real(run->evaluation.loss));
+        json_object_set_new(document, "perplexity", json_real(exp(run->evaluation.loss)));
+        double bits = bits_per_byte(run->evaluation.loss, &run->trainer.meta);
+        if (bits > 0) json_object_set_new(document, "bits_per_byte", json_real(bits));
+    }
+    return document;
+}
+
+// Opens or continues the run directory; after it, trainer and metrics stand at the same step.
+static bool begin(Run *run, bool resume, Error *error) {
+    bool found = false;
+    if (!run_open(&run->directory, run->config->out, error)) return false;
+    const char *path = run->directory.path;
+    if (!resume && run_has_checkpoints(&run->directory))
+        return error_set(error, ERROR_USER, "%s holds a run already: --resume goes on with it; for a new one choose "
+                         "another --train.out or remove it.", path);
+    if (!trainer_create(&run->trainer, run->config, error) || !open_tokenizer(run, error)) return false;
+    if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
+    uint64_t step = run->trainer.state.step;
+    if (found) {
+        run->saved_step = step;
+        snprintf(run->saved, sizeof run->saved, "%.*s/step_%08llu", RUN_PATH - 32, path, (unsigned long long)step);
+        fprintf(stderr, "resuming %s at step %llu\n", path, (unsigned long long)step);
+    } else if (resume) {
+        fprintf(stderr, "rope: %s has no checkpoint to resume from; starting at step 0.\n", path);
+    }
+    char file[RUN_PATH];
+    return metrics_open(&run->metrics, &run->directory, step, error) &&
+           path_join(file, sizeof file, path, "config.ini", error) && config_write(run->config, file, error);
+}
+
+static int train(const Config *config, bool resume, bool dry_run, bool json) {
+    Run *run = calloc(1, sizeof *run);
+    REQUIRE(run);
+    *run = (Run){.config = config, .directory.lock = -1, .metrics.descriptor = -1, .saved_step = UINT64_MAX};
+    Error error = {0};
+    bool fine = estimate_memory(config, &run->estimate, &error) && estimate_fits(config, &run->estimate, &error) &&
+                estimate_probe(config, &run->estimate, &error);
+    if (fine) estimate_print(config, &run->estimate, stderr);
+    if (fine && !dry_run && begin(run, resume, &error)) {
+        signals_catch();
+        run_steps(run, &error);
+        explain_end(run, &error);
+    } else if (error.kind != ERROR_NONE) {
+        command_fail(&error);
+    }
+    if (json && error.kind == ERROR_NONE) command_print_json(dry_run ? estimate_json(&run->estimate) : report(run));
+    metrics_close(&run->metrics);
+    trainer_destroy(&run->trainer);
+    if (run->tokenizer) tokenizer_free(run->tokenizer);
+    run_close(&run->directory);
+    free(run);
+    return error_exit_code(&error);
+}
+
+// The run's own config.ini is what a resumed run starts from, unless a file was given.
+static bool find_settings(CommandLine *line, bool resume, Config *config, Error *error) {
+    char path[RUN_PATH];
+    bool from_file = false;
+    if (line->positional_count > 1) return error_set(error, ERROR_USER, "Name one run directory.");
+    if (line->positional_count && !resume)
+        return error_set(error, ERROR_USER, "A run directory (%s) goes with --resume.", line->positional[0]);
+    for (size_t i = 0; i < config_key_count(); i++) from_file |= line->config.origin[i] == ORIGIN_FILE;
+    *config = line->config;
+    if (line->positional_count) {
+        if (strlen(line->positional[0]) >= sizeof config->out)
+            return error_set(error, ERROR_USER, "The path %s is too long.", line->positional[0]);
+        snprintf(config->out, sizeof config->out, "%s", line->positional[0]);
+    }
+    if (!resume || from_file) return true;
+    char out[CONFIG_TEXT];
+    memcpy(out, config->out, sizeof out);
+    if (!path_join(path, sizeof path, out, "config.ini", error)) return false;
+    if (access(path, F_OK) != 0)
+        return error_set(error, ERROR_USER, "%s has no config.ini: name the run directory, or its --config.", out);
+    config_defaults(config);
+    if (!config_read(config, path, error)) return false;
+    config_overlay(config, &line->config);
+    memcpy(config->out, out, sizeof out);
+    return true;
+}
+
+int command_train(int argc, char **argv) {
+    enum { RESUME, DRY_RUN, OPTIONS };
+    static const CommandOption options[] = {
+        {"resume", 'r', NULL, "go on with the run in RUN (or train.out) from its last whole checkpoint"},
+        {"dry-run", 'n', NULL, "print what the run would need, then stop"},
+        {NULL, 0, NULL, NULL},
+    };
+    const char *values[OPTIONS];
+    static CommandLine line;
+    static Config config;
+    Error error = {0};
+    command_parse(command_find("train"), options, values, argc, argv, &line);
+    if (!find_settings(&line, values[RESUME] != NULL, &config, &error) || !config_resolve(&config, &error))
+        return command_fail(&error);
+    threads_set(config.threads);
+    return train(&config, values[RESUME] != NULL, values[DRY_RUN] != NULL, line.json);
+}

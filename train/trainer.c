@@ -1,0 +1,150 @@
+// One training step: accumulate gradients, check, clip, update.
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/clock.h"
+
+static size_t batch_tokens(const Config *config) { return config->batch * config->tokens; }
+
+size_t trainer_buffer_bytes(const Config *config) {
+    return 2 * config->accumulate * batch_tokens(config) * sizeof(int32_t);
+}
+
+static Optim *create_optim(const Config *config, const Model *model, Error *error) {
+    const TensorTable *table = model_tensors(model);
+    OptimSettings settings = config_optim(config);
+    OptimGroup *groups = calloc(table->count, sizeof *groups);
+    if (!groups) {
+        error_set(error, ERROR_MEMORY, "Out of memory for the optimizer's groups.");
+        return NULL;
+    }
+    for (size_t i = 0; i < table->count; i++) {
+        const Tensor *tensor = &table->tensors[i];
+        groups[i] = (OptimGroup){tensor->offset, tensor->rows * tensor->columns, tensor->decay};
+    }
+    Optim *optim = optim_create(&settings, groups, table->count, table->elements, error);
+    free(groups);
+    return optim;
+}
+
+bool trainer_create(Trainer *trainer, const Config *config, Error *error) {
+    *trainer = (Trainer){.config = config, .schedule = config_schedule(config)};
+    ModelSettings settings;
+    if (!config_model(config, config->batch, true, &settings, error)) return false;
+    // Data first: what is missing there is found before memory is taken.
+    trainer->train = batches_open(config, BATCHES_TRAIN, config->batch, error);
+    trainer->held_out = trainer->train ? batches_open(config, BATCHES_HELD_OUT, config->batch, error) : NULL;
+    if (*config->data_dir && !data_read_meta(config->data_dir, &trainer->meta, NULL))
+        trainer->meta = (PrepareResult){0}; // shards made elsewhere: no bytes, no unigram loss
+    if (trainer->held_out) trainer->model = model_create(&settings, error);
+    if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
+    trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);
+    trainer->targets = malloc(trainer_buffer_bytes(config) / 2);
+    if (!trainer->optim || !trainer->inputs || !trainer->targets) {
+        error_set(error, ERROR_MEMORY, "Out of memory for %zu batches of tokens.", config->accumulate);
+        trainer_destroy(trainer);
+        return false;
+    }
+    model_initialise(trainer->model, config->seed);
+    model_enable_report(trainer->model, strcmp(config->method, "exact") || strcmp(config->bound, "none"));
+    return true;
+}
+
+void trainer_destroy(Trainer *trainer) {
+    free(trainer->inputs);
+    free(trainer->targets);
+    if (trainer->optim) optim_destroy(trainer->optim);
+    if (trainer->model) model_destroy(trainer->model);
+    batches_close(trainer->held_out);
+    batches_close(trainer->train);
+    *trainer = (Trainer){0};
+}
+
+static bool all_finite(const real *values, size_t count) { return isfinite(optim_gradient_norm(values, count)); }
+
+static bool moments_finite(Trainer *trainer) {
+    const char *name;
+    size_t elements = model_tensors(trainer->model)->elements;
+    for (size_t i = 0; optim_state(trainer->optim, i, &name); i++)
+        if (!all_finite(optim_state(trainer->optim, i, &name), elements)) return false;
+    return true;
+}
+
+bool trainer_finite(Trainer *trainer) {
+    return all_finite(model_parameters(trainer->model), model_tensors(trainer->model)->elements) &&
+           moments_finite(trainer);
+}
+
+AttentionSummary trainer_attention(const Trainer *trainer) {
+    const ModelConfig *config = &model_settings(trainer->model)->config;
+    AttentionSummary summary = {0};
+    for (size_t layer = 0; layer < config->layers; layer++) {
+        const AttentionReport *report = model_report(trainer->model, layer);
+        if (!report) continue;
+        summary.present = true;
+        for (size_t head = 0; head < config->heads; head++) {
+            if (report->logit_bound) summary.logit_bound = fmax(summary.logit_bound, report->logit_bound[head]);
+            if (report->output_bound) summary.output_bound = fmax(summary.output_bound, report->output_bound[head]);
+            if (report->clipped) summary.clipped += report->clipped[head] / (double)(config->layers * config->heads);
+            if (report->fell_back) summary.fell_back += report->fell_back[head];
+        }
+    }
+    return summary;
+}
+
+// Reads all batches of the step first: the weight of each target is one over the count of them all.
+static bool read_batches(Trainer *trainer, size_t *targets, Error *error) {
+    const Config *config = trainer->config;
+    size_t stride = batch_tokens(config);
+    phase_enter(PHASE_LOADER);
+    for (size_t i = 0; i < config->accumulate; i++)
+        if (!batches_next(trainer->train, trainer->inputs + i * stride, trainer->targets + i * stride, error))
+            return false;
+    *targets = model_count_targets(trainer->targets, config->accumulate * stride);
+    return true;
+}
+
+bool trainer_step(Trainer *trainer, StepResult *result, Error *error) {
+    const Config *config = trainer->config;
+    RunState *state = &trainer->state;
+    size_t stride = batch_tokens(config), targets;
+    double factor = schedule_factor(&trainer->schedule, (size_t)state->step);
+    *result = (StepResult){.learning_rate = config->learning_rate * factor};
+    if (!read_batches(trainer, &targets, error)) return false;
+
+    phase_enter(PHASE_OTHER);
+    model_zero_gradients(trainer->model);
+    for (size_t i = 0; i < config->accumulate; i++) {
+        const int32_t *batch = trainer->targets + i * stride;
+        double share = (double)model_count_targets(batch, stride) / (double)(targets ? targets : 1);
+        double loss = model_step(trainer->model, trainer->inputs + i * stride, batch, targets ? 1.0 / (double)targets : 0,
+                                 NULL, NULL);
+        if (share > 0) result->loss += share * loss;
+        state->fell_back += (uint64_t)trainer_attention(trainer).fell_back;
+    }
+
+    phase_enter(PHASE_OPTIMIZER);
+    real *parameters = model_parameters(trainer->model), *gradients = model_gradients(trainer->model);
+    result->gradient_norm = optim_gradient_norm(gradients, model_tensors(trainer->model)->elements);
+    result->skipped = !isfinite(result->loss) || !isfinite(result->gradient_norm) || !moments_finite(trainer);
+    if (result->skipped) {
+        state->skipped++;
+        state->skipped_in_row++;
+    } else {
+        bool clipped = config->clip > 0 && result->gradient_norm > config->clip;
+        optim_update(trainer->optim, parameters, gradients, result->learning_rate,
+                     clipped ? config->clip / result->gradient_norm : 1);
+        state->updates++;
+        state->skipped_in_row = 0;
+        state->loss_sum += result->loss;
+        state->loss_count++;
+    }
+    phase_enter(PHASE_OTHER);
+    state->step++;
+    state->tokens += config->accumulate * stride;
+    state->data = batches_position(trainer->train);
+    return true;
+}

@@ -1,0 +1,61 @@
+// A model being trained: weights, moments, data, and the few numbers that say where it is. One step at a time; what
+// happens between steps (metrics, checkpoints, signals) is train.c's.
+#ifndef ROPE_TRAIN_TRAINER_H
+#define ROPE_TRAIN_TRAINER_H
+
+#include "train/batches.h"
+#include "train/evaluate.h"
+
+// Everything but weights and moments that a run needs to go on bit for bit. Saved in state.json.
+typedef struct RunState {
+    uint64_t step;           // steps done, skipped ones included
+    uint64_t updates;        // steps that changed the weights
+    uint64_t tokens;         // tokens read
+    uint64_t skipped;        // steps without an update, because loss or gradient was not finite
+    uint64_t skipped_in_row;
+    uint64_t fell_back;      // heads × batch rows that ran the exact far field, all steps
+    DataPosition data;
+    double loss_sum;         // of the steps since the last line of metrics
+    uint64_t loss_count;
+    double best_loss;        // held-out; meaningful if best_step > 0
+    uint64_t best_step;
+    bool eval_due;           // the held-out evaluation of `step` is still to be done
+} RunState;
+
+typedef struct StepResult {
+    double loss, gradient_norm, learning_rate;
+    bool skipped;
+} StepResult;
+
+// What attention reported in the last batch of a step, over layers and heads. Zero for exact attention.
+typedef struct AttentionSummary {
+    bool present;
+    double logit_bound, output_bound; // largest
+    double clipped;                   // mean share
+    double fell_back;                 // sum
+} AttentionSummary;
+
+typedef struct Trainer {
+    const Config *config;    // outlives the trainer
+    Model *model;
+    Optim *optim;
+    Batches *train, *held_out;
+    PrepareResult meta;      // of the data; zero if there is no meta.json
+    Schedule schedule;
+    RunState state;
+    int32_t *inputs, *targets; // (accumulate, batch, tokens)
+} Trainer;
+
+// Initial weights from config->seed, moments zero, data at the start. The configuration must be resolved.
+bool trainer_create(Trainer *trainer, const Config *config, Error *error);
+void trainer_destroy(Trainer *trainer);
+// One update from accumulate × batch sequences: the gradient of the mean loss over all their targets. A loss, gradient
+// norm or moment that is not finite leaves weights and moments as they were and is counted. Fails only on data.
+bool trainer_step(Trainer *trainer, StepResult *result, Error *error);
+AttentionSummary trainer_attention(const Trainer *trainer);
+// True if every weight and moment is finite: what is saved over a good checkpoint must be.
+bool trainer_finite(Trainer *trainer);
+// Bytes of the buffers that trainer_create takes besides model and moments.
+size_t trainer_buffer_bytes(const Config *config);
+
+#endif
