@@ -155,7 +155,7 @@ double attention_compare(const char *what, const char *detail, const AttentionPr
     };
     for (size_t i = 0; i < 3; i++) {
         snprintf(name, sizeof name, "%s: %s", what, gradients[i].name);
-        const double scale = 1e-3 + largest(gradients[i].expected, rows * gradients[i].size);
+        const double scale = 1.0 + largest(gradients[i].expected, rows * gradients[i].size);
         compare(name, detail, gradients[i].actual, rows, gradients[i].size, gradients[i].stride, gradients[i].expected,
                 absolute * scale, relative);
     }

@@ -30,7 +30,7 @@ typedef struct AttentionSolution {
 AttentionSolution attention_solve(const AttentionProblem *problem, bool near_far, const ReferenceFar *far);
 void attention_solution_free(AttentionSolution *solution);
 // Compares the outputs of a run with the solution: |error| ≤ absolute + relative·|expected| for o; for the gradients
-// the absolute part is multiplied by their largest magnitude. `what` names the tally, `detail` the case if it fails.
+// the absolute part is multiplied by 1 + their largest magnitude. `what` names the tally, `detail` the case if it fails.
 // Returns the largest error of o.
 double attention_compare(const char *what, const char *detail, const AttentionProblem *problem, const AttentionSolution *solution,
                          double absolute, double relative);
