@@ -98,6 +98,22 @@ static int split(const Parsing *parsing, int argc, char **argv, const char **set
     return kept;
 }
 
+static void give(Parsing *parsing, size_t option, const char *argument) {
+    CommandLine *line = parsing->line;
+    parsing->values[option] = argument ? argument : "";
+    if (line->given_count == sizeof line->given / sizeof line->given[0])
+        mistake(parsing->command, "There are too many options.");
+    line->given[line->given_count].name = parsing->options[option].name;
+    line->given[line->given_count++].value = parsing->values[option];
+}
+
+size_t command_repeated(const CommandLine *line, const char *name, const char **out) {
+    size_t count = 0;
+    for (size_t i = 0; i < line->given_count; i++)
+        if (!strcmp(line->given[i].name, name)) out[count++] = line->given[i].value;
+    return count;
+}
+
 static error_t take_option(int key, char *argument, struct argp_state *state) {
     Parsing *parsing = state->input;
     CommandLine *line = parsing->line;
@@ -109,7 +125,7 @@ static error_t take_option(int key, char *argument, struct argp_state *state) {
     } else if (key == COMMON_PRINT_CONFIG) {
         line->print_config = true;
     } else if (key >= OWN_OPTION && key < OWN_OPTION + MAX_OPTIONS) {
-        parsing->values[key - OWN_OPTION] = argument ? argument : "";
+        give(parsing, (size_t)(key - OWN_OPTION), argument);
     } else if (key == ARGP_KEY_ARG) {
         if (line->positional_count == sizeof line->positional / sizeof line->positional[0])
             mistake(parsing->command, "There are too many arguments.");
@@ -117,7 +133,7 @@ static error_t take_option(int key, char *argument, struct argp_state *state) {
     } else if (key > 0 && key < 256) { // a letter of an own option
         for (size_t i = 0; parsing->options[i].name; i++)
             if (parsing->options[i].letter == key) {
-                parsing->values[i] = argument ? argument : "";
+                give(parsing, i, argument);
                 return 0;
             }
         return ARGP_ERR_UNKNOWN;

@@ -18,6 +18,8 @@ int command_train(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_sample(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_ab(int argc, char **argv);
+int command_profile(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_doctor(int argc, char **argv);
 
@@ -35,6 +37,10 @@ typedef struct CommandLine {
     bool print_config;    // --print-config: config_print and exit 0
     const char *positional[64];
     size_t positional_count;
+    struct {
+        const char *name, *value;
+    } given[64];          // the command's own options in order, for those that may be given again
+    size_t given_count;
 } CommandLine;
 
 // The value of an option as a number within [low, high]; NULL gives `preset`. On a mistake prints it and exits 2.
@@ -46,6 +52,9 @@ uint64_t command_integer(const char *option, const char *value, uint64_t preset,
 // option or key and exits 2.
 void command_parse(const Command *command, const CommandOption *options, const char **values, int argc, char **argv,
                    CommandLine *line);
+// Every value that the own option `name` was given, in order: out (COMMAND_REPEATS at most) =. Returns their number.
+enum { COMMAND_REPEATS = 64 };
+size_t command_repeated(const CommandLine *line, const char *name, const char **out);
 const Command *command_find(const char *name); // NULL if there is none
 void command_usage(FILE *out);                 // all commands, one line each
 int command_unknown(const char *name);         // says so, with the nearest command; returns 2
