@@ -59,6 +59,8 @@ struct Model {
     real *last, *last_normed;                       // (N,W) the residual stream after all layers, and its norm
     AttentionReport *reports;                       // (layers)
     bool report_enabled;
+    ModelObserver observer;                         // NULL: none
+    void *observer_context;
     real *delta;    // (N,W) what a half layer adds to the residual stream; in backward the gradient of a norm's output
     real *dx;       // (N,W) gradient of the residual stream
     real *partials; // (blocks of rows, max(W, 2D)) for gradients of vectors

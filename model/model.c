@@ -310,6 +310,10 @@ const TensorTable *model_tensors(const Model *model) { return &model->table; }
 real *model_parameters(Model *model) { return model->parameters; }
 real *model_gradients(Model *model) { return model->gradients; }
 void model_enable_report(Model *model, bool enabled) { model->report_enabled = enabled; }
+void model_observe(Model *model, ModelObserver observer, void *context) {
+    model->observer = observer;
+    model->observer_context = context;
+}
 const AttentionReport *model_report(const Model *model, size_t layer) {
     REQUIRE(layer < model->settings.config.layers);
     return &model->reports[layer];

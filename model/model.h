@@ -60,6 +60,11 @@ void model_enable_report(Model *model, bool enabled);
 const AttentionReport *model_report(const Model *model, size_t layer);
 const AttentionPlan *model_attention(const Model *model, size_t layer);
 
+// Called after each layer's attention_backward, on the thread that runs model_step, with all that went in and came out
+// of it (q, k, v, o, d_o, dq, dk, dv), for those who compare methods on a model's own activations. NULL: none.
+typedef void (*ModelObserver)(void *context, size_t layer, const AttentionBackward *io);
+void model_observe(Model *model, ModelObserver observer, void *context);
+
 // Decoding one sequence token by token. The model must outlive its decoders and may train in between; a decoder owns
 // its state and scratch. Feeding more tokens than config.tokens is for methods whose state is constant in length.
 typedef struct Decoder Decoder;

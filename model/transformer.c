@@ -138,24 +138,26 @@ static void attention_part_backward(Model *model, int layer, const LayerScratch 
         queries = scratch->normed;
     }
     phase_enter(PHASE_ATTENTION_BACKWARD);
-    attention_backward(model->plans[layer], &(AttentionBackward){
-                                                .dq = dqkv,
-                                                .dk = dqkv + model->query_width,
-                                                .dv = dqkv + model->query_width + model->key_width,
-                                                .d_o = d_o,
-                                                .o = a->heads_out,
-                                                .q = queries,
-                                                .k = queries + model->query_width,
-                                                .v = a->qkv + model->query_width + model->key_width,
-                                                .o_stride = model->heads_width,
-                                                .q_stride = model->qkv_width,
-                                                .k_stride = model->qkv_width,
-                                                .v_stride = model->qkv_width,
-                                                .report = report_of(model, layer),
-                                                .saved = a->attention_saved,
-                                                .scratch = scratch->attention,
-                                            });
+    AttentionBackward io = {
+        .dq = dqkv,
+        .dk = dqkv + model->query_width,
+        .dv = dqkv + model->query_width + model->key_width,
+        .d_o = d_o,
+        .o = a->heads_out,
+        .q = queries,
+        .k = queries + model->query_width,
+        .v = a->qkv + model->query_width + model->key_width,
+        .o_stride = model->heads_width,
+        .q_stride = model->qkv_width,
+        .k_stride = model->qkv_width,
+        .v_stride = model->qkv_width,
+        .report = report_of(model, layer),
+        .saved = a->attention_saved,
+        .scratch = scratch->attention,
+    };
+    attention_backward(model->plans[layer], &io);
     count_attention(model, attention_needs(model->plans[layer]).backward_flops, 2);
+    if (model->observer) model->observer(model->observer_context, (size_t)layer, &io);
     if (scratch->normed) {
         phase_enter(PHASE_NORM);
         pass_head_norm_backward(model, layer, dqkv, a->qkv);
