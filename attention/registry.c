@@ -8,6 +8,8 @@
 
 static const AttentionMethod *const methods[] = {
     &attention_exact,
+    &attention_lowrank,
+    &attention_toeplitz,
 };
 
 size_t attention_method_count(void) { return sizeof methods / sizeof *methods; }

@@ -211,7 +211,6 @@ static void group_pairs(Terms *terms, const Draft *draft, const uint32_t *query_
         component->queries = query_start[c + 1] - query_start[c];
         component->key = key_start[c];
         component->keys = key_start[c + 1] - key_start[c];
-        component->degree = monomial_degree(&terms->query[component->query]);
         component->pair = written;
         written += component->pairs;
         component->pairs = 0;

@@ -47,8 +47,7 @@ typedef struct Pair {
 typedef struct Component {
     size_t query, queries; // first and number in Terms.query
     size_t key, keys;      // in Terms.key
-    size_t pair, pairs;    // in Terms.pair (by query) and Terms.pair_by_key (by key)
-    size_t degree;
+    size_t pair, pairs;    // in Terms.pair (by query) and Terms.pair_by_key (by key); 0 if all terms cancelled
 } Component;
 
 typedef struct Terms {

@@ -1,0 +1,227 @@
+// The support S, the sequences W_t[a][b] over it, and the cached spectra of all kernels that the terms need.
+// Memory: |S|·T doubles while a plan is made; kernels·N numbers for each rung afterwards.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention/toeplitz_plan.h"
+
+// W_t as a matrix over all dimensions, for lags the far field uses.
+static void weight_matrix(const ToeplitzPlan *plan, double *w, ptrdiff_t lag) {
+    const size_t size = plan->base.settings.qk_size;
+    memset(w, 0, size * size * sizeof *w);
+    for (size_t e = 0; e < plan->support; e++)
+        w[plan->entry[e].row * size + plan->entry[e].column] = position_weight(&plan->position, e, lag);
+}
+
+// ‖A‖∞, the largest sum of absolute values of a row.
+static double row_norm(const double *a, size_t size) {
+    double most = 0.0;
+    for (size_t i = 0; i < size; i++) {
+        double sum = 0.0;
+        for (size_t j = 0; j < size; j++) sum += fabs(a[i * size + j]);
+        most = fmax(most, sum);
+    }
+    return most;
+}
+
+// out = aᵀa
+static void gram(double *out, const double *a, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        for (size_t j = 0; j < size; j++) {
+            double sum = 0.0;
+            for (size_t p = 0; p < size; p++) sum += a[p * size + i] * a[p * size + j];
+            out[i * size + j] = sum;
+        }
+}
+
+// An upper bound of the largest ‖W_t‖₂ of a table: ‖W‖₂^16 is the spectral radius of (WᵀW)^8, at most its ‖·‖∞.
+static bool table_norm(ToeplitzPlan *plan, Error *error) {
+    const size_t size = plan->base.settings.qk_size;
+    double *a = malloc(2 * size * size * sizeof *a), *b = a + size * size;
+    if (!a) return error_set(error, ERROR_MEMORY, "There is no memory for a %zu × %zu matrix.", size, size);
+    const ptrdiff_t tokens = (ptrdiff_t)plan->base.settings.tokens;
+    for (ptrdiff_t lag = plan->base.settings.causal ? 0 : 1 - tokens; lag < tokens; lag++) {
+        if (toeplitz_is_near(plan, lag)) continue;
+        weight_matrix(plan, a, lag);
+        for (size_t i = 0; i < 4; i++) {
+            gram(b, a, size);
+            memcpy(a, b, size * size * sizeof *a);
+        }
+        plan->weight_norm = fmax(plan->weight_norm, pow(row_norm(a, size), 1.0 / 16.0) * (1.0 + 1e-9));
+    }
+    free(a);
+    return true;
+}
+
+static void find_shifts(ToeplitzPlan *plan) {
+    const AttentionSettings *settings = &plan->base.settings;
+    const ptrdiff_t tokens = (ptrdiff_t)settings->tokens;
+    for (size_t h = 0; h < settings->heads; h++) {
+        double most = -INFINITY;
+        for (ptrdiff_t lag = settings->causal ? 0 : 1 - tokens; lag < tokens && plan->position.bias; lag++)
+            if (!toeplitz_is_near(plan, lag)) most = fmax(most, position_bias(&plan->position, h, lag));
+        plan->shift[h] = isfinite(most) ? most : 0.0;
+    }
+}
+
+bool toeplitz_support_create(ToeplitzPlan *plan, Error *error) {
+    const AttentionSettings *settings = &plan->base.settings;
+    const Position *position = &plan->position;
+    const size_t size = settings->qk_size, lags = position->lag_count;
+    plan->support = position_support(position);
+    size_t numbers, bytes;
+    plan->entry = malloc(plan->support * sizeof *plan->entry);
+    plan->far_entry = malloc(plan->support * sizeof *plan->far_entry);
+    plan->far_place = malloc(plan->support * sizeof *plan->far_place);
+    plan->dimension = malloc(size * sizeof *plan->dimension);
+    plan->shift = malloc(settings->heads * sizeof *plan->shift);
+    if (size_multiply(plan->support, lags, &numbers) && size_multiply(numbers, sizeof(real), &bytes))
+        plan->weight = calloc(numbers, sizeof(real));
+    if (!plan->entry || !plan->far_entry || !plan->far_place || !plan->dimension || !plan->shift || !plan->weight)
+        return error_set(error, ERROR_MEMORY, "There is no memory for a position kernel of %zu entries and %zu lags.",
+                         plan->support, lags);
+    // the slowest pairs (p, p + D/2) are the last ones
+    const size_t half = size / 2, pairs = plan->far_size / 2;
+    for (size_t i = 0; i < plan->far_size; i++)
+        plan->dimension[i] = plan->far_size == size ? i : i < pairs ? half - pairs + i : size - 2 * pairs + i;
+    for (size_t e = 0; e < plan->support; e++) {
+        plan->entry[e] = position_entry(position, e);
+        for (ptrdiff_t i = 0; i < 2 * (ptrdiff_t)settings->tokens - 1; i++)
+            plan->weight[e * lags + (size_t)i] = (real)position_weight(position, e, (ptrdiff_t)settings->tokens - 1 - i);
+        size_t row = 0, column = 0;
+        while (row < plan->far_size && plan->dimension[row] != plan->entry[e].row) row++;
+        while (column < plan->far_size && plan->dimension[column] != plan->entry[e].column) column++;
+        if (row == plan->far_size || column == plan->far_size) continue;
+        plan->far_entry[plan->far_entries] = e;
+        plan->far_place[plan->far_entries++] = (PositionEntry){row, column};
+    }
+    find_shifts(plan);
+    plan->weight_norm = 1.0; // rotations keep lengths; decay and window only shorten
+    if (position->kind != POSITION_TABLE) return true;
+    plan->weight_norm = 0.0;
+    return table_norm(plan, error);
+}
+
+// Sequences over lags first_lag … T-1 that the entries of S are multiples of.
+typedef struct Symbols {
+    double *values; // (symbols, lags)
+    size_t count, lags;
+    ptrdiff_t first_lag;
+} Symbols;
+
+// The symbol and scale of far entry e; a new sequence is added where no earlier one is equal up to a sign.
+static TermsEntry find_symbol(const ToeplitzPlan *plan, Symbols *symbols, size_t e) {
+    TermsEntry entry = {plan->far_place[e].row, plan->far_place[e].column, TERMS_ONE, 0.0};
+    double *candidate = symbols->values + symbols->count * symbols->lags;
+    bool constant = true, zero = true;
+    for (size_t i = 0; i < symbols->lags; i++) {
+        candidate[i] = position_weight(&plan->position, plan->far_entry[e], symbols->first_lag + (ptrdiff_t)i);
+        constant = constant && candidate[i] == candidate[0];
+        zero = zero && candidate[i] == 0.0;
+    }
+    if (zero) return entry;
+    entry.scale = constant ? candidate[0] : 1.0;
+    if (constant) return entry;
+    for (size_t s = 0; s < symbols->count; s++) {
+        const double *other = symbols->values + s * symbols->lags;
+        bool same = true, opposite = true;
+        for (size_t i = 0; i < symbols->lags && (same || opposite); i++) {
+            same = same && other[i] == candidate[i];
+            opposite = opposite && other[i] == -candidate[i];
+        }
+        if (!same && !opposite) continue;
+        entry.symbol = (int)s;
+        entry.scale = same ? 1.0 : -1.0;
+        return entry;
+    }
+    entry.symbol = (int)symbols->count++;
+    return entry;
+}
+
+// signal (N) = Σ_parts coefficient · Π symbols · exp(b_t - shift) / N at the lags of the rung's far field, else 0. Lag t
+// is at place t, negative ones at N + t.
+static void write_kernel(const ToeplitzPlan *plan, const Symbols *symbols, const Kernel *kernel, const double *bias,
+                         double *signal, size_t length, size_t rung_lags) {
+    memset(signal, 0, length * sizeof *signal);
+    for (size_t i = 0; i < symbols->lags; i++) {
+        const ptrdiff_t lag = symbols->first_lag + (ptrdiff_t)i;
+        if (toeplitz_is_near(plan, lag) || lag >= (ptrdiff_t)rung_lags) continue;
+        double sum = 0.0;
+        for (size_t p = kernel->first; p < kernel->first + kernel->count; p++) {
+            const KernelPart *part = &plan->terms.part[p];
+            double product = part->coefficient;
+            for (size_t f = 0; f < POLYNOMIAL_MAX_DEGREE && part->symbols.factor[f] != MONOMIAL_NONE; f++)
+                product *= symbols->values[part->symbols.factor[f] * symbols->lags + i];
+            sum += product;
+        }
+        signal[lag >= 0 ? (size_t)lag : length - (size_t)-lag] = sum * bias[i] / (double)length;
+    }
+}
+
+static bool create_rung(ToeplitzPlan *plan, Rung *rung, const Symbols *symbols, double *bias, Error *error) {
+    rung->spectra = aligned_alloc(ARENA_ALIGNMENT, plan->bias_heads * plan->terms.kernels * rung->stride * sizeof(real));
+    if (!rung->spectra) return error_set(error, ERROR_MEMORY, "There is no memory for %zu spectra of length %zu.",
+                                         plan->bias_heads * plan->terms.kernels, rung->transform.length);
+    memset(rung->spectra, 0, plan->bias_heads * plan->terms.kernels * rung->stride * sizeof(real));
+    KernelTransform transform;
+    if (!kernel_transform_create(&transform, rung->transform.length, error)) return false;
+    for (size_t h = 0; h < plan->bias_heads; h++) {
+        for (size_t i = 0; i < symbols->lags; i++)
+            bias[i] = exp(position_bias(&plan->position, h, symbols->first_lag + (ptrdiff_t)i) - plan->shift[h]);
+        for (size_t k = 0; k < plan->terms.kernels; k++) {
+            write_kernel(plan, symbols, &plan->terms.kernel[k], bias, transform.signal, transform.length, rung->inputs);
+            kernel_transform_run(&transform, rung->spectra + (h * plan->terms.kernels + k) * rung->stride);
+        }
+    }
+    kernel_transform_destroy(&transform);
+    return true;
+}
+
+// Output ranges and transform lengths, without spectra yet.
+static bool create_rungs(ToeplitzPlan *plan, Error *error) {
+    const AttentionSettings *settings = &plan->base.settings;
+    for (size_t last = settings->tokens; last > 0;) {
+        // a rung that the near field covers whole has nothing to do
+        if (settings->causal && last <= settings->near) break;
+        Rung *rung = &plan->rung[plan->rungs];
+        const bool whole = !settings->causal || last <= TOEPLITZ_RUNG_LAST;
+        rung->last = rung->inputs = last;
+        rung->first = whole ? 0 : last / TOEPLITZ_RUNG_RATIO;
+        if (!transform_create(&rung->transform, transform_length(2 * last - rung->first), error)) return false;
+        plan->rungs++;
+        const size_t numbers = 2 * (rung->transform.length / 2 + 1), unit = ARENA_ALIGNMENT / sizeof(real);
+        rung->stride = (numbers + unit - 1) / unit * unit;
+        plan->spectra_bytes += plan->bias_heads * plan->terms.kernels * rung->stride * sizeof(real);
+        if (rung->stride > plan->most_stride) plan->most_stride = rung->stride;
+        if (rung->transform.length > plan->most_length) plan->most_length = rung->transform.length;
+        last = rung->first;
+    }
+    return true;
+}
+
+bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
+    const AttentionSettings *settings = &plan->base.settings;
+    Symbols symbols = {.first_lag = settings->causal ? 0 : 1 - (ptrdiff_t)settings->tokens};
+    symbols.lags = (size_t)((ptrdiff_t)settings->tokens - symbols.first_lag);
+    // one row more than entries: a candidate is written before it is known to be new
+    symbols.values = malloc((plan->far_entries + 1) * symbols.lags * sizeof *symbols.values);
+    TermsEntry *entry = malloc((plan->far_entries + 1) * sizeof *entry);
+    double *bias = malloc(symbols.lags * sizeof *bias);
+    bool good = symbols.values && entry && bias;
+    if (!good) error_set(error, ERROR_MEMORY, "There is no memory for %zu sequences of %zu lags.", plan->far_entries,
+                         symbols.lags);
+    size_t entries = 0;
+    for (size_t e = 0; good && e < plan->far_entries; e++) {
+        entry[entries] = find_symbol(plan, &symbols, e);
+        if (entry[entries].scale != 0.0) entries++;
+    }
+    good = good && terms_create(&plan->terms, entry, entries, plan->polynomial.coefficient, settings->degree,
+                                settings->logit_scale, error) &&
+           create_rungs(plan, error) && toeplitz_check_memory(plan, error);
+    for (size_t r = 0; good && r < plan->rungs; r++) good = create_rung(plan, &plan->rung[r], &symbols, bias, error);
+    free(symbols.values);
+    free(entry);
+    free(bias);
+    return good;
+}
