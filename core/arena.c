@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/cpu.h"
+
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define ARENA_POISON 1
@@ -35,13 +37,17 @@ static size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple
 bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error) {
     *arena = (Arena){.name = name};
     size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ARENA_ALIGNMENT;
-    bool fits = bytes <= PTRDIFF_MAX - HUGE_PAGE;
+    size_t total, available;
+    cpu_memory(&total, &available);
+    // Every page is touched below: what this machine never has would end in SIGKILL instead of a message.
+    bool fits = bytes <= (total ? total : PTRDIFF_MAX - HUGE_PAGE);
     size_t rounded = fits ? round_up(bytes ? bytes : 1, alignment) : 0;
     unsigned char *base = fits ? aligned_alloc(alignment, rounded) : NULL;
     if (!base)
         return error_set(error, ERROR_MEMORY,
-                         "There is no memory for the %s (%.1f MiB). Use a smaller model, batch or context length.", name,
-                         (double)bytes / 1048576.0);
+                         "There is no memory for the %s (%.1f MiB; the machine has %.1f). Use a smaller model, batch or "
+                         "context length.",
+                         name, (double)bytes / 1048576.0, (double)total / 1048576.0);
     if (alignment == HUGE_PAGE) madvise(base, rounded, MADV_HUGEPAGE); // advice only: failing costs speed
     // Touching every page now means that running out of memory shows here and not in the middle of a run.
     memset(base, 0, rounded);

@@ -19,7 +19,8 @@ typedef struct Arena {
 
 // A measuring arena: takes nothing, counts everything.
 Arena arena_measure(const char *name);
-// Allocates `bytes` (zeroed, aligned, huge pages advised when large). Fails with ERROR_MEMORY.
+// Allocates `bytes` (zeroed, touched, aligned, huge pages advised when large). Fails with ERROR_MEMORY, at once when the
+// machine (or its control group) has less.
 bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error);
 // count*size bytes, aligned to ARENA_ALIGNMENT. NULL while measuring. Exceeding a real arena's capacity is the
 // programmer's error (the measuring pass sized it).

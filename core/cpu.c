@@ -104,6 +104,12 @@ static void apply_cgroups(size_t *total, size_t *available) {
     if (file) fclose(file);
 }
 
+void cpu_memory(size_t *total, size_t *available) {
+    *total = meminfo_bytes("MemTotal");
+    *available = meminfo_bytes("MemAvailable");
+    apply_cgroups(total, available);
+}
+
 // 0: older than AVX2, 1: AVX2, 2: AVX-512.
 static int kernel_level(const char *core) {
     static const char *const avx2[] = {"Haswell", "Zen", "Excavator"};
@@ -131,9 +137,7 @@ void cpu_info(CpuInfo *info) {
     cpu_set_t mask;
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     info->cores = sched_getaffinity(0, sizeof mask, &mask) == 0 ? (size_t)CPU_COUNT(&mask) : online > 0 ? online : 1;
-    info->memory_total = meminfo_bytes("MemTotal");
-    info->memory_available = meminfo_bytes("MemAvailable");
-    apply_cgroups(&info->memory_total, &info->memory_available);
+    cpu_memory(&info->memory_total, &info->memory_available);
     snprintf(info->blas_core, sizeof info->blas_core, "%s", openblas_get_corename());
     snprintf(info->blas_config, sizeof info->blas_config, "%s", openblas_get_config());
     info->blas_openmp = openblas_get_parallel() == OPENBLAS_OPENMP;

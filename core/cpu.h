@@ -27,6 +27,8 @@ typedef struct CpuInfo {
 } CpuInfo;
 
 void cpu_info(CpuInfo *info);
+// The two memory figures alone; 0 if the system does not tell.
+void cpu_memory(size_t *total, size_t *available);
 // Call first in main (programs and tests): if the BLAS kernel is misread, sets OPENBLAS_CORETYPE, says so in one line on
 // standard error, and executes /proc/self/exe again, once (guarded by an environment variable). Returns if nothing is
 // to be done or the exec fails.
