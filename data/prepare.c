@@ -21,7 +21,7 @@
 #include "data/tokenizer.h"
 #include "data/utf8.h"
 
-enum { PIECE_BYTES = 1 << 20, SAMPLE_BYTES = 8 << 20, PATH_BYTES = 4096, BAR_WIDTH = 30 };
+enum { PIECE_BYTES = 1 << 20, SAMPLE_BYTES = 8 << 20, PATH_BYTES = 4096, BAR_WIDTH = 30, MODEL_BYTES_LIMIT = 1 << 30 };
 
 enum { FILE_TOKENIZER, FILE_TRAIN, FILE_VAL, FILE_COUNT };
 static const char *const file_names[FILE_COUNT] = {"tokenizer.model", "train.bin", "val.bin"};
@@ -144,7 +144,7 @@ static bool make_tokenizer(Preparation *p, Error *error) {
     const char *path = p->temporary[FILE_TOKENIZER];
     size_t size = 0;
     if (settings->tokenizer) {
-        char *model = file_read_all(settings->tokenizer, SIZE_MAX - 1, &size, error);
+        char *model = file_read_all(settings->tokenizer, MODEL_BYTES_LIMIT, &size, error);
         bool good = model && file_write_atomic(path, model, size, error);
         free(model);
         if (!good) return false;
@@ -163,7 +163,7 @@ static bool make_tokenizer(Preparation *p, Error *error) {
                     fmin((double)p->split, SAMPLE_BYTES) * 1e-6);
         if (!tokenizer_train(&training, error)) return false;
     }
-    char *model = file_read_all(path, SIZE_MAX - 1, &size, error);
+    char *model = file_read_all(path, MODEL_BYTES_LIMIT, &size, error);
     if (!model) return false;
     p->checksums.tokenizer = checksum(0, model, size);
     free(model);
