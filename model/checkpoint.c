@@ -78,7 +78,8 @@ bool checkpoint_read_config(const char *directory, ModelConfig *config, json_t *
     json_t *json = NULL;
     TensorTable table = {0};
     bool good = text && check_config_bytes(directory, path, text, size, error) &&
-                (json = checkpoint_json(path, text, size, error)) && checkpoint_config_parse(path, json, config, error) &&
+                (json = checkpoint_json(path, text, size, error)) &&
+                checkpoint_config_parse(path, json, config, error) &&
                 tensor_table_create(&table, config, error) && checkpoint_weights(directory, &table, NULL, error);
     if (good && rope_c) *rope_c = json_incref(json_object_get(json, "rope_c"));
     tensor_table_destroy(&table);

@@ -22,8 +22,8 @@ typedef struct CheckpointInfo {
 // directory that appears whole). Weights with a NaN or an infinity are refused: ERROR_CORRUPT naming the tensor.
 bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo *info, Error *error);
 // Reads config.json, ours or a Llama's or Qwen3's made elsewhere. *rope_c (may be NULL) receives a new reference, or
-// NULL if the file has none. Unsupported settings (rope scaling, attention bias, …): ERROR_USER naming them. The headers
-// of the weights are compared with the configuration here, before anybody allocates a model of that size.
+// NULL if the file has none. Unsupported settings (rope scaling, attention bias, …): ERROR_USER naming them. The
+// headers of the weights are compared with the configuration here, before anybody allocates a model of that size.
 bool checkpoint_read_config(const char *directory, ModelConfig *config, json_t **rope_c, Error *error);
 // Reads the weights into a model of that configuration; every tensor of the table must be there, nothing else may be
 // (from elsewhere: but for rotary inv_freq, and a tied model's lm_head, which transformers ignores too). NaN or

@@ -120,13 +120,13 @@ char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo
 
 // Where values are read from, for messages.
 typedef struct Source {
-    const char *path;
+    const char *path, *inside; // "" or "rope_parameters."
     const json_t *json;
     Error *error;
 } Source;
 
 static bool refuse(const Source *source, const char *setting, const char *why) {
-    return error_set(source->error, ERROR_USER, "%s: %s: %s.", source->path, setting, why);
+    return error_set(source->error, ERROR_USER, "%s: %s%s: %s.", source->path, source->inside, setting, why);
 }
 
 static bool given(const Source *source, const char *key) {
@@ -182,13 +182,14 @@ static bool get_architecture(const Source *source, Architecture *architecture) {
 // The base of the rotation, from rope_theta (version 4) or rope_parameters (version 5); no scaling of any kind.
 static bool get_rotation(const Source *source, double *theta) {
     static const char *const objects[] = {"rope_scaling", "rope_parameters"};
+    static const char *const insides[] = {"rope_scaling.", "rope_parameters."};
     if (!get_number(source, "rope_theta", 10000, theta)) return false;
     double partial;
     if (!get_number(source, "partial_rotary_factor", 1, &partial)) return false;
     if (partial != 1) return refuse(source, "partial_rotary_factor", "only 1 is supported");
     for (size_t i = 0; i < sizeof objects / sizeof *objects; i++) {
         if (!given(source, objects[i])) continue;
-        const Source inner = {source->path, json_object_get(source->json, objects[i]), source->error};
+        const Source inner = {source->path, insides[i], json_object_get(source->json, objects[i]), source->error};
         if (!json_is_object(inner.json)) return refuse(source, objects[i], "it must be an object");
         const json_t *type = json_object_get(inner.json, given(&inner, "rope_type") ? "rope_type" : "type");
         if (!json_is_string(type) || strcmp(json_string_value(type), "default") != 0)
@@ -198,7 +199,7 @@ static bool get_rotation(const Source *source, double *theta) {
         if (!get_number(&inner, "rope_theta", *theta, &inner_theta) ||
             !get_number(&inner, "partial_rotary_factor", 1, &partial))
             return false;
-        if (partial != 1) return refuse(source, objects[i], "only partial_rotary_factor 1 is supported");
+        if (partial != 1) return refuse(&inner, "partial_rotary_factor", "only 1 is supported");
         if (given(source, "rope_theta") && inner_theta != *theta)
             return refuse(source, objects[i], "its rope_theta differs from the one outside");
         *theta = inner_theta;
@@ -230,8 +231,17 @@ static bool get_defaulted(const Source *source, const char *key, size_t class_de
     return get_size(source, key, absent && class_default ? class_default : derived, size);
 }
 
+static bool get_head_size(const Source *source, Architecture architecture, ModelConfig *config) {
+    bool given_or_class = given(source, "head_dim") ||
+                          (architectures[architecture].head_size && !json_object_get(source->json, "head_dim"));
+    if (!given_or_class && config->width % config->heads != 0)
+        return refuse(source, "num_attention_heads", "hidden_size is no multiple of it, and head_dim is missing");
+    return get_defaulted(source, "head_dim", architectures[architecture].head_size, config->width / config->heads,
+                         &config->qk_size);
+}
+
 bool checkpoint_config_parse(const char *path, const json_t *json, ModelConfig *config, Error *error) {
-    const Source source = {path, json, error};
+    const Source source = {path, "", json, error};
     Architecture architecture;
     *config = (ModelConfig){0};
     if (!json_is_object(json)) return error_set(error, ERROR_CORRUPT, "%s: contents: it is not a JSON object.", path);
@@ -243,8 +253,7 @@ bool checkpoint_config_parse(const char *path, const json_t *json, ModelConfig *
         !get_size(&source, "num_attention_heads", 0, &config->heads) ||
         !get_defaulted(&source, "num_key_value_heads", architectures[architecture].key_value_heads, config->heads,
                        &config->kv_heads) ||
-        !get_defaulted(&source, "head_dim", architectures[architecture].head_size,
-                       config->width % config->heads ? 0 : config->width / config->heads, &config->qk_size) ||
+        !get_head_size(&source, architecture, config) ||
         !get_size(&source, "max_position_embeddings", architectures[architecture].tokens, &config->tokens) ||
         !get_number(&source, "rms_norm_eps", 1e-6, &config->norm_epsilon) ||
         !get_rotation(&source, &config->rope_theta) || !get_flag(&source, "tie_word_embeddings", &config->tie))

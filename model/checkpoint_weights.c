@@ -38,7 +38,7 @@ static bool check_shape(const Safetensors *file, const char *path, const Tensor 
         (rank == 1 || found[1] == wanted[1]))
         return true;
     return error_set(error, ERROR_CORRUPT,
-                     "%s: tensor '%s': its shape (rank %zu) begins %zu × %zu; the configuration says rank %zu, %zu × %zu.",
+                     "%s: tensor '%s': its shape (rank %zu) begins %zu × %zu; expected is rank %zu, %zu × %zu.",
                      path, tensor->name, found_rank, found[0], found[1], rank, wanted[0], rank == 1 ? 0 : wanted[1]);
 }
 
@@ -98,16 +98,15 @@ static bool search_shards(Search *search, const char *index_path) {
                           error_set(search->error, ERROR_CORRUPT, "%s: weight_map: it is missing.", index_path));
     json_t *done = json_object(), *value; // names of the shards that were searched
     const char *tensor;
-    if (good) json_object_foreach((json_t *)map, tensor, value) {
+    json_object_foreach((json_t *)map, tensor, value) {
         const char *name = json_string_value(value);
-        if (!plain_name(name))
-            good = error_set(search->error, ERROR_CORRUPT, "%s: weight_map: '%.200s' is not in a file beside the index.",
-                             index_path, tensor);
-        else if (!json_object_get(done, name))
+        if (good && !plain_name(name))
+            good = error_set(search->error, ERROR_CORRUPT,
+                             "%s: weight_map: '%.200s' is not in a file beside the index.", index_path, tensor);
+        else if (good && !json_object_get(done, name))
             good = search_file(search, name, map) &&
                    (json_object_set_new(done, name, json_true()) == 0 ||
                     error_set(search->error, ERROR_MEMORY, "There is no memory to read %s.", index_path));
-        if (!good) break;
     }
     json_decref(done);
     json_decref(index);

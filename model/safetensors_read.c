@@ -233,8 +233,8 @@ bool safetensors_read(Safetensors *file, const char *name, size_t rank, const si
     if (!same)
         return fail_tensor(file, error, name, "it has another shape than the configuration says");
     if (!entry->dtype->convert)
-        return error_set(error, ERROR_USER, "%s: tensor '%.200s' is %s; F32, BF16, F16 and F64 can be read.", file->path,
-                         name, entry->dtype->name);
+        return error_set(error, ERROR_USER, "%s: tensor '%.200s' is %s; F32, BF16, F16 and F64 can be read.",
+                         file->path, name, entry->dtype->name);
     unsigned char chunk[SAFETENSORS_CHUNK]; // a multiple of every format's size
     uint32_t running = 0;
     for (uint64_t at = entry->begin; at < entry->end;) {

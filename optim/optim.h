@@ -27,8 +27,8 @@ const char *optim_method_name(size_t index); // NULL beyond the last
 bool optim_check(const OptimSettings *settings, Error *error);
 // Bytes of the moments; SIZE_MAX if the size wraps, 0 for an unknown method.
 size_t optim_state_bytes(const OptimSettings *settings, size_t elements);
-// Checks the settings and copies the groups, which must be in order and must not overlap. Elements of no group are never
-// touched. Moments are zero. NULL on failure: ERROR_USER or ERROR_MEMORY.
+// Checks the settings and copies the groups, which must be in order and must not overlap. Elements of no group are
+// never touched. Moments are zero. NULL on failure: ERROR_USER or ERROR_MEMORY.
 Optim *optim_create(const OptimSettings *settings, const OptimGroup *groups, size_t group_count, size_t elements,
                     Error *error);
 // Moments in flat order of the parameters, for checkpoints. state 0: first moment, 1: second; NULL beyond.
@@ -42,8 +42,8 @@ double optim_gradient_norm(const real *gradient, size_t elements);
 void optim_update(Optim *optim, real *parameters, const real *gradient, double learning_rate, double gradient_scale);
 void optim_destroy(Optim *optim);
 
-// Learning-rate schedules: factor in [0, 1] at step (0-based) of `steps`, after `warmup` linear steps (schedule.c has the
-// formulas). warmup < steps; a run of one step has factor 1; steps beyond the last keep its factor.
+// Learning-rate schedules: factor in [0, 1] at step (0-based) of `steps`, after `warmup` linear steps (formulas:
+// schedule.c). warmup < steps; a run of one step has factor 1; steps beyond the last keep its factor.
 typedef struct Schedule {
     const char *name;     // cosine, linear, wsd, constant
     size_t steps, warmup;

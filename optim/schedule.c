@@ -68,7 +68,7 @@ bool schedule_check(const Schedule *schedule, Error *error) {
         return error_set(error, ERROR_USER, "warmup = %zu leaves none of the %zu steps at full learning rate.",
                          schedule->warmup, schedule->steps);
     if (!(schedule->floor >= 0 && schedule->floor <= 1)) // negated: NaN is refused as well
-        return error_set(error, ERROR_USER, "The smallest learning rate must be 0 to 1 times the largest, not %g times.",
+        return error_set(error, ERROR_USER, "The smallest learning rate must be 0 to 1 times the largest, not %g.",
                          schedule->floor);
     if (shape != WSD) return true;
     if (!(schedule->decay_share >= 0 && schedule->decay_share <= 1))

@@ -260,7 +260,8 @@ static void test_schedule_values(void **state) {
         assert_true(schedule_check(&cases[i].schedule, &error));
         double factor = schedule_factor(&cases[i].schedule, cases[i].step);
         if (!(fabs(factor - cases[i].factor) < 1e-14))
-            fail_msg("%s at step %zu: %.17g, not %.17g", cases[i].schedule.name, cases[i].step, factor, cases[i].factor);
+            fail_msg("%s at step %zu: %.17g, not %.17g", cases[i].schedule.name, cases[i].step, factor,
+                     cases[i].factor);
     }
     check_count("schedule values", sizeof cases / sizeof *cases);
 }

@@ -1,11 +1,12 @@
-// safetensors: round trips, every damage to a small file of ours, a list of hostile headers, and the exact conversion of
-// every half and bfloat16 number.
+// safetensors: round trips, every damage to a small file of ours, a list of hostile headers, and the exact conversion
+// of every half and bfloat16 number.
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "core/files.h"
 #include "core/random.h"
@@ -15,12 +16,15 @@
 
 static const char *path_of(const char *name) {
     static char path[4096];
+    static const char *root;
     Error error = {0};
-    assert_true(path_join(path, sizeof path, temporary_directory(), name, &error));
+    if (!root) root = temporary_directory();
+    assert_true(path_join(path, sizeof path, root, name, &error));
     return path;
 }
 
 static void write_bytes(const char *path, const void *data, size_t size) {
+    unlink(path); // writing over a file makes some file systems flush it at once, which takes long thousands of times
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
     assert_int_equal(fwrite(data, 1, size, file), size);
@@ -40,7 +44,8 @@ static void write_foreign(const char *path, const char *header, size_t header_si
 }
 
 static const real matrix[6] = {1, -2, 3, 0.5f, -0.25f, 1024}, vector[3] = {7, 8, 9};
-static const SafetensorsItem items[] = {{"a.weight", 2, {2, 3}, matrix}, {"b", 1, {3}, vector}, {"scalar", 0, {0}, vector}};
+static const SafetensorsItem items[] = {
+    {"a.weight", 2, {2, 3}, matrix}, {"b", 1, {3}, vector}, {"scalar", 0, {0}, vector}};
 enum { ITEMS = sizeof items / sizeof *items };
 
 // Opens and reads all there is in a file of `items`.
@@ -126,7 +131,7 @@ static void must_refuse(const char *path, const char *what, size_t where) {
     if (read_items(path, &error)) fail_msg("%s at byte %zu was accepted", what, where);
     if (error.kind != ERROR_CORRUPT || !strstr(error.message, path) ||
         !(strstr(error.message, "header") || strstr(error.message, "tensor") || strstr(error.message, "data")))
-        fail_msg("%s at byte %zu: kind %d, '%s' does not name file and section", what, where, error.kind, error.message);
+        fail_msg("%s at byte %zu: kind %d, '%s' names no file and section", what, where, error.kind, error.message);
 }
 
 // Every byte of a file of ours: 8 bit flips, 00, FF, every truncation, bytes appended.
@@ -199,7 +204,8 @@ static void test_hostile_headers(void **state) {
         "{" T("a", "F32", "[9223372036854775808]", "[0,16]") "}",            // 2^63
         "{" T("a", "F32", "[4]", "[0,18446744073709551616]") "}",            // 2^64
         "{" T("a", "F32", "[4]", "[9223372036854775792,9223372036854775807]") "}",
-        "{" T("a", "F33", "[4]", "[0,16]") "}", "{" T("a", "", "[4]", "[0,16]") "}", "{" T("a", "f32", "[4]", "[0,16]") "}",
+        "{" T("a", "F33", "[4]", "[0,16]") "}", "{" T("a", "", "[4]", "[0,16]") "}",
+        "{" T("a", "f32", "[4]", "[0,16]") "}",
         "{\"a\":{\"dtype\":32,\"shape\":[4],\"data_offsets\":[0,16]}}",
         "{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,16]}}", "{\"a\":{\"dtype\":\"F32\",\"shape\":[4]}}",
         "{\"a\":{\"shape\":[4],\"data_offsets\":[0,16]}}",
@@ -247,7 +253,8 @@ static void test_hostile_headers(void **state) {
 // Lengths that lie, nesting that eats the stack, things that are not files.
 static void test_hostile_files(void **state) {
     (void)state;
-    static const uint64_t lengths[] = {0, 1, 3, 100000001, (uint64_t)1 << 32, (uint64_t)1 << 63, UINT64_MAX - 7, UINT64_MAX};
+    static const uint64_t lengths[] = {
+        0, 1, 3, 100000001, (uint64_t)1 << 32, (uint64_t)1 << 63, UINT64_MAX - 7, UINT64_MAX};
     const char *path = path_of("lengths.safetensors");
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         char bytes[10] = {0};
@@ -357,7 +364,7 @@ static void test_shrinks_while_open(void **state) {
     assert_true(safetensors_write(path, items, ITEMS, NULL, &error));
     Safetensors *file = safetensors_open(path, &error);
     assert_non_null(file);
-    write_bytes(path, "", 0);
+    assert_int_equal(truncate(path, 20), 0);
     real out[6];
     assert_false(safetensors_read(file, "a.weight", 2, items[0].shape, out, &error));
     assert_int_equal(error.kind, ERROR_CORRUPT);

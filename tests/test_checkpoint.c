@@ -1,0 +1,629 @@
+// Checkpoints: round trips, every damage to a small one, what transformers can express, and directories as others make
+// them: Llama and Qwen3, half and bfloat16, sharded, tied, with the settings that must be refused.
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/files.h"
+#include "core/random.h"
+#include "model/checkpoint.h"
+#include "model/dtype.h"
+#include "model/safetensors.h"
+#include "tests/support/toy_model.h"
+
+enum { PATH = 4096 };
+
+// A fresh directory of that name.
+static const char *directory_new(const char *name) {
+    static char path[PATH];
+    static const char *root;
+    Error error = {0};
+    if (!root) root = temporary_directory();
+    assert_true(path_join(path, sizeof path, root, name, &error));
+    directory_remove(path, NULL);
+    assert_true(directory_make(path, &error));
+    return path;
+}
+
+static const char *join(const char *directory, const char *name) {
+    static char paths[4][PATH];
+    static size_t next;
+    char *path = paths[next++ % 4];
+    Error error = {0};
+    assert_true(path_join(path, PATH, directory, name, &error));
+    return path;
+}
+
+static void write_bytes(const char *path, const void *data, size_t size) {
+    unlink(path); // writing over a file makes some file systems flush it at once, which takes long thousands of times
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(data, 1, size, file), size);
+    assert_int_equal(fclose(file), 0);
+}
+
+static char *read_bytes(const char *path, size_t *size) {
+    Error error = {0};
+    char *bytes = file_read_all(path, 1 << 24, size, &error);
+    if (!bytes) fail_msg("%s", error.message);
+    return bytes;
+}
+
+// What transformers can express.
+static ModelSettings plain_settings(void) {
+    ModelSettings settings = toy_settings(1, 8);
+    settings.attention.bound = BOUND_NONE;
+    return settings;
+}
+
+static ModelSettings tiny_settings(void) {
+    ModelSettings settings = plain_settings();
+    ModelConfig *config = &settings.config;
+    config->vocabulary = 3, config->layers = 1, config->width = 2, config->heads = 1, config->kv_heads = 1;
+    config->qk_size = config->v_size = config->ffn = 2;
+    return settings;
+}
+
+// Numbers that single precision holds, whatever the build.
+static Model *filled(const ModelSettings *settings) {
+    Model *model = toy_create(settings);
+    toy_fill(model, 11);
+    for (size_t i = 0; i < model_tensors(model)->elements; i++)
+        model_parameters(model)[i] = (real)(float)model_parameters(model)[i];
+    return model;
+}
+
+static bool load(const char *directory, Model *model, Error *error) {
+    ModelConfig config;
+    return checkpoint_read_config(directory, &config, NULL, error) && checkpoint_read_weights(directory, model, error);
+}
+
+static void check_same_config(const ModelConfig *a, const ModelConfig *b) {
+    assert_true(a->vocabulary == b->vocabulary && a->layers == b->layers && a->width == b->width);
+    assert_true(a->heads == b->heads && a->kv_heads == b->kv_heads && a->qk_size == b->qk_size);
+    assert_true(a->v_size == b->v_size && a->ffn == b->ffn && a->tokens == b->tokens);
+    assert_true(a->rope_theta == b->rope_theta && a->norm_epsilon == b->norm_epsilon);
+    assert_true(a->tie == b->tie && a->qk_norm == b->qk_norm && a->token_shift == b->token_shift);
+}
+
+// Saves, loads into another model, compares every number and the configuration; saving again gives the same bytes.
+static void round_trip(const ModelSettings *settings, const char *architecture) {
+    Error error = {0};
+    Model *model = filled(settings), *other = toy_create(settings);
+    json_t *rope_c = json_pack("{s:s, s:f, s:[i,i]}", "attention.method", "exact", "number", 0.1, "list", 1, 2);
+    const CheckpointInfo info = {rope_c, 1, -1};
+    const char *directory = directory_new("round");
+    if (!checkpoint_write(directory, model, &info, &error)) fail_msg("%s", error.message);
+    ModelConfig config;
+    json_t *read = NULL;
+    if (!checkpoint_read_config(directory, &config, &read, &error)) fail_msg("%s", error.message);
+    check_same_config(&config, &settings->config);
+    assert_true(json_equal(rope_c, read));
+    if (!checkpoint_read_weights(directory, other, &error)) fail_msg("%s", error.message);
+    check_same_bits("numbers saved and loaded", model_parameters(model), model_parameters(other),
+                    model_tensors(model)->elements * sizeof(real));
+
+    json_t *json = json_load_file(join(directory, "config.json"), 0, NULL);
+    assert_string_equal(json_string_value(json_array_get(json_object_get(json, "architectures"), 0)), architecture);
+    assert_int_equal(json_integer_value(json_object_get(json, "bos_token_id")), 1);
+    assert_true(json_is_null(json_object_get(json, "eos_token_id")));
+    json_decref(json);
+    size_t sizes[4];
+    char *bytes[4];
+    for (int i = 0; i < 2; i++) {
+        bytes[2 * i] = read_bytes(join(directory, "config.json"), &sizes[2 * i]);
+        bytes[2 * i + 1] = read_bytes(join(directory, "model.safetensors"), &sizes[2 * i + 1]);
+        assert_true(checkpoint_write(directory, other, &info, &error));
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(sizes[i], sizes[i + 2]);
+        check_same_bits("bytes saved twice", bytes[i], bytes[i + 2], sizes[i]);
+    }
+    for (int i = 0; i < 4; i++) free(bytes[i]);
+    json_decref(rope_c), json_decref(read);
+    model_destroy(model), model_destroy(other);
+}
+
+static void test_round_trips(void **state) {
+    (void)state;
+    ModelSettings settings = plain_settings();
+    round_trip(&settings, "LlamaForCausalLM");
+    settings.config.tie = true, settings.config.kv_heads = 2, settings.config.rope_theta = 500000.123456789;
+    round_trip(&settings, "LlamaForCausalLM");
+    settings.config.qk_norm = true;
+    round_trip(&settings, "Qwen3ForCausalLM");
+    settings.config.width = 14; // Qwen3 has no quarrel with a width that the heads do not divide
+    round_trip(&settings, "Qwen3ForCausalLM");
+    settings.config.qk_norm = false;
+    round_trip(&settings, "RopeC");
+    settings = plain_settings();
+    settings.config.v_size = 10, settings.config.qk_norm = true;
+    round_trip(&settings, "RopeC");
+    settings.config.token_shift = true, settings.config.qk_norm = false;
+    round_trip(&settings, "RopeC");
+    settings = tiny_settings();
+    round_trip(&settings, "LlamaForCausalLM");
+}
+
+#define INEXPRESSIBLE(word, change)                                                                                    \
+    do {                                                                                                               \
+        ModelSettings settings = plain_settings();                                                                   \
+        change;                                                                                                        \
+        const char *reason = checkpoint_inexpressible(&settings);                                                      \
+        if (!reason || !strstr(reason, word)) fail_msg("'%s' does not name %s", reason ? reason : "", word);           \
+        check_count("inexpressible settings named", 1);                                                                \
+    } while (0)
+
+static void test_inexpressible(void **state) {
+    (void)state;
+    ModelSettings plain = plain_settings();
+    assert_null(checkpoint_inexpressible(&plain));
+    plain.attention.logit_scale = 1 / sqrt(6.0);
+    assert_null(checkpoint_inexpressible(&plain));
+    INEXPRESSIBLE("model.v_size", settings.config.v_size = 8);
+    INEXPRESSIBLE("model.token_shift", settings.config.token_shift = true);
+    INEXPRESSIBLE("model.width", settings.config.width = 14);
+    INEXPRESSIBLE("attention.kernel", settings.attention.kernel = "alibi");
+    INEXPRESSIBLE("attention.logit_scale", settings.attention.logit_scale = -1);
+    INEXPRESSIBLE("attention.logit_scale", settings.attention.logit_scale = 0.5);
+    INEXPRESSIBLE("attention.bound", settings.attention.bound = BOUND_CLIP);
+    for (size_t i = 0; i < attention_method_count(); i++) {
+        const char *name = attention_method_name(attention_method_at(i));
+        if (strcmp(name, "exact") == 0 || strcmp(name, "auto") == 0) continue;
+        INEXPRESSIBLE("attention.method", settings.methods[0] = attention_method_at(i));
+    }
+}
+
+static void must_refuse(const char *directory, const char *file, Model *model, const char *what, size_t where) {
+    Error error = {0};
+    if (load(directory, model, &error)) fail_msg("%s: %s at byte %zu was accepted", file, what, where);
+    bool section = strstr(error.message, "header") || strstr(error.message, "tensor") ||
+                   strstr(error.message, "data") || strstr(error.message, "contents");
+    if (error.kind != ERROR_CORRUPT || !strstr(error.message, file) || !section)
+        fail_msg("%s: %s at byte %zu: '%s' names no file and section", file, what, where, error.message);
+}
+
+// Every byte of both files: 8 bit flips, 00, FF, every truncation, bytes appended.
+static void test_every_damage(void **state) {
+    (void)state;
+    Error error = {0};
+    const ModelSettings settings = tiny_settings();
+    Model *model = filled(&settings);
+    const char *directory = directory_new("damage");
+    json_t *rope_c = json_pack("{s:s}", "attention.method", "exact");
+    assert_true(checkpoint_write(directory, model, &(CheckpointInfo){rope_c, 1, 2}, &error));
+    json_decref(rope_c);
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    for (size_t f = 0; f < 2; f++) {
+        size_t size, cases = 0;
+        const char *path = join(directory, files[f]);
+        char *bytes = read_bytes(path, &size);
+        int file = open(path, O_RDWR);
+        for (size_t i = 0; i < size; i++) {
+            for (int change = 0; change < 10; change++) {
+                char byte = (char)(change < 8 ? bytes[i] ^ (1 << change) : change == 8 ? 0 : 0xff);
+                if (byte == bytes[i]) continue;
+                assert_int_equal(pwrite(file, &byte, 1, (off_t)i), 1);
+                must_refuse(directory, files[f], model, "a changed byte", i);
+                cases++;
+            }
+            assert_int_equal(pwrite(file, &bytes[i], 1, (off_t)i), 1);
+        }
+        for (size_t more = 1; more <= 16; more++, cases++) {
+            assert_int_equal(pwrite(file, "\n", 1, (off_t)(size + more - 1)), 1);
+            must_refuse(directory, files[f], model, "appended bytes", size + more);
+        }
+        for (size_t cut = size; cut-- > 0; cases++) {
+            assert_int_equal(ftruncate(file, (off_t)cut), 0);
+            must_refuse(directory, files[f], model, "truncation", cut);
+        }
+        close(file);
+        write_bytes(path, bytes, size);
+        assert_true(load(directory, model, &error)); // and undamaged it is accepted
+        free(bytes);
+        check_count(f ? "damaged model.safetensors refused" : "damaged config.json refused", cases);
+    }
+    // A config.json of another checkpoint of the same shape; files that are gone.
+    ModelSettings warmer = settings;
+    warmer.config.rope_theta = 200;
+    Model *other = filled(&warmer);
+    size_t size;
+    char *bytes = read_bytes(join(directory, "config.json"), &size);
+    assert_true(checkpoint_write(directory, other, NULL, &error));
+    write_bytes(join(directory, "config.json"), bytes, size);
+    must_refuse(directory, "config.json", model, "another's", 0);
+    free(bytes);
+    assert_int_equal(unlink(join(directory, "config.json")), 0);
+    assert_false(load(directory, model, &error));
+    assert_non_null(strstr(error.message, "config.json"));
+    model_destroy(model), model_destroy(other);
+}
+
+static void test_not_finite(void **state) {
+    (void)state;
+    const ModelSettings settings = tiny_settings();
+    Model *model = filled(&settings);
+    const char *directory = directory_new("numbers");
+    static const double bad[] = {NAN, INFINITY, -INFINITY};
+    const TensorTable *table = model_tensors(model);
+    for (size_t t = 0; t < table->count; t++)
+        for (size_t i = 0; i < 3; i++) {
+            real *number = model_parameters(model) + table->tensors[t].offset + i % 2, kept = *number;
+            Error error = {0};
+            *number = (real)bad[i];
+            assert_false(checkpoint_write(directory, model, NULL, &error));
+            assert_int_equal(error.kind, ERROR_CORRUPT);
+            assert_non_null(strstr(error.message, table->tensors[t].name));
+            *number = kept;
+        }
+    assert_int_not_equal(access(join(directory, "model.safetensors"), F_OK), 0); // nothing was begun
+    check_count("NaN and infinity not saved", 3 * table->count);
+    model_destroy(model);
+}
+
+static void test_flat(void **state) {
+    (void)state;
+    const ModelSettings settings = plain_settings();
+    Model *model = filled(&settings);
+    const TensorTable *table = model_tensors(model);
+    real *first = calloc(table->elements, sizeof *first), *second = calloc(table->elements, sizeof *second);
+    const char *path = join(directory_new("flat"), "optimizer.safetensors");
+    static const char *const names[] = {"first_moment.", "second_moment."}, *const others[] = {"first_moment.", "x."};
+    const real *const arrays[] = {model_parameters(model), model_parameters(model)};
+    Error error = {0};
+    assert_true(checkpoint_write_flat(path, table, names, arrays, 2, &error));
+    assert_true(checkpoint_read_flat(path, table, names, (real *const[]){first, second}, 2, &error));
+    check_same_bits("moments saved and loaded", first, arrays[0], table->elements * sizeof(real));
+    check_same_bits("moments saved and loaded", second, arrays[1], table->elements * sizeof(real));
+    assert_false(checkpoint_read_flat(path, table, names, (real *const[]){first}, 1, &error)); // more than asked for
+    error_clear(&error);
+    assert_false(checkpoint_read_flat(path, table, others, (real *const[]){first, second}, 2, &error));
+    assert_non_null(strstr(error.message, "x."));
+    error_clear(&error);
+    ModelSettings wider = settings;
+    wider.config.ffn = 22;
+    Model *other = toy_create(&wider);
+    assert_false(checkpoint_read_flat(path, model_tensors(other), names, (real *const[]){first, second}, 2, &error));
+    assert_non_null(strstr(error.message, "shape"));
+    // Moments are no checkpoint, even under its name.
+    const char *directory = directory_new("numbers");
+    error_clear(&error);
+    assert_true(checkpoint_write(directory, model, NULL, &error));
+    assert_true(checkpoint_write_flat(join(directory, "model.safetensors"), table, (const char *[]){""}, arrays, 1, &error));
+    assert_false(load(directory, model, &error));
+    assert_int_equal(error.kind, ERROR_CORRUPT);
+    check_count("flat files refused", 4);
+    free(first), free(second);
+    model_destroy(model), model_destroy(other);
+}
+
+// ---- directories made elsewhere ----
+
+typedef struct Foreign {
+    const char *directory;
+    const char *dtype;    // F16 or BF16
+    size_t shards;        // 0: one model.safetensors
+    const char *extra;    // name of a tensor (1, width) more than the model has, or NULL
+    size_t without;       // index of a tensor that is left out, or SIZE_MAX
+} Foreign;
+
+// Finite numbers of moderate size.
+static uint16_t draw_bits(const char *dtype, size_t tensor, size_t i) {
+    uint32_t bits = random_bits((Random){5, RANDOM_TEST, tensor}, i);
+    return (uint16_t)(dtype[0] == 'F' ? bits & 0xbfff : (bits & 0x807f) | 0x3f00);
+}
+static float value_of(const char *dtype, uint16_t bits) {
+    return dtype[0] == 'F' ? float_from_half(bits) : float_from_bfloat(bits);
+}
+
+static void write_one(const Foreign *foreign, const Model *model, const char *name, size_t begin, size_t end,
+                      bool last, json_t *map) {
+    const TensorTable *table = model_tensors(model);
+    json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
+    uint16_t *data = NULL;
+    size_t count = 0;
+    for (size_t t = begin; t < end + (last && foreign->extra); t++) {
+        const Tensor *tensor = t < end ? &table->tensors[t] : NULL;
+        const char *key = tensor ? tensor->name : foreign->extra;
+        size_t size = tensor ? tensor->rows * tensor->columns : 4;
+        if (t == foreign->without) continue;
+        data = realloc(data, (count + size) * sizeof *data);
+        for (size_t i = 0; i < size; i++) data[count + i] = draw_bits(foreign->dtype, t, i);
+        json_t *shape = tensor && tensor->rank == 2 ? json_pack("[I,I]", (json_int_t)tensor->rows, (json_int_t)tensor->columns)
+                                                    : json_pack("[I]", (json_int_t)size);
+        json_object_set_new(header, key,
+                            json_pack("{s:s, s:o, s:[I,I]}", "dtype", foreign->dtype, "shape", shape, "data_offsets",
+                                      (json_int_t)(2 * count), (json_int_t)(2 * (count + size))));
+        if (map) json_object_set_new(map, key, json_string(name));
+        count += size;
+    }
+    char *text = json_dumps(header, 0);
+    uint64_t length = strlen(text);
+    FILE *file = fopen(join(foreign->directory, name), "wb");
+    assert_true(fwrite(&length, 8, 1, file) == 1 && fwrite(text, length, 1, file) == 1);
+    assert_true(fwrite(data, sizeof *data, count, file) == count && fclose(file) == 0);
+    json_decref(header);
+    free(text), free(data);
+}
+
+// The weights of `model`'s table, drawn anew, in one file or in shards with an index.
+static void write_foreign(const Foreign *foreign, const Model *model) {
+    size_t count = model_tensors(model)->count;
+    if (foreign->shards == 0) {
+        write_one(foreign, model, "model.safetensors", 0, count, true, NULL);
+        return;
+    }
+    json_t *map = json_object();
+    for (size_t s = 0; s < foreign->shards; s++) {
+        char name[64];
+        snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", s + 1, foreign->shards);
+        write_one(foreign, model, name, s * count / foreign->shards, (s + 1) * count / foreign->shards,
+                  s + 1 == foreign->shards, map);
+    }
+    json_t *index = json_pack("{s:{s:i}, s:o}", "metadata", "total_size", 1, "weight_map", map);
+    assert_int_equal(json_dump_file(index, join(foreign->directory, "model.safetensors.index.json"), 0), 0);
+    json_decref(index);
+}
+
+static void check_weights(const Foreign *foreign, Model *model) {
+    const TensorTable *table = model_tensors(model);
+    for (size_t t = 0; t < table->count; t++)
+        for (size_t i = 0; i < table->tensors[t].rows * table->tensors[t].columns; i++) {
+            double expected = (double)value_of(foreign->dtype, draw_bits(foreign->dtype, t, i));
+            assert_true((double)model_parameters(model)[table->tensors[t].offset + i] == expected);
+        }
+    check_count("foreign numbers loaded", table->parameters);
+}
+
+// config.json as those classes write it; versions 4 and 5 of transformers differ in the rotation.
+static json_t *foreign_config(const ModelConfig *config, bool version5) {
+    json_t *json = json_pack(
+        "{s:[s], s:s, s:b, s:n, s:i, s:i, s:s, s:i, s:f, s:i, s:i, s:i, s:i, s:i, s:f, s:b, s:s, s:s, s:b, s:i}",
+        "architectures", config->qk_norm ? "Qwen3ForCausalLM" : "LlamaForCausalLM", "model_type",
+        config->qk_norm ? "qwen3" : "llama", "attention_bias", 0, "pad_token_id", "bos_token_id", 1, "eos_token_id", 2,
+        "hidden_act", "silu", "hidden_size", (int)config->width, "initializer_range", 0.02, "intermediate_size",
+        (int)config->ffn, "max_position_embeddings", (int)config->tokens, "num_attention_heads", (int)config->heads,
+        "num_hidden_layers", (int)config->layers, "num_key_value_heads", (int)config->kv_heads, "rms_norm_eps",
+        config->norm_epsilon, "tie_word_embeddings", config->tie, "torch_dtype", "bfloat16", "transformers_version",
+        "4.51.0", "use_cache", 1, "vocab_size", (int)config->vocabulary);
+    assert_non_null(json);
+    if (version5)
+        json_object_set_new(json, "rope_parameters",
+                            json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", config->rope_theta));
+    else
+        json_object_set_new(json, "rope_theta", json_real(config->rope_theta));
+    if (!version5) json_object_set_new(json, "rope_scaling", json_null());
+    if (config->qk_norm) {
+        json_object_set_new(json, "head_dim", json_integer((json_int_t)config->qk_size));
+        json_object_set_new(json, "use_sliding_window", json_false());
+        json_object_set_new(json, "sliding_window", version5 ? json_null() : json_integer(4096));
+        if (version5) json_object_set_new(json, "layer_types", json_pack("[s,s]", "full_attention", "full_attention"));
+    }
+    return json;
+}
+
+static void write_config(const char *directory, json_t *json) {
+    assert_int_equal(json_dump_file(json, join(directory, "config.json"), JSON_INDENT(2)), 0);
+    json_decref(json);
+}
+
+// Llama's head_dim is derived here: 12 / 2.
+static ModelSettings foreign_settings(bool qwen3, bool tie) {
+    ModelSettings settings = plain_settings();
+    settings.config.qk_norm = qwen3, settings.config.tie = tie;
+    if (!qwen3) settings.config.heads = settings.config.kv_heads = 2;
+    return settings;
+}
+
+static void test_foreign(void **state) {
+    (void)state;
+    static const char *const extras[] = {NULL, "model.layers.0.self_attn.rotary_emb.inv_freq", "lm_head.weight"};
+    for (int variant = 0; variant < 2 * 2 * 2 * 2 * 2 * 3; variant++) {
+        bool qwen3 = variant & 1, tie = variant & 2, version5 = variant & 4;
+        const char *extra = extras[variant / 32];
+        if (variant / 32 == 2 && !tie) continue; // there it is a weight
+        const ModelSettings settings = foreign_settings(qwen3, tie);
+        Model *model = toy_create(&settings);
+        const Foreign foreign = {directory_new("foreign"), variant & 8 ? "F16" : "BF16", variant & 16 ? 3 : 0, extra,
+                                 SIZE_MAX};
+        write_foreign(&foreign, model);
+        write_config(foreign.directory, foreign_config(&settings.config, version5));
+        Error error = {0};
+        ModelConfig config;
+        json_t *rope_c = json_true();
+        if (!checkpoint_read_config(foreign.directory, &config, &rope_c, &error)) fail_msg("%s", error.message);
+        assert_null(rope_c);
+        check_same_config(&config, &settings.config);
+        if (!checkpoint_read_weights(foreign.directory, model, &error)) fail_msg("%s", error.message);
+        check_weights(&foreign, model);
+        model_destroy(model);
+        check_count("foreign directories loaded", 1);
+    }
+}
+
+// Replaces one key of a good configuration; NULL value: removes it.
+static void write_changed(const char *directory, const ModelConfig *config, const char *key, const char *value) {
+    json_t *json = foreign_config(config, false);
+    if (value) {
+        json_t *changed = json_loads(value, JSON_DECODE_ANY, NULL);
+        assert_non_null(changed);
+        json_object_set_new(json, key, changed);
+    } else {
+        json_object_del(json, key);
+    }
+    write_config(directory, json);
+}
+
+typedef struct Change {
+    const char *key, *value;
+} Change;
+
+static void test_foreign_settings(void **state) {
+    (void)state;
+    static const Change refused[] = {
+        {"architectures", "[\"MistralForCausalLM\"]"}, {"architectures", "[]"}, {"architectures", "\"LlamaForCausalLM\""},
+        {"architectures", "[\"LlamaForCausalLM\", \"Qwen3ForCausalLM\"]"}, {"architectures", "[1]"},
+        {"rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8.0}"}, {"rope_scaling", "{\"type\":\"linear\",\"factor\":2}"},
+        {"rope_scaling", "{}"}, {"rope_scaling", "2"}, {"rope_scaling", "{\"rope_type\":1}"},
+        {"rope_parameters", "{\"rope_type\":\"yarn\"}"}, {"rope_parameters", "{\"full_attention\":{}}"},
+        {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":7}"}, // against rope_theta outside
+        {"rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}"},
+        {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":\"7\"}"},
+        {"partial_rotary_factor", "0.5"}, {"partial_rotary_factor", "true"}, {"attention_bias", "true"},
+        {"attention_bias", "1"}, {"mlp_bias", "true"}, {"hidden_act", "\"gelu\""}, {"hidden_act", "1"},
+        {"use_sliding_window", "true"}, {"layer_types", "[\"full_attention\",\"sliding_attention\"]"},
+        {"layer_types", "\"full_attention\""}, {"layer_types", "[1]"}, {"quantization_config", "{\"bits\":4}"},
+        {"tie_word_embeddings", "1"}, {"tie_word_embeddings", "\"true\""}, {"rms_norm_eps", "\"1e-5\""},
+        {"rms_norm_eps", "0"}, {"rms_norm_eps", "-1"}, {"rope_theta", "0"}, {"rope_theta", "-1.0"},
+        {"rope_theta", "\"1e4\""}, {"num_attention_heads", "5"}, {"num_key_value_heads", "3"}, {"head_dim", "5"},
+        {"num_hidden_layers", "257"}, {"vocab_size", NULL}, {"hidden_size", NULL}, {"intermediate_size", NULL},
+        {"num_hidden_layers", NULL}, {"num_attention_heads", NULL}, {"num_attention_heads", "2147483647"},
+    };
+    static const char *const sizes[] = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                                        "num_attention_heads", "num_key_value_heads", "head_dim",
+                                        "max_position_embeddings"};
+    static const char *const bad_sizes[] = {"0", "-1", "2147483648", "4294967296", "9223372036854775807",
+                                            "-9223372036854775808", "1.5", "8.0", "\"8\"", "true", "[8]", "{}"};
+    static const Change accepted[] = {
+        {"rope_scaling", "{\"rope_type\":\"default\"}"}, {"rope_scaling", "{\"type\":\"default\"}"}, {"rope_scaling", NULL},
+        {"num_key_value_heads", "null"}, {"num_key_value_heads", NULL}, {"head_dim", "null"}, {"head_dim", "6"},
+        {"sliding_window", "4096"}, {"hidden_act", NULL}, {"tie_word_embeddings", NULL}, {"architectures", NULL},
+        {"architectures", "null"}, {"layer_types", "null"}, {"quantization_config", "null"}, {"pretraining_tp", "2"},
+        {"mlp_bias", "null"}, {"partial_rotary_factor", "1"}, {"max_position_embeddings", "1000000"},
+        {"rms_norm_eps", NULL}, {"rope_theta", NULL}, {"rope_theta", "10000"}, {"unknown_key", "[1,2,{}]"},
+    };
+    const ModelSettings settings = foreign_settings(false, false);
+    Model *model = toy_create(&settings);
+    const Foreign foreign = {directory_new("settings"), "BF16", 0, NULL, SIZE_MAX};
+    write_foreign(&foreign, model);
+    size_t cases = 0;
+    for (size_t i = 0; i < sizeof refused / sizeof *refused + 8 * 12; i++) {
+        size_t k = i - sizeof refused / sizeof *refused;
+        Change change = i < sizeof refused / sizeof *refused ? refused[i] : (Change){sizes[k / 12], bad_sizes[k % 12]};
+        write_changed(foreign.directory, &settings.config, change.key, change.value);
+        Error error = {0};
+        ModelConfig config;
+        if (checkpoint_read_config(foreign.directory, &config, NULL, &error))
+            fail_msg("%s = %s was accepted", change.key, change.value ? change.value : "(absent)");
+        if (error.kind != ERROR_USER || !strstr(error.message, "config.json"))
+            fail_msg("%s = %s: kind %d, '%s'", change.key, change.value, error.kind, error.message);
+        // The message names the key, or the same thing in our words (model.heads, …).
+        if (!strstr(error.message, change.key) && !strstr(error.message, "model."))
+            fail_msg("%s = %s: '%s' does not name it", change.key, change.value, error.message);
+        cases++;
+    }
+    check_count("foreign settings refused by name", cases);
+    for (size_t i = 0; i < sizeof accepted / sizeof *accepted; i++) {
+        write_changed(foreign.directory, &settings.config, accepted[i].key, accepted[i].value);
+        Error error = {0};
+        if (!load(foreign.directory, model, &error))
+            fail_msg("%s = %s: %s", accepted[i].key, accepted[i].value, error.message);
+    }
+    check_count("foreign settings accepted", sizeof accepted / sizeof *accepted);
+
+    // Sizes that are possible but are not those of the weights: refused by comparing headers, before allocation.
+    for (size_t i = 0; i < 7; i++) {
+        write_changed(foreign.directory, &settings.config, sizes[i], i == 4 || i == 5 ? "1" : i == 3 ? "200" : "1048576");
+        Error error = {0};
+        ModelConfig config;
+        if (checkpoint_read_config(foreign.directory, &config, NULL, &error)) fail_msg("another %s was accepted", sizes[i]);
+    }
+    check_count("sizes other than the weights' refused", 7);
+    static const char *const texts[] = {"", "{", "[]", "null", "{\"a\":1,\"a\":1}", "{\"hidden_size\":9223372036854775808}",
+                                        "{\"rope_theta\":NaN}", "{\"rope_theta\":1e999}", "{} {}", "\xff\xfe"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        write_bytes(join(foreign.directory, "config.json"), texts[i], strlen(texts[i]));
+        Error error = {0};
+        ModelConfig config;
+        assert_false(checkpoint_read_config(foreign.directory, &config, NULL, &error));
+        if (error.kind != ERROR_CORRUPT || !strstr(error.message, "contents")) fail_msg("%s: %s", texts[i], error.message);
+    }
+    check_count("texts that are no configuration refused", sizeof texts / sizeof *texts);
+    model_destroy(model);
+}
+
+static void refuse_foreign(const Foreign *foreign, Model *model, const char *word) {
+    Error error = {0};
+    if (load(foreign->directory, model, &error)) fail_msg("accepted instead of naming %s", word);
+    if (error.kind != ERROR_CORRUPT || !strstr(error.message, word)) fail_msg("'%s' does not name %s", error.message, word);
+    check_count("foreign weights refused", 1);
+}
+
+static void test_foreign_weights(void **state) {
+    (void)state;
+    const ModelSettings settings = foreign_settings(true, false);
+    Model *model = toy_create(&settings);
+    const TensorTable *table = model_tensors(model);
+    for (size_t shards = 0; shards < 4; shards += 3) {
+        Foreign foreign = {directory_new("weights"), "BF16", shards, NULL, SIZE_MAX};
+        write_config(foreign.directory, foreign_config(&settings.config, true));
+        for (foreign.without = 0; foreign.without < table->count; foreign.without++) {
+            write_foreign(&foreign, model);
+            refuse_foreign(&foreign, model, table->tensors[foreign.without].name);
+        }
+        foreign.without = SIZE_MAX;
+        foreign.extra = "model.layers.2.mlp.up_proj.weight";
+        write_foreign(&foreign, model);
+        refuse_foreign(&foreign, model, foreign.extra);
+    }
+    // Indices: paths that lead elsewhere, tensors in other files than it says, shards that are gone.
+    Foreign foreign = {directory_new("weights"), "F16", 2, NULL, SIZE_MAX};
+    write_config(foreign.directory, foreign_config(&settings.config, true));
+    write_foreign(&foreign, model);
+    const char *path = join(foreign.directory, "model.safetensors.index.json");
+    json_t *index = json_load_file(path, 0, NULL), *map = json_object_get(index, "weight_map");
+    static const char *const names[] = {"\"../x.safetensors\"", "\"/etc/passwd\"", "\"\"", "\".\"", "1", "null",
+                                        "\"model-00002-of-00002.safetensors\""};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        json_t *good = json_deep_copy(map);
+        json_object_set_new(map, "model.embed_tokens.weight", json_loads(names[i], JSON_DECODE_ANY, NULL));
+        json_dump_file(index, path, 0);
+        refuse_foreign(&foreign, model, "model.embed_tokens.weight");
+        json_object_update(map, good);
+        json_decref(good);
+    }
+    json_dump_file(index, path, 0);
+    Error error = {0};
+    assert_true(load(foreign.directory, model, &error));
+    assert_int_equal(unlink(join(foreign.directory, "model-00002-of-00002.safetensors")), 0);
+    assert_false(load(foreign.directory, model, &error));
+    assert_non_null(strstr(error.message, "model-00002-of-00002"));
+    json_object_del(index, "weight_map");
+    json_dump_file(index, path, 0);
+    refuse_foreign(&foreign, model, "weight_map");
+    json_decref(index);
+    model_destroy(model);
+}
+
+// A NaN in a foreign weight is found when it is loaded.
+static void test_foreign_nan(void **state) {
+    (void)state;
+    const ModelSettings settings = foreign_settings(false, true);
+    Model *model = toy_create(&settings);
+    const Foreign foreign = {directory_new("nan"), "F16", 0, NULL, SIZE_MAX};
+    write_foreign(&foreign, model);
+    write_config(foreign.directory, foreign_config(&settings.config, true));
+    size_t size;
+    const char *path = join(foreign.directory, "model.safetensors");
+    char *bytes = read_bytes(path, &size);
+    bytes[size - 1] = 0x7e; // the last number of model.norm.weight
+    write_bytes(path, bytes, size);
+    refuse_foreign(&foreign, model, "model.norm.weight");
+    free(bytes);
+    model_destroy(model);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_round_trips),      cmocka_unit_test(test_inexpressible),
+    cmocka_unit_test(test_every_damage),     cmocka_unit_test(test_not_finite),
+    cmocka_unit_test(test_flat),             cmocka_unit_test(test_foreign),
+    cmocka_unit_test(test_foreign_settings), cmocka_unit_test(test_foreign_weights),
+    cmocka_unit_test(test_foreign_nan),
+};
+
+TEST_MAIN(tests)
