@@ -1,0 +1,60 @@
+// rope ab: two or three arms (settings) trained side by side. Private to ab*.c.
+//
+// Every arm starts from the same weights where shapes agree (initial weights are a function of seed and tensor) and
+// sees the same batches. Their steps alternate in one process, and the order within a pair alternates too, so that a
+// busy machine slows all of them alike; ratios are taken step by step.
+#ifndef ROPE_TRAIN_AB_H
+#define ROPE_TRAIN_AB_H
+
+#include "core/clock.h"
+#include "train/estimate.h"
+#include "train/run_directory.h"
+#include "train/trainer.h"
+
+enum { AB_ARMS = 3, AB_WARMUP = 2 }; // the first steps of each seed warm caches and pages and are not timed
+
+typedef struct AbArm {
+    const char *key;    // "a", "b", "control"
+    char name[CONFIG_TEXT];
+    Config config;      // resolved
+    Estimate estimate;
+} AbArm;
+
+// What one arm did under one seed. Arrays grow with the steps.
+typedef struct AbTrack {
+    double *loss, *seconds;             // (steps)
+    double *eval_step, *eval_loss, *eval_seconds; // (evaluations): step, held-out loss, seconds of training until then
+    size_t evaluations;
+    PhaseTimes phases;                  // sums over timed steps
+    Evaluation final;
+    double bits_per_byte;               // 0: unknown
+} AbTrack;
+
+typedef struct Ab {
+    AbArm arms[AB_ARMS];
+    size_t arm_count, steps, seed_count, evaluation_limit;
+    AbTrack *tracks;    // (seed_count, AB_ARMS)
+    size_t seed, step;  // where the comparison stands: this seed (index), this many steps done
+    json_t *fidelity;   // array, one row per seed, step, layer and head
+    json_t *gradients;  // array, one row per seed and step
+    char out[RUN_PATH];
+} Ab;
+
+static inline AbTrack *ab_track(const Ab *ab, size_t seed, size_t arm) { return &ab->tracks[seed * AB_ARMS + arm]; }
+
+// ab_progress.c: OUT/progress.json, with which an interrupted comparison goes on. Load fails with ERROR_USER when the
+// arms' settings are not those it was made with; *found false: there is none.
+bool ab_progress_save(const Ab *ab, Error *error);
+bool ab_progress_load(Ab *ab, bool *found, Error *error);
+
+// ab_fidelity.c: on the weights of arm b and one held-out batch, how far b's attention (outputs and gradients) is from
+// the true exp over the same far field, next to its certificates, and from arm a's attention; and how far the gradients
+// of all weights are apart. Appends rows to ab->fidelity and ab->gradients. Does nothing where shapes differ.
+bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error);
+
+// ab_results.c
+json_t *ab_document(const Ab *ab);                       // the contract of product.md; a new reference
+void ab_print(const Ab *ab, const json_t *document);     // table, charts and verdict on standard error
+bool ab_write_report(const Ab *ab, const json_t *document, const char *path, Error *error);
+
+#endif
