@@ -1,0 +1,221 @@
+// What the files of method `lowrank` share: the plan, one task's workspace, and the steps on a chunk. Private.
+//
+// Work is cut into tasks (batch row, key/value head, segment of whole chunks) by shape alone; a task walks its chunks in
+// order and owns all it writes. Positions of a chunk [c0, c1):
+//
+//     [0, far_end(c0))        keys in the running state when the chunk is read: all j ≤ c0 - near
+//     [far_end(c0), c1)       the boundary block: evaluated pair by pair, exp where i - j < near, P where not
+//     [far_end(c0-C), far_end(c0))   the block of keys that enters the state just before the chunk is read
+//
+// Everything between tokens is computed with query tokens along the vector lanes: features are (R, lanes), logits are
+// (keys, lanes), sums are (E+1, lanes) with the denominator as row E.
+#ifndef ROPE_ATTENTION_LOWRANK_H
+#define ROPE_ATTENTION_LOWRANK_H
+
+#include "attention/bound.h"
+#include "attention/features.h"
+#include "attention/method.h"
+#include "attention/position.h"
+#include "core/arena.h"
+#include "core/tile.h"
+
+enum { LANE_UNIT = 16, NEAR_LANES = 32, KEY_TILE = 128 };
+#define LOWRANK_NO_MAXIMUM ((real)-1e30) // of no logits; finite, so that differences of two of them are numbers
+
+typedef struct LowrankPlan {
+    AttentionPlan base;
+    Position position;
+    Polynomial polynomial;
+    Features features;
+    real coefficient[POLYNOMIAL_MAX_DEGREE + 1]; // P as the boundary block evaluates it
+    Bound near_bound, far_bound;
+    bool far_field;       // settings.far is not FAR_NONE
+    bool polynomial_far;  // there is a running state
+    bool guaranteed;      // the bound keeps |x̄| ≤ Λ, or P needs no bound: no head ever falls back
+    size_t far_size;      // F
+    size_t far_pair;      // the far dimensions are pairs [far_pair, D/2) of the rotation
+    real far_scale;       // √s, on both sides, so that monomials of q and k have like magnitudes
+    size_t group;         // H/G
+    size_t near, chunk, lanes; // lanes: chunk rounded up to LANE_UNIT
+    size_t segments, segment_tokens;
+    size_t state_stride, state_size; // a row of the state: H_r (E), z_r, padding
+    size_t window_rows;   // near + 2·chunk, at most T
+    size_t slots;         // tasks that may run at once
+} LowrankPlan;
+
+// What a head does in this step (saved by forward for backward).
+typedef struct LowrankHead {
+    double measured;   // Λ̂ of this batch row and head
+    double clipped;    // entries or rows that the bound changed, as a share
+    bool exact_far;    // true exp over the far field: settings.far = exact, or measured > Λ
+} LowrankHead;
+
+typedef struct LowrankSaved {
+    LowrankHead *head; // (B,H)
+    real *log_sum;     // (B,H,T) L_i = m_i + log Z_i, so that a normalised weight is exp(x - L_i)
+} LowrankSaved;
+
+// Scratch of all tasks together.
+typedef struct LowrankShared {
+    double *norms;        // (B·(H+G)·segments, 2): largest ‖·‖² and entries changed, of the far parts of q and k
+    real *segment_state;  // (B,G,segments) states, when segments > 1
+    real *spill;          // (B,G,segments,near,D+E): gradients for keys of an earlier segment
+    real *delta;          // (B,H,T) do·o
+    unsigned char *slot;  // slots · slot_bytes
+    size_t slot_bytes;
+} LowrankShared;
+
+typedef struct LowrankWork {
+    size_t lanes;         // row length of everything below that is (…, lanes): of the plan, or fewer in decode
+    real *state;          // (R, state_stride)
+    real *phi, *d_phi;    // (R, lanes)
+    // keys of the window [window_first, …): rotated and scaled; and their gradients before unrotation
+    real *near_key, *far_key;                // (window_rows, D), (window_rows, F)
+    real *d_near_key, *d_far_key, *d_value;  // (window_rows, D), (window_rows, F), (window_rows, E)
+    // the chunk's queries, tokens in rows and tokens in lanes
+    real *near_query, *far_query;     // (lanes, D) times s, (lanes, F) times √s
+    real *near_query_t, *far_query_t; // (D, lanes), (F, lanes)
+    real *d_near_t, *d_far_t;         // (D, lanes), (F, lanes)
+    real *rows;                       // (max(window_rows, KEY_TILE, lanes), D): raw rows on their way in or out
+    real *tile_key, *tile_grad;       // (KEY_TILE, F): far keys outside the window (exact far field)
+    real *tile_value;                 // (KEY_TILE, E)
+    real *sum_t;                      // (E+1, lanes): numerator and denominator
+    real *right_t;                    // (E+1, lanes): [V,1] or [dN,dZ] with tokens in lanes
+    real *right;                      // (lanes, E): dN with tokens in rows
+    real *near_logit, *far_logit, *d_weight; // (KEY_TILE, lanes)
+    real *largest, *rescale, *log_sum, *weight, *delta; // (lanes)
+} LowrankWork;
+
+typedef struct LowrankTask {
+    const LowrankPlan *plan;
+    LowrankWork work;
+    size_t batch, kv_head, segment;
+    size_t first, last;     // tokens of the segment
+    size_t window_first, window_last; // positions held in the window
+} LowrankTask;
+
+// ---- lowrank.c -----------------------------------------------------------------------------------------------------
+LowrankSaved lowrank_saved_at(const LowrankPlan *plan, void *saved, size_t *bytes);
+LowrankShared lowrank_shared_at(const LowrankPlan *plan, void *scratch, size_t *bytes);
+size_t lowrank_state_index(const LowrankPlan *plan, size_t batch, size_t kv_head, size_t segment);
+
+// Λ as the polynomial of these settings takes it: a hair above what they say, so that rounding at the bound is inside.
+double lowrank_interval(const AttentionSettings *settings);
+
+// Runs body(context, task) for every (batch row, active key/value head, segment of `segments`), in parallel.
+// segments is plan->segments, or 1 for tasks that span all tokens.
+typedef void (*LowrankBody)(void *context, LowrankTask *task);
+void lowrank_each_task(const LowrankPlan *plan, void *scratch, const bool *active, size_t segments, LowrankBody body,
+                       void *context);
+
+static inline size_t lowrank_far_end(const LowrankPlan *plan, size_t chunk_first) {
+    return chunk_first + 1 > plan->near ? chunk_first + 1 - plan->near : 0;
+}
+// First key that enters the state before the chunk at chunk_first.
+static inline size_t lowrank_block_first(const LowrankPlan *plan, size_t chunk_first) {
+    return chunk_first < plan->chunk ? 0 : lowrank_far_end(plan, chunk_first - plan->chunk);
+}
+
+// ---- lowrank_rows.c: from projections to bounded, rotated, scaled rows, and back -------------------------------------
+// far (count, F) = bounded, rotated, √s-scaled far dimensions of in (count rows at positions first, …).
+void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real *in, size_t stride, size_t first,
+                      size_t count);
+// near (count, D) = rotated rows, times scale, bounded if near_bound = same.
+void lowrank_near_rows(const LowrankPlan *plan, real *near, const real *in, size_t stride, size_t first, size_t count,
+                       real scale);
+// out (count, D) = or += what the gradients of near rows (NULL: none) and far rows (NULL: none), which are used up, are
+// in terms of the projection `in`.
+void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride, bool accumulate, real *d_near,
+                           real near_scale, real *d_far, real *raw, const real *in, size_t stride, size_t first,
+                           size_t count);
+// Largest ‖far part‖² after bounding, and how many entries or rows bounding changed, over rows [first, last).
+void lowrank_measure(const LowrankPlan *plan, double *norms, real *rows, const real *in, size_t stride, size_t first,
+                     size_t last);
+// out (columns, lanes) = in (count, columns)ᵀ, zero in the lanes beyond count.
+void lowrank_to_lanes(size_t lanes, real *out, const real *in, size_t stride, size_t count, size_t columns);
+// Moves the window so that it holds the keys of [lowrank_block_first, chunk end); gradients of new rows are zero when
+// with_gradients.
+void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, size_t chunk_first, bool with_gradients);
+// The chunk's queries: near_query and near_query_t, far_query and far_query_t.
+void lowrank_near_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count);
+void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count);
+
+// ---- lowrank_near.c: pairs evaluated one by one ------------------------------------------------------------------
+// sum_t, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is exact.
+void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const real *k, size_t k_stride, const real *v,
+                           size_t v_stride, size_t chunk_first, size_t count);
+// Gradients of the boundary block: d_near_t, d_far_t += and the window's d_near_key, d_far_key, d_value +=.
+void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, const real *v, size_t v_stride,
+                            const real *d_o, size_t o_stride, size_t chunk_first, size_t count);
+// Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly.
+void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
+                              const real *d_o, size_t o_stride, real *dk, real *dv, size_t chunk_first, size_t count);
+
+// ---- lowrank_state.c: features and the running state ----------------------------------------------------------------
+// state += Φ_k(block)ᵀ[V,1] for `count` ≤ chunk rows of far keys and their values. Uses d_far_t and weight.
+void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t v_stride, size_t count);
+// sum_t = [H,z]ᵀ Φ_q of the chunk's far queries.
+void lowrank_state_read(LowrankTask *task);
+// d_far_t += what [dN,dZ] (right_t) says about the far queries through the state.
+void lowrank_state_read_backward(LowrankTask *task);
+// dstate += Φ_q(chunk)ᵀ[dN,dZ], from right, right_t and far_query_t.
+void lowrank_state_absorb_queries(LowrankTask *task, size_t count);
+// For the block of `count` keys at `first`, whose rows are in far_query_t: sum_t (E, lanes) = dvᵀ and d_far_t = the
+// gradient of the far keys, both from the dstate in `state`.
+void lowrank_state_read_keys(LowrankTask *task, const real *v, size_t v_stride, size_t first, size_t count);
+
+// Exclusive sums of the segments' states of every batch row and key/value head, from the first or from the last on.
+void lowrank_state_prefix(const LowrankPlan *plan, real *segment_state, bool from_last);
+
+// ---- lowrank_forward.c, lowrank_backward.c, lowrank_decode.c ---------------------------------------------------------
+void lowrank_forward(const AttentionPlan *plan, const AttentionForward *io);
+// The states at which every segment starts, into shared.segment_state; nothing if there is one segment.
+void lowrank_segment_states(const LowrankPlan *plan, const LowrankHead *heads, const bool *active, const real *k,
+                            size_t k_stride, const real *v, size_t v_stride, void *scratch);
+// Whether any query head of the task's group reads the running state.
+bool lowrank_uses_state(const LowrankTask *task, const LowrankHead *heads);
+void lowrank_backward(const AttentionPlan *plan, const AttentionBackward *io);
+void lowrank_decode_begin(const AttentionPlan *plan, void *state);
+void lowrank_decode(const AttentionPlan *plan, void *state, real *o, const real *q, const real *k, const real *v,
+                    size_t position, void *scratch);
+size_t lowrank_decode_bytes(const LowrankPlan *plan);
+LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena);
+Arena lowrank_arena_over(void *memory); // memory given by the caller, laid out by the code that measures it
+
+// ---- lowrank_kernels.c ----------------------------------------------------------------------------------------------
+// A tile of pairs: keys in rows, queries in lanes. t = i - j = lag + lane - row.
+typedef struct LowrankTile {
+    real *near, *far;       // (rows, ld) logits; near is read from row near_first on, far up to row far_rows
+    real *d;                // (rows, ld) backward: do·v
+    size_t ld, rows, lanes, near_first, far_rows;
+    ptrdiff_t lag;
+    size_t near_size;       // exp of the near logit where 0 ≤ t < near_size, far field where t ≥ near_size
+    bool far_exact;         // exp of the far logit instead of P
+    size_t degree;
+    const real *coefficient;
+} LowrankTile;
+
+typedef struct LowrankKernels {
+    // near = weights relative to exp(largest) (0 where t < 0); largest (lanes) raised to cover the tile's exponents,
+    // rescale (lanes) = exp(old largest - new largest).
+    void (*forward)(const LowrankTile *tile, real *largest, real *rescale);
+    // near = normalised weights A/Z; d = gradient of the near logits, far = gradient of the far logits.
+    // log_sum L, weight exp(-L), delta do·o: all (lanes).
+    void (*backward)(const LowrankTile *tile, const real *log_sum, const real *weight, const real *delta);
+    // out (lanes) = Σ_row a[row]·b[row]
+    void (*lane_dots)(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes);
+    // x (rows, ld) *= factor (lanes)
+    void (*scale_lanes)(real *x, size_t ld, const real *factor, size_t rows, size_t lanes);
+    // out (rows, columns) = in, row by row times factor (rows)
+    void (*scale_rows)(real *out, size_t out_stride, const real *in, size_t in_stride, const real *factor, size_t rows,
+                       size_t columns);
+    // out (lanes) = exp(-x)
+    void (*exp_negative)(real *out, const real *x, size_t lanes);
+    // Rotates pairs (p, p + half) of rows by ±angle and scales; cosine, sine: rows `table_stride` apart.
+    void (*rotate)(real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows, size_t half,
+                   const real *cosine, const real *sine, size_t table_stride, real scale, real direction);
+} LowrankKernels;
+
+ISA_TABLE(LowrankKernels, lowrank_kernels)
+
+#endif

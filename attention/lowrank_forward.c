@@ -1,0 +1,206 @@
+// Forward of method lowrank: measure the logit bound of every head, then sweep the chunks (attention.md, section 3).
+//
+//     for each chunk: absorb the keys that leave the boundary block; for each query head: read the state, add the pairs
+//     of the boundary block with a running maximum m, o = N/Z, and save L = m + log Z
+//
+// With few heads the sequence is cut into segments: their totals first, then prefix sums, then all segments at once.
+#include <math.h>
+#include <string.h>
+
+#include "attention/lowrank.h"
+
+typedef struct Forward {
+    const LowrankPlan *plan;
+    const AttentionForward *io;
+    LowrankSaved saved;
+    LowrankShared shared;
+} Forward;
+
+// ---- measuring -----------------------------------------------------------------------------------------------------
+
+static double *norms_at(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t head,
+                        size_t segment) {
+    const size_t heads = plan->base.settings.heads + plan->base.settings.kv_heads;
+    return shared->norms + ((batch * heads + head) * plan->segments + segment) * 2;
+}
+
+static void measure_task(void *context, LowrankTask *task) {
+    const Forward *forward = context;
+    const LowrankPlan *plan = task->plan;
+    const AttentionForward *io = forward->io;
+    const AttentionSettings *s = &plan->base.settings;
+    const size_t row = task->batch * s->tokens;
+    for (size_t m = 0; m < plan->group; m++) {
+        const size_t head = task->kv_head * plan->group + m;
+        lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, head, task->segment), task->work.rows,
+                        io->q + row * io->q_stride + head * s->qk_size, io->q_stride, task->first, task->last);
+    }
+    lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, s->heads + task->kv_head, task->segment),
+                    task->work.rows, io->k + row * io->k_stride + task->kv_head * s->qk_size, io->k_stride,
+                    task->first, task->last);
+}
+
+static void merge_segments(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t head,
+                           double *square, double *changed) {
+    *square = *changed = 0;
+    for (size_t n = 0; n < plan->segments; n++) {
+        const double *norms = norms_at(plan, shared, batch, head, n);
+        if (!(norms[0] <= *square)) *square = norms[0];
+        *changed += norms[1];
+    }
+}
+
+// Decides for every batch row and head whether the polynomial may stand in for exp.
+static void decide_heads(Forward *forward) {
+    const LowrankPlan *plan = forward->plan;
+    const AttentionSettings *s = &plan->base.settings;
+    for (size_t b = 0; b < s->batch; b++)
+        for (size_t h = 0; h < s->heads; h++) {
+            if (forward->io->active && !forward->io->active[h / plan->group]) continue;
+            LowrankHead *head = &forward->saved.head[b * s->heads + h];
+            double query, key, query_changed, key_changed;
+            merge_segments(plan, &forward->shared, b, h, &query, &query_changed);
+            merge_segments(plan, &forward->shared, b, s->heads + h / plan->group, &key, &key_changed);
+            const double units = 2 * (double)bound_units(plan->far_bound, s->tokens, plan->far_size);
+            head->measured = s->logit_scale * sqrt(query * key);
+            head->clipped = units > 0 ? (query_changed + key_changed) / units : 0;
+            const bool inside = s->polynomial == POLYNOMIAL_POWER || head->measured <= plan->polynomial.interval;
+            head->exact_far = plan->far_field && !(plan->polynomial_far && inside); // NaN: exact
+        }
+}
+
+static void fill_report(const Forward *forward) {
+    const LowrankPlan *plan = forward->plan;
+    const AttentionSettings *s = &plan->base.settings;
+    const AttentionReport *report = forward->io->report;
+    if (!report) return;
+    for (size_t h = 0; h < s->heads; h++) {
+        if (forward->io->active && !forward->io->active[h / plan->group]) continue;
+        double measured = 0, clipped = 0, fell_back = 0;
+        for (size_t b = 0; b < s->batch; b++) {
+            const LowrankHead *head = &forward->saved.head[b * s->heads + h];
+            if (!(head->measured <= measured)) measured = head->measured;
+            clipped += head->clipped / (double)s->batch;
+            fell_back += head->exact_far && plan->polynomial_far;
+        }
+        if (report->logit_bound) report->logit_bound[h] = measured;
+        if (report->clipped) report->clipped[h] = clipped;
+        if (report->fell_back) report->fell_back[h] = fell_back;
+    }
+}
+
+// ---- states at the starts of segments ------------------------------------------------------------------------------
+
+typedef struct SegmentTotals {
+    const LowrankHead *heads;
+    const real *k, *v;
+    size_t k_stride, v_stride;
+    real *segment_state;
+} SegmentTotals;
+
+bool lowrank_uses_state(const LowrankTask *task, const LowrankHead *heads) {
+    const LowrankPlan *plan = task->plan;
+    if (!plan->polynomial_far) return false;
+    for (size_t m = 0; m < plan->group; m++)
+        if (!heads[task->batch * plan->base.settings.heads + task->kv_head * plan->group + m].exact_far) return true;
+    return false;
+}
+
+static void total_task(void *context, LowrankTask *task) {
+    const SegmentTotals *totals = context;
+    const LowrankPlan *plan = task->plan;
+    const AttentionSettings *s = &plan->base.settings;
+    const size_t row = task->batch * s->tokens;
+    const real *k = totals->k + row * totals->k_stride + task->kv_head * s->qk_size;
+    const real *v = totals->v + row * totals->v_stride + task->kv_head * s->v_size;
+    task->work.state = totals->segment_state +
+                       lowrank_state_index(plan, task->batch, task->kv_head, task->segment) * plan->state_size;
+    memset(task->work.state, 0, plan->state_size * sizeof(real));
+    if (task->last == s->tokens || !lowrank_uses_state(task, totals->heads)) return; // nobody needs the last total
+    for (size_t at = task->first; at < task->last; at += plan->chunk) {
+        const size_t first = lowrank_block_first(plan, at), count = lowrank_far_end(plan, at) - first;
+        if (count == 0) continue;
+        lowrank_far_rows(plan, task->work.far_query, task->work.rows, k + first * totals->k_stride, totals->k_stride,
+                         first, count);
+        lowrank_state_absorb(task, task->work.far_query, v + first * totals->v_stride, totals->v_stride, count);
+    }
+}
+
+void lowrank_segment_states(const LowrankPlan *plan, const LowrankHead *heads, const bool *active, const real *k,
+                            size_t k_stride, const real *v, size_t v_stride, void *scratch) {
+    if (plan->segments == 1 || !plan->polynomial_far) return;
+    const LowrankShared shared = lowrank_shared_at(plan, scratch, NULL);
+    SegmentTotals totals = {heads, k, v, k_stride, v_stride, shared.segment_state};
+    lowrank_each_task(plan, scratch, active, plan->segments, total_task, &totals);
+    lowrank_state_prefix(plan, shared.segment_state, false);
+}
+
+// ---- the sweep -----------------------------------------------------------------------------------------------------
+
+// Numerator, denominator and maximum before the first pair: what the state says, relative to exp(0).
+static void start_sums(LowrankTask *task, const LowrankHead *head, size_t chunk_first) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    const bool state = plan->far_field && !head->exact_far;
+    for (size_t lane = 0; lane < plan->lanes; lane++)
+        work->largest[lane] = state && chunk_first + lane >= plan->near ? 0 : LOWRANK_NO_MAXIMUM;
+    if (state && lowrank_far_end(plan, chunk_first) > 0) lowrank_state_read(task);
+    else memset(work->sum_t, 0, (plan->base.settings.v_size + 1) * plan->lanes * sizeof(real));
+}
+
+static void finish_sums(LowrankTask *task, real *o, size_t o_stride, real *log_sum, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    const size_t values = plan->base.settings.v_size;
+    const real *denominator = work->sum_t + values * plan->lanes;
+    for (size_t lane = 0; lane < plan->lanes; lane++) {
+        work->rescale[lane] = lane < count ? 1 / denominator[lane] : 0;
+        if (lane < count) log_sum[lane] = work->largest[lane] + (real)log((double)denominator[lane]);
+    }
+    lowrank_kernels()->scale_lanes(work->sum_t, plan->lanes, work->rescale, values, plan->lanes);
+    tile_kernels()->transpose(o, o_stride, work->sum_t, plan->lanes, values, count);
+}
+
+static void forward_task(void *context, LowrankTask *task) {
+    const Forward *forward = context;
+    const LowrankPlan *plan = task->plan;
+    const AttentionForward *io = forward->io;
+    const AttentionSettings *s = &plan->base.settings;
+    const size_t row = task->batch * s->tokens, far = plan->far_size;
+    const real *k = io->k + row * io->k_stride + task->kv_head * s->qk_size;
+    const real *v = io->v + row * io->v_stride + task->kv_head * s->v_size;
+    const bool state = lowrank_uses_state(task, forward->saved.head);
+    if (plan->segments > 1)
+        task->work.state = forward->shared.segment_state +
+                           lowrank_state_index(plan, task->batch, task->kv_head, task->segment) * plan->state_size;
+    else
+        memset(task->work.state, 0, plan->state_size * sizeof(real));
+    for (size_t at = task->first; at < task->last; at += plan->chunk) {
+        const size_t count = task->last - at < plan->chunk ? task->last - at : plan->chunk;
+        const size_t block = lowrank_block_first(plan, at);
+        lowrank_window_advance(task, k, io->k_stride, at, false);
+        if (state)
+            lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * far,
+                                 v + block * io->v_stride, io->v_stride, lowrank_far_end(plan, at) - block);
+        for (size_t m = 0; m < plan->group; m++) {
+            const size_t h = task->kv_head * plan->group + m, index = task->batch * s->heads + h;
+            const real *q = io->q + row * io->q_stride + h * s->qk_size;
+            lowrank_near_queries(task, q, io->q_stride, at, count);
+            if (plan->far_field) lowrank_far_queries(task, q, io->q_stride, at, count);
+            start_sums(task, &forward->saved.head[index], at);
+            lowrank_pairs_forward(task, &forward->saved.head[index], k, io->k_stride, v, io->v_stride, at, count);
+            finish_sums(task, io->o + (row + at) * io->o_stride + h * s->v_size, io->o_stride,
+                        forward->saved.log_sum + index * s->tokens + at, count);
+        }
+    }
+}
+
+void lowrank_forward(const AttentionPlan *base, const AttentionForward *io) {
+    const LowrankPlan *plan = (const LowrankPlan *)base;
+    Forward forward = {plan, io, lowrank_saved_at(plan, io->saved, NULL), lowrank_shared_at(plan, io->scratch, NULL)};
+    lowrank_each_task(plan, io->scratch, io->active, plan->segments, measure_task, &forward);
+    decide_heads(&forward);
+    lowrank_segment_states(plan, forward.saved.head, io->active, io->k, io->k_stride, io->v, io->v_stride, io->scratch);
+    lowrank_each_task(plan, io->scratch, io->active, plan->segments, forward_task, &forward);
+    fill_report(&forward);
+}

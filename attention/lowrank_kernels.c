@@ -1,0 +1,157 @@
+// Elementwise loops of method lowrank: weights of pairs and their gradients, lanes along query tokens.
+#include "attention/lowrank.h"
+
+#include "core/vector_math.h"
+
+static inline Vector lane_index(void) {
+    Vector index;
+    for (size_t lane = 0; lane < LANES; lane++) index[lane] = (real)lane;
+    return index;
+}
+
+static inline Vector evaluate(const LowrankTile *tile, Vector x) { // Horner
+    Vector value = vector_set(tile->coefficient[tile->degree]);
+    for (size_t t = tile->degree; t-- > 0;) value = value * x + vector_set(tile->coefficient[t]);
+    return value;
+}
+
+static inline Vector evaluate_slope(const LowrankTile *tile, Vector x) {
+    Vector value = {0};
+    for (size_t t = tile->degree; t > 0; t--) value = value * x + vector_set((real)t * tile->coefficient[t]);
+    return value;
+}
+
+// Which lanes of a vector whose first lane has lag t0 are near, and which are far.
+typedef struct Reach {
+    bool any_near, any_far;
+    VectorInt near, far;
+} Reach;
+
+static inline Reach reach(const LowrankTile *tile, ptrdiff_t t0, Vector index) {
+    const ptrdiff_t near = (ptrdiff_t)tile->near_size;
+    Vector t = vector_set((real)t0) + index, zero = {0}, edge = vector_set((real)near);
+    return (Reach){t0 < near && t0 + (ptrdiff_t)LANES > 0, t0 + (ptrdiff_t)LANES > near, (t >= zero) & (t < edge),
+                   (t >= edge) & (t >= zero)};
+}
+
+static Vector largest_exponent(const LowrankTile *tile, size_t lane, Vector index, Vector largest) {
+    for (size_t row = tile->near_first; row < tile->rows; row++) {
+        Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+        if (!at.any_near) continue;
+        Vector x = vector_load(tile->near + row * tile->ld + lane);
+        largest = vector_select(at.near & (x > largest), x, largest);
+    }
+    for (size_t row = 0; tile->far_exact && row < tile->far_rows; row++) {
+        Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+        if (!at.any_far) continue;
+        Vector x = vector_load(tile->far + row * tile->ld + lane);
+        largest = vector_select(at.far & (x > largest), x, largest);
+    }
+    return largest;
+}
+
+static void forward(const LowrankTile *tile, real *largest, real *rescale) {
+    const Vector index = lane_index(), zero = {0};
+    for (size_t lane = 0; lane < tile->lanes; lane += LANES) {
+        Vector before = vector_load(largest + lane), after = largest_exponent(tile, lane, index, before);
+        vector_store(largest + lane, after);
+        vector_store(rescale + lane, vector_exp(before - after));
+        Vector far_weight = tile->far_exact ? zero : vector_exp(-after);
+        for (size_t row = 0; row < tile->rows; row++) {
+            Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+            Vector value = zero;
+            if (row >= tile->near_first && at.any_near)
+                value = vector_select(at.near, vector_exp(vector_load(tile->near + row * tile->ld + lane) - after), zero);
+            if (row < tile->far_rows && at.any_far) {
+                Vector x = vector_load(tile->far + row * tile->ld + lane);
+                Vector far = tile->far_exact ? vector_exp(x - after) : evaluate(tile, x) * far_weight;
+                value = vector_select(at.far, far, value);
+            }
+            vector_store(tile->near + row * tile->ld + lane, value);
+        }
+    }
+}
+
+static void backward(const LowrankTile *tile, const real *log_sum, const real *weight, const real *delta) {
+    const Vector index = lane_index(), zero = {0};
+    for (size_t lane = 0; lane < tile->lanes; lane += LANES) {
+        const Vector sum = vector_load(log_sum + lane), far_weight = vector_load(weight + lane);
+        const Vector mean = vector_load(delta + lane);
+        for (size_t row = 0; row < tile->rows; row++) {
+            const size_t at_row = row * tile->ld + lane;
+            Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+            Vector value = zero, d_near = zero, d_far = zero, slope = vector_load(tile->d + at_row) - mean;
+            if (row >= tile->near_first && at.any_near) {
+                value = vector_select(at.near, vector_exp(vector_load(tile->near + at_row) - sum), zero);
+                d_near = value * slope;
+            }
+            if (row < tile->far_rows) {
+                if (at.any_far) {
+                    Vector x = vector_load(tile->far + at_row), far, d;
+                    if (tile->far_exact) {
+                        far = vector_exp(x - sum);
+                        d = far * slope;
+                    } else {
+                        far = evaluate(tile, x) * far_weight;
+                        d = evaluate_slope(tile, x) * far_weight * slope;
+                    }
+                    value = vector_select(at.far, far, value);
+                    d_far = vector_select(at.far, d, zero);
+                }
+                vector_store(tile->far + at_row, d_far);
+            }
+            vector_store(tile->near + at_row, value);
+            vector_store(tile->d + at_row, d_near);
+        }
+    }
+}
+
+static void lane_dots(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes) {
+    for (size_t lane = 0; lane < lanes; lane += LANES) {
+        Vector sum = {0};
+        for (size_t at = lane; at < rows * ld + lane; at += ld) sum += vector_load(a + at) * vector_load(b + at);
+        vector_store(out + lane, sum);
+    }
+}
+
+static void scale_lanes(real *x, size_t ld, const real *factor, size_t rows, size_t lanes) {
+    for (size_t row = 0; row < rows; row++)
+        for (size_t lane = 0; lane < lanes; lane += LANES)
+            vector_store(x + row * ld + lane, vector_load(x + row * ld + lane) * vector_load(factor + lane));
+}
+
+static void scale_rows(real *out, size_t out_stride, const real *in, size_t in_stride, const real *factor, size_t rows,
+                       size_t columns) {
+    for (size_t row = 0; row < rows; row++)
+        for (size_t c = 0; c < columns; c++) out[row * out_stride + c] = in[row * in_stride + c] * factor[row];
+}
+
+static void exp_negative(real *out, const real *x, size_t lanes) {
+    for (size_t lane = 0; lane < lanes; lane += LANES) vector_store(out + lane, vector_exp(-vector_load(x + lane)));
+}
+
+static void rotate(real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows, size_t half,
+                   const real *cosine, const real *sine, size_t table_stride, real scale, real direction) {
+    const Vector scales = vector_set(scale), sign = vector_set(direction);
+    for (size_t row = 0; row < rows; row++) {
+        const real *a = in + row * in_stride, *b = a + half, *c = cosine + row * table_stride;
+        const real *s = sine + row * table_stride;
+        real *to_a = out + row * out_stride, *to_b = to_a + half;
+        size_t p = 0;
+        for (; p + LANES <= half; p += LANES) {
+            Vector x = vector_load(a + p) * scales, y = vector_load(b + p) * scales;
+            Vector turn = vector_load(s + p) * sign, keep = vector_load(c + p);
+            vector_store(to_a + p, x * keep - y * turn);
+            vector_store(to_b + p, y * keep + x * turn);
+        }
+        for (; p < half; p++) {
+            real x = a[p] * scale, y = b[p] * scale, turn = s[p] * direction;
+            to_a[p] = x * c[p] - y * turn;
+            to_b[p] = y * c[p] + x * turn;
+        }
+    }
+}
+
+const LowrankKernels ISA_NAME(lowrank_kernels) = {
+    forward, backward, lane_dots, scale_lanes, scale_rows, exp_negative, rotate,
+};

@@ -1,0 +1,143 @@
+// Rows of q and k on their way into the far and the near field of method lowrank, and gradients on their way out:
+//
+//     far   the F slowest dimensions, bounded, rotated, times √s         near   all D, bounded if asked, rotated, times s
+//
+// Cost O(D) per token. The far dimensions of a row are the pairs [far_pair, D/2): two runs of F/2.
+#include <string.h>
+
+#include "attention/lowrank.h"
+
+static void gather_far(const LowrankPlan *plan, real *out, const real *in, size_t stride, size_t count) {
+    const size_t half = plan->far_size / 2, offset = plan->base.settings.qk_size / 2;
+    for (size_t r = 0; r < count; r++) {
+        const real *from = in + r * stride + plan->far_pair;
+        memcpy(out + r * 2 * half, from, half * sizeof(real));
+        memcpy(out + r * 2 * half + half, from + offset, half * sizeof(real));
+    }
+}
+
+static void rotate_far(const LowrankPlan *plan, real *rows, size_t first, size_t count, real direction) {
+    const size_t pairs = plan->base.settings.qk_size / 2, at = first * pairs + plan->far_pair, far = plan->far_size;
+    lowrank_kernels()->rotate(rows, far, rows, far, count, far / 2, plan->position.cosine + at,
+                              plan->position.sine + at, pairs, plan->far_scale, direction);
+}
+
+void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real *in, size_t stride, size_t first,
+                      size_t count) {
+    gather_far(plan, raw, in, stride, count);
+    bound_apply(plan->far_bound, far, plan->far_size, raw, plan->far_size, count, plan->far_size);
+    rotate_far(plan, far, first, count, 1);
+}
+
+static void rotate_near(const LowrankPlan *plan, real *out, const real *in, size_t stride, size_t first, size_t count,
+                        real scale, real direction) {
+    const size_t size = plan->base.settings.qk_size, pairs = size / 2, at = first * pairs;
+    lowrank_kernels()->rotate(out, size, in, stride, count, pairs, plan->position.cosine + at,
+                              plan->position.sine + at, pairs, scale, direction);
+}
+
+void lowrank_near_rows(const LowrankPlan *plan, real *near, const real *in, size_t stride, size_t first, size_t count,
+                       real scale) {
+    const size_t size = plan->base.settings.qk_size;
+    if (plan->near_bound.kind == BOUND_NONE) {
+        rotate_near(plan, near, in, stride, first, count, scale, 1);
+        return;
+    }
+    bound_apply(plan->near_bound, near, size, in, stride, count, size);
+    rotate_near(plan, near, near, size, first, count, scale, 1);
+}
+
+void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride, bool accumulate, real *d_near,
+                           real near_scale, real *d_far, real *raw, const real *in, size_t stride, size_t first,
+                           size_t count) {
+    const size_t size = plan->base.settings.qk_size, far = plan->far_size, half = far / 2;
+    if (d_near) {
+        rotate_near(plan, d_near, d_near, size, first, count, near_scale, -1);
+        bound_backward(plan->near_bound, d_near, size, in, stride, count, size);
+    }
+    for (size_t r = 0; r < count; r++)
+        for (size_t a = 0; a < size; a++)
+            out[r * out_stride + a] = (accumulate ? out[r * out_stride + a] : 0) + (d_near ? d_near[r * size + a] : 0);
+    if (!d_far) return;
+    rotate_far(plan, d_far, first, count, -1);
+    gather_far(plan, raw, in, stride, count);
+    bound_backward(plan->far_bound, d_far, far, raw, far, count, far);
+    for (size_t r = 0; r < count; r++) {
+        real *to = out + r * out_stride + plan->far_pair;
+        for (size_t a = 0; a < half; a++) to[a] += d_far[r * far + a];
+        for (size_t a = 0; a < half; a++) to[size / 2 + a] += d_far[r * far + half + a];
+    }
+}
+
+void lowrank_measure(const LowrankPlan *plan, double *norms, real *rows, const real *in, size_t stride, size_t first,
+                     size_t last) {
+    const size_t far = plan->far_size;
+    double largest = 0;
+    size_t changed = 0;
+    for (size_t at = first; at < last; at += KEY_TILE) {
+        const size_t count = last - at < KEY_TILE ? last - at : KEY_TILE;
+        gather_far(plan, rows, in + at * stride, stride, count);
+        changed += bound_apply(plan->far_bound, rows, far, rows, far, count, far);
+        for (size_t r = 0; r < count; r++) {
+            double square = 0;
+            for (size_t a = 0; a < far; a++) square += (double)rows[r * far + a] * (double)rows[r * far + a];
+            if (!(square <= largest)) largest = square; // NaN is kept
+        }
+    }
+    norms[0] = largest;
+    norms[1] = (double)changed;
+}
+
+void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, size_t chunk_first,
+                            bool with_gradients) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    const size_t size = plan->base.settings.qk_size, far = plan->far_size, value = plan->base.settings.v_size;
+    const size_t first = lowrank_block_first(plan, chunk_first), tokens = plan->base.settings.tokens;
+    const size_t last = chunk_first + plan->chunk < tokens ? chunk_first + plan->chunk : tokens;
+    size_t kept = 0; // at the start of a segment the window is empty
+    if (task->window_last > first) {
+        const size_t drop = first - task->window_first;
+        kept = task->window_last - first;
+        memmove(work->near_key, work->near_key + drop * size, kept * size * sizeof(real));
+        memmove(work->far_key, work->far_key + drop * far, kept * far * sizeof(real));
+        if (with_gradients) {
+            memmove(work->d_near_key, work->d_near_key + drop * size, kept * size * sizeof(real));
+            memmove(work->d_far_key, work->d_far_key + drop * far, kept * far * sizeof(real));
+            memmove(work->d_value, work->d_value + drop * value, kept * value * sizeof(real));
+        }
+    }
+    const size_t fresh = first + kept, count = last - fresh;
+    lowrank_near_rows(plan, work->near_key + kept * size, k + fresh * k_stride, k_stride, fresh, count, 1);
+    if (plan->far_field)
+        lowrank_far_rows(plan, work->far_key + kept * far, work->rows, k + fresh * k_stride, k_stride, fresh, count);
+    if (with_gradients) {
+        memset(work->d_near_key + kept * size, 0, count * size * sizeof(real));
+        memset(work->d_far_key + kept * far, 0, count * far * sizeof(real));
+        memset(work->d_value + kept * value, 0, count * value * sizeof(real));
+    }
+    task->window_first = first;
+    task->window_last = last;
+}
+
+void lowrank_to_lanes(size_t lanes, real *out, const real *in, size_t stride, size_t count, size_t columns) {
+    tile_kernels()->transpose(out, lanes, in, stride, count, columns);
+    for (size_t c = 0; count < lanes && c < columns; c++)
+        memset(out + c * lanes + count, 0, (lanes - count) * sizeof(real));
+}
+
+void lowrank_near_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    const size_t size = plan->base.settings.qk_size;
+    lowrank_near_rows(plan, work->near_query, q + chunk_first * q_stride, q_stride, chunk_first, count,
+                      (real)plan->base.settings.logit_scale);
+    lowrank_to_lanes(work->lanes, work->near_query_t, work->near_query, size, count, size);
+}
+
+void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    lowrank_far_rows(plan, work->far_query, work->rows, q + chunk_first * q_stride, q_stride, chunk_first, count);
+    lowrank_to_lanes(work->lanes, work->far_query_t, work->far_query, plan->far_size, count, plan->far_size);
+}

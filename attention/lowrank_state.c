@@ -1,0 +1,105 @@
+// The running state of method lowrank: H (R,E) = Σ_j φ_k(j) v_jᵀ and z (R) = Σ_j φ_k(j), stored as rows [H_r, z_r].
+//
+// Four products of 2·R·E operations per token carry the method: absorb keys, read by queries, and in the backward
+// dφ = state·[V,1]ᵀ. They run in slabs of features, so that a slab of φ and of the state stay in the first cache levels
+// (attention.md, section 3; the gradient paper's low-rank products, sections 5 and 6, with monomials in place of
+// Kronecker factors).
+#include <string.h>
+
+#include "attention/lowrank.h"
+
+enum { SLAB = 64 }; // rows of features per product
+
+// sum_t (columns, lanes) = stateᵀ · phi
+static void read_state(const LowrankPlan *plan, const LowrankWork *work, size_t columns) {
+    for (size_t r = 0; r < plan->features.count; r += SLAB) {
+        const size_t rows = plan->features.count - r < SLAB ? plan->features.count - r : SLAB;
+        tile_kernels()->multiply(work->sum_t, work->lanes, work->state + r * plan->state_stride, 1, plan->state_stride,
+                                 work->phi + r * work->lanes, work->lanes, columns, work->lanes, rows, r > 0);
+    }
+}
+
+// state += phi (R, count) · [right, weight]; weight (lanes) is zero beyond count
+static void add_to_state(const LowrankPlan *plan, const LowrankWork *work, const real *right, size_t stride,
+                         const real *weight, size_t count) {
+    const size_t values = plan->base.settings.v_size;
+    for (size_t r = 0; r < plan->features.count; r += SLAB) {
+        const size_t rows = plan->features.count - r < SLAB ? plan->features.count - r : SLAB;
+        real *slab = work->state + r * plan->state_stride;
+        const real *features = work->phi + r * work->lanes;
+        tile_kernels()->multiply(slab, plan->state_stride, features, work->lanes, 1, right, stride, rows, values,
+                                 count, true);
+        feature_kernels()->row_dots(slab + values, plan->state_stride, features, weight, rows, work->lanes);
+    }
+}
+
+// d_phi (R, lanes) = state · right_t (E+1, lanes)
+static void pull_features(const LowrankPlan *plan, const LowrankWork *work) {
+    tile_kernels()->multiply(work->d_phi, work->lanes, work->state, plan->state_stride, 1, work->right_t, work->lanes,
+                             plan->features.count, work->lanes, plan->base.settings.v_size + 1, false);
+}
+
+void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t v_stride, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    if (count == 0) return;
+    real *key_t = work->d_far_t, *ones = work->weight;
+    lowrank_to_lanes(work->lanes, key_t, far_key, plan->far_size, count, plan->far_size);
+    for (size_t lane = 0; lane < work->lanes; lane++) ones[lane] = lane < count;
+    features_build(&plan->features, plan->features.key_ratio, work->phi, key_t, work->lanes);
+    add_to_state(plan, work, v, v_stride, ones, count);
+}
+
+void lowrank_state_read(LowrankTask *task) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    features_build(&plan->features, plan->features.query_ratio, work->phi, work->far_query_t, work->lanes);
+    read_state(plan, work, plan->base.settings.v_size + 1);
+}
+
+void lowrank_state_read_backward(LowrankTask *task) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    features_build(&plan->features, plan->features.query_ratio, work->phi, work->far_query_t, work->lanes);
+    pull_features(plan, work);
+    features_backward(&plan->features, plan->features.query_ratio, work->d_far_t, work->d_phi, work->phi,
+                      work->far_query_t, work->lanes);
+}
+
+void lowrank_state_absorb_queries(LowrankTask *task, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    features_build(&plan->features, plan->features.query_ratio, work->phi, work->far_query_t, work->lanes);
+    add_to_state(plan, work, work->right, plan->base.settings.v_size,
+                 work->right_t + plan->base.settings.v_size * work->lanes, count);
+}
+
+void lowrank_state_read_keys(LowrankTask *task, const real *v, size_t v_stride, size_t first, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    const size_t values = plan->base.settings.v_size, lanes = work->lanes;
+    lowrank_to_lanes(work->lanes, work->right_t, v + first * v_stride, v_stride, count, values);
+    for (size_t lane = 0; lane < lanes; lane++) work->right_t[values * lanes + lane] = 1;
+    features_build(&plan->features, plan->features.key_ratio, work->phi, work->far_query_t, lanes);
+    read_state(plan, work, values);
+    pull_features(plan, work);
+    memset(work->d_far_t, 0, plan->far_size * lanes * sizeof(real));
+    features_backward(&plan->features, plan->features.key_ratio, work->d_far_t, work->d_phi, work->phi,
+                      work->far_query_t, lanes);
+}
+
+void lowrank_state_prefix(const LowrankPlan *plan, real *segment_state, bool from_last) {
+    const size_t rows = plan->base.settings.batch * plan->base.settings.kv_heads, size = plan->state_size;
+    for (size_t row = 0; row < rows; row++) {
+        real *states = segment_state + row * plan->segments * size;
+#pragma omp parallel for schedule(static)
+        for (size_t i = 0; i < size; i++) {
+            real running = 0;
+            for (size_t n = 0; n < plan->segments; n++) {
+                real *here = states + (from_last ? plan->segments - 1 - n : n) * size + i, total = *here;
+                *here = running;
+                running += total;
+            }
+        }
+    }
+}
