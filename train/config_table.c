@@ -56,7 +56,7 @@ const ConfigKey config_keys[] = {
     REAL("attention", "cost_lowrank", cost_lowrank, "0", 0, 1e6, "auto: seconds per GFLOP of lowrank; 0: measure"),
 
     WORDS("optim", "method", KEY_CHOICE, optimizer, "adamw", "adamw", "optimizer"),
-    REAL("optim", "learning_rate", learning_rate, "1e-3", 0, 1e30, "highest learning rate"),
+    REAL("optim", "learning_rate", learning_rate, "1e-3", 0, 1e6, "highest learning rate"),
     WORDS("optim", "schedule", KEY_CHOICE, schedule, "cosine", "cosine,linear,wsd,constant", "learning rate over steps"),
     SIZE("optim", "warmup", warmup, "100", 0, large, "steps of linear warm-up; unset: at most a tenth of the steps"),
     REAL("optim", "weight_decay", weight_decay, "0.1", 0, 1e3, "decoupled decay of matrices"),

@@ -142,8 +142,8 @@ void metrics_show(Metrics *metrics, const Trainer *trainer, const StepResult *re
     format_time((now - metrics->start) / (double)(done ? done : 1) * (double)(config->steps - trainer->state.step), left);
     clear_live(metrics);
     fprintf(stderr, "step %llu/%zu  loss %.4f  lr %.2e  grad %.3g  %s tokens/s  ETA %s%s%s",
-            (unsigned long long)trainer->state.step, config->steps, result->loss, result->learning_rate,
-            result->gradient_norm, speed, left, result->skipped ? "  SKIPPED" : "", metrics->terminal ? "" : "\n");
+            (unsigned long long)trainer->state.step, config->steps, isnan(result->loss) ? (double)NAN : result->loss,
+            result->learning_rate, isnan(result->gradient_norm) ? (double)NAN : result->gradient_norm, speed, left, result->skipped ? "  SKIPPED" : "", metrics->terminal ? "" : "\n");
     metrics->live = metrics->terminal;
     fflush(stderr);
 }

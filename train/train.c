@@ -86,6 +86,8 @@ static bool show_sample(Run *run, Error *error) {
     return fine;
 }
 
+static double unsigned_nan(double value) { return isnan(value) ? (double)NAN : value; } // "nan", not "-nan"
+
 static bool due(uint64_t step, size_t every) { return every && step % every == 0; }
 
 static bool run_step(Run *run, Error *error) {
@@ -100,7 +102,8 @@ static bool run_step(Run *run, Error *error) {
     metrics_show(&run->metrics, trainer, &result, seconds, logged);
     if (result.skipped)
         metrics_say(&run->metrics, "rope: Step %llu is skipped: loss %g, gradient norm %g. Weights and moments are as "
-                    "they were.", (unsigned long long)state->step, result.loss, result.gradient_norm);
+                    "they were.", (unsigned long long)state->step, unsigned_nan(result.loss),
+                    unsigned_nan(result.gradient_norm));
     if (state->skipped_in_row >= SKIPS_IN_ROW)
         return error_set(error, ERROR_CORRUPT, "%d steps in a row had no finite loss and gradient, so the run stops at "
                          "step %llu. A lower optim.learning_rate, a longer optim.warmup or optim.clip help.",

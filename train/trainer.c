@@ -49,7 +49,8 @@ bool trainer_create(Trainer *trainer, const Config *config, Error *error) {
         return false;
     }
     model_initialise(trainer->model, config->seed);
-    model_enable_report(trainer->model, strcmp(config->method, "exact") || strcmp(config->bound, "none"));
+    trainer->reporting = strcmp(config->method, "exact") || strcmp(config->bound, "none");
+    model_enable_report(trainer->model, trainer->reporting);
     return true;
 }
 
@@ -80,11 +81,9 @@ bool trainer_finite(Trainer *trainer) {
 
 AttentionSummary trainer_attention(const Trainer *trainer) {
     const ModelConfig *config = &model_settings(trainer->model)->config;
-    AttentionSummary summary = {0};
-    for (size_t layer = 0; layer < config->layers; layer++) {
+    AttentionSummary summary = {.present = trainer->reporting};
+    for (size_t layer = 0; trainer->reporting && layer < config->layers; layer++) {
         const AttentionReport *report = model_report(trainer->model, layer);
-        if (!report) continue;
-        summary.present = true;
         for (size_t head = 0; head < config->heads; head++) {
             if (report->logit_bound) summary.logit_bound = fmax(summary.logit_bound, report->logit_bound[head]);
             if (report->output_bound) summary.output_bound = fmax(summary.output_bound, report->output_bound[head]);

@@ -42,6 +42,7 @@ typedef struct Trainer {
     Batches *train, *held_out;
     PrepareResult meta;      // of the data; zero if there is no meta.json
     Schedule schedule;
+    bool reporting;          // attention is not plain softmax: its certificates and clipping are in the metrics
     RunState state;
     int32_t *inputs, *targets; // (accumulate, batch, tokens)
 } Trainer;

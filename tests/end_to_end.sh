@@ -1,0 +1,232 @@
+#!/bin/bash
+# The built program from raw text to a sample, and its promises on the way: exit codes, messages, one JSON document,
+# resuming bit for bit, and checkpoints that survive a full disk. $BUILD is the build directory. Prints "NAME: ok".
+set -u
+cd "$(dirname "$0")/.." || exit 2
+BUILD=$(cd "${BUILD:-build}" && pwd) || exit 2
+rope=$BUILD/rope
+get=$BUILD/tests/json_get
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 2
+checks=0
+
+fail() {
+    printf 'FAILED: %s\n' "$1"
+    for file in out err; do
+        [ -s $file ] && sed "s/^/    $file: /" $file
+    done
+    exit 1
+}
+ok() {
+    checks=$((checks + 1))
+    printf '%s: ok\n' "$1"
+}
+# expect CODE NAME COMMAND...: the exit code, with what was printed left in out and err
+expect() {
+    local code=$1 name=$2
+    shift 2
+    timeout 120 "$@" >out 2>err </dev/null
+    local got=$?
+    [ $got -eq "$code" ] || fail "$name: exit code $got instead of $code"
+}
+# says NAME TEXT: standard error holds it
+says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
+same_run() { # same_run A B NAME: metrics but for times, and every file of the last checkpoint
+    sed 's/,"time":.*//' "$1/metrics.jsonl" >a.metrics
+    sed 's/,"time":.*//' "$2/metrics.jsonl" >b.metrics
+    [ -s a.metrics ] && cmp -s a.metrics b.metrics || fail "$3: metrics differ"
+    [ "$(ls "$1/latest/")" = "$(ls "$2/latest/")" ] || fail "$3: other files"
+    for file in "$1"/latest/*; do
+        cmp -s "$file" "$2/latest/$(basename "$file")" || fail "$3: $(basename "$file") differs"
+    done
+}
+lines() { cat "$1/metrics.jsonl" 2>/dev/null | wc -l; }
+wait_for_lines() { # wait_for_lines RUN N PID
+    for _ in $(seq 600); do
+        [ "$(lines "$1")" -ge "$2" ] && return
+        kill -0 "$3" 2>/dev/null || return
+        sleep 0.02
+    done
+    fail "$1 wrote no $2 lines of metrics"
+}
+
+# A text with structure, the same everywhere.
+awk 'BEGIN {
+    split("the king of the hill and his sons went up to see what no man had seen before in the land by night", w, " ")
+    for (i = 0; i < 6000; i++) { x = (x * 1103515245 + 12345) % 2147483648; printf "%s%s", w[int(x / 65536) % 21 + 1], i % 9 == 8 ? ".\n" : " " }
+}' >text.txt
+
+expect 0 prepare "$rope" prepare text.txt --out data --vocab 300 --json
+for key in vocabulary train_tokens val_tokens unigram_loss; do "$get" $key <out >value || fail "prepare --json: $key"; done
+ok 'prepare, and its JSON'
+
+cat >run.ini <<'INI'
+; a tiny model
+[model]
+layers = 1
+width = 32
+heads = 2
+tokens = 32
+[optim]
+learning_rate = 3e-3
+[data]
+dir = data
+[train]
+steps = 30
+batch = 2
+accumulate = 2
+threads = 1
+eval_every = 7
+eval_batches = 4
+save_every = 10
+log_every = 3
+INI
+train="$rope train --config run.ini"
+
+expect 0 dry-run $train --train.out=dry --dry-run --json
+"$get" total_bytes <out >value || fail 'dry run: no total_bytes'
+[ ! -e dry ] || fail 'a dry run left files'
+ok 'dry run: figures, and nothing on disk'
+
+expect 0 print-config $train --train.seed=7 --print-config
+grep -q '^seed = 7 .*command line' out && grep -q '^width = 32 .*run.ini:4' out && grep -q '^v_size = 16 .*derived' out ||
+    fail 'print-config'
+ok 'settings with their origin'
+
+expect 0 train $train --train.out=whole --json
+"$get" <out >value && [ "$("$get" step <out)" = 30 ] || fail 'train --json'
+for key in held_out_loss bits_per_byte peak_bytes; do "$get" $key <out >value || fail "train --json: $key"; done
+[ "$(readlink whole/latest)" = step_00000030 ] && [ -d whole/best/ ] || fail 'links of the run'
+for file in config.json model.safetensors tokenizer.model optimizer.safetensors state.json; do
+    [ -s whole/latest/$file ] || fail "the checkpoint has no $file"
+done
+while read -r line; do echo "$line" | "$get" step >value || fail "metrics.jsonl: $line"; done <whole/metrics.jsonl
+ok 'train: 30 steps, run directory, JSON'
+
+expect 0 'train on two threads' $train --train.out=threads --train.threads=2
+same_run whole threads 'two threads'
+ok 'two threads give the same bytes as one'
+
+# A run long enough to be stopped in its middle.
+long="$train --train.steps=2000 --train.eval_every=500 --train.save_every=100 --train.log_every=10"
+expect 0 'train long' $long --train.out=long
+for signal in INT TERM KILL; do
+    $long --train.out=stopped >out 2>err & pid=$!
+    wait_for_lines stopped 25 $pid
+    kill -$signal $pid
+    wait $pid
+    code=$?
+    if [ $signal = KILL ]; then [ $code -eq 137 ] || fail "kill: exit code $code"
+    else
+        [ $code -eq 0 ] || fail "SIG$signal: exit code $code"
+        says "SIG$signal" 'Go on with: rope train --resume stopped'
+    fi
+    [ "$(lines stopped)" -lt "$(lines long)" ] || fail "SIG$signal: the run had already ended"
+    expect 0 resume "$rope" train --resume stopped
+    same_run long stopped "resumed after SIG$signal"
+    rm -rf stopped
+    ok "SIG$signal, then --resume: same metrics, same bytes"
+done
+
+expect 0 'resume with nothing to do' "$rope" train --resume whole
+expect 2 'a run is there' $train --train.out=whole
+says 'a run is there' '--resume'
+expect 2 'another shape' $train --resume --train.out=whole --model.width=64
+says 'another shape' 'another shape'
+ok 'an existing run is not overwritten'
+
+# The newest checkpoint is damaged: the one before it is taken.
+cp -a long damaged
+newest=$(readlink damaged/latest)
+printf X | dd of="damaged/$newest/model.safetensors" bs=1 seek=5000 conv=notrunc 2>dd.log
+expect 1 'eval of a damaged checkpoint' "$rope" eval "damaged/$newest"
+says 'eval of a damaged checkpoint' 'damaged'
+expect 0 'resume past damage' "$rope" train --resume damaged
+says 'resume past damage' 'Passing over'
+same_run long damaged 'past a damaged checkpoint'
+ok 'a damaged checkpoint is named and passed over'
+
+expect 0 eval "$rope" eval whole --json
+for key in held_out_loss perplexity bits_per_byte unigram_loss positions; do "$get" $key <out >value || fail "eval: $key"; done
+loss=$("$get" held_out_loss <out)
+unigram=$("$get" unigram_loss <out)
+expect 0 'eval of the long run' "$rope" eval long --json
+better=$("$get" held_out_loss <out)
+awk "BEGIN { exit !($better < $unigram && $better < $loss) }" || fail "losses: $better, shorter run $loss, unigram $unigram"
+expect 0 'eval, longer context' "$rope" eval long --model.tokens=64 --data data --batches 2 --json
+[ "$("$get" context <out)" = 64 ] || fail 'eval: context'
+expect 2 'eval, another width' "$rope" eval long --model.width=64
+says 'eval, another width' 'model.width'
+ok "eval: held-out loss $better below the unigram model's $unigram"
+
+expect 0 sample "$rope" sample long --prompt 'the king' -n 40
+[ -s out ] && grep -q '^the king' out || fail 'sample: no text'
+cp out first
+expect 0 'sample again' "$rope" sample long --prompt 'the king' -n 40
+cmp -s out first || fail 'sample: the same seed gave another text'
+expect 0 'another seed' "$rope" sample long --prompt 'the king' -n 40 --seed 2
+! cmp -s out first || fail 'sample: another seed gave the same text'
+expect 0 'sample --json' "$rope" sample long -n 100 --temperature 0.5 --top-k 0 --json
+[ "$("$get" tokens <out)" = 100 ] || fail 'sample: beyond the context'
+ok 'sample: repeatable, beyond the context, JSON'
+
+"$rope" doctor --json >out 2>err
+[ $? -le 1 ] && "$get" sgemm_gflops <out >value || fail 'doctor --json'
+"$get" problems <out >value || fail 'doctor: problems'
+ok 'doctor'
+
+mistake() { # mistake TEXT COMMAND...
+    local text=$1
+    shift
+    expect 2 "$*" "$@"
+    says "$*" "$text"
+    [ ! -s out ] || fail "$*: wrote to standard output"
+    mistakes=$((mistakes + 1))
+}
+mistakes=0
+mistake 'did you mean train' "$rope" trian
+mistake 'did you mean --resume' "$rope" train --resum
+mistake 'did you mean model.layers' "$rope" train --model.layrs=3
+mistake 'did you mean optim.learning_rate' "$rope" train --train.learning_rate=3
+mistake 'did you mean cosine' "$rope" train --optim.schedule=cosin
+mistake 'not a whole number' "$rope" train --model.width=big
+mistake 'outside of' "$rope" train --model.width=-1
+mistake 'needs a value' "$rope" train --model.width
+mistake 'There are no data' "$rope" train --model.layers=1 --model.width=16 --model.tokens=16
+mistake 'cannot be read' "$rope" train --config nowhere.ini
+mistake 'cannot be read' "$rope" eval nowhere
+mistake 'neither a checkpoint' "$rope" eval data
+mistake 'takes text files' "$rope" prepare --out x
+mistake '--out' "$rope" prepare text.txt
+mistake 'GiB are available' $train --train.batch=1000000 --model.width=4096 --train.out=x
+printf '[model]\nlayers = 1\nwidht = 3\n' >bad.ini
+mistake 'bad.ini:3:' "$rope" train --config bad.ini
+printf '[model]\nlay\000ers = 1\n' >bad.ini
+mistake 'bad.ini:2:' "$rope" train --config bad.ini
+ok "$mistakes mistakes: exit code 2, the place, the remedy"
+
+expect 1 'unwritable' $train --train.out=text.txt/run
+says 'unwritable' 'text.txt/run'
+ok 'an unwritable run directory'
+
+# A full disk: no file may grow beyond a few blocks, so that saving fails. The last good checkpoint stays.
+cp -a long full
+sum=$(cat full/latest/* | cksum)
+(trap '' XFSZ; ulimit -f 20; exec $rope train --resume full --train.steps=2100) >out 2>err
+[ $? -eq 1 ] || fail 'full disk: exit code'
+says 'full disk' 'Safe is'
+[ "$(cat full/latest/* | cksum)" = "$sum" ] || fail 'full disk: the last checkpoint changed'
+[ -z "$(ls full | grep tmp)" ] || fail 'full disk: half a checkpoint was left'
+expect 1 'standard output is full' sh -c "$rope eval whole --json >/dev/full"
+ok 'a full disk: message, exit code 1, the last checkpoint intact'
+
+# Numbers that explode: ten skipped steps in a row end the run, and nothing is saved over the good checkpoint.
+cp -a whole nan
+expect 1 'NaN' "$rope" train --resume nan --train.steps=60 --attention.logit_scale=1e300 --train.save_every=1
+says NaN '10 steps in a row'
+says NaN 'Safe is nan/step_'
+[ "$("$get" skipped_in_row <"nan/latest/state.json")" = 0 ] || fail 'NaN: a skipped step was saved'
+ok 'ten steps without finite numbers end the run'
+
+echo "$checks checks passed"
