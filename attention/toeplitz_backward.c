@@ -24,7 +24,7 @@ static void load_gradient(const ToeplitzPlan *plan, ToeplitzUnit *unit, const At
     for (size_t t = 0; t < settings->tokens; t++) {
         const size_t row = (unit->batch * settings->tokens + t) * io->o_stride + head * size;
         const double lowered = plan->shift[head] - (double)saved->shift[at * settings->tokens + t];
-        const real factor = (real)exp(lowered) * saved->inverse[at * settings->tokens + t];
+        const real factor = toeplitz_sees_far(plan, t) ? (real)exp(lowered) * saved->inverse[at * settings->tokens + t] : 0;
         real delta = 0;
         for (size_t e = 0; e < size; e++) {
             sum[e * plan->stride + t] = io->d_o[row + e] * factor;

@@ -130,9 +130,10 @@ void toeplitz_rows_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, T
     const size_t size = settings->v_size, row = unit->batch * settings->tokens;
     Tile tile = make_tile(plan, unit, work, member);
     load_queries(&tile, io->q, io->q_stride, first);
-    const bool transformed = plan->expands && !tile.exact_far;
+    const bool polynomial = plan->expands && !tile.exact_far;
     const real *sums = unit->sum + member * (size + 1) * plan->stride + first;
     for (size_t r = 0; r < tile.rows; r++) {
+        const bool transformed = polynomial && toeplitz_sees_far(plan, first + r);
         for (size_t e = 0; e < size; e++) work->sum[r * size + e] = transformed ? sums[e * plan->stride + r] : 0;
         work->total[r] = transformed ? sums[size * plan->stride + r] : 0;
         work->shift[r] = transformed ? (real)plan->shift[tile.head] : -INFINITY;

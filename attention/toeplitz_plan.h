@@ -170,6 +170,11 @@ void toeplitz_decode(const AttentionPlan *plan, void *state, real *o, const real
 static inline bool toeplitz_is_near(const ToeplitzPlan *plan, ptrdiff_t lag) {
     return (lag < 0 ? -lag : lag) < (ptrdiff_t)plan->base.settings.near;
 }
+// Query i has a key in the far field. The transforms leave rounding noise where there is none; it must not be used.
+static inline bool toeplitz_sees_far(const ToeplitzPlan *plan, size_t i) {
+    const AttentionSettings *settings = &plan->base.settings;
+    return i >= settings->near || (!settings->causal && settings->tokens - 1 - i >= settings->near);
+}
 static inline size_t toeplitz_spectrum_head(const ToeplitzPlan *plan, size_t head) {
     return plan->bias_heads > 1 ? head : 0;
 }

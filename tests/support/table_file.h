@@ -1,0 +1,13 @@
+// Position table files for tests.
+#ifndef ROPE_TESTS_SUPPORT_TABLE_FILE_H
+#define ROPE_TESTS_SUPPORT_TABLE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+// Writes a table of D×D matrices W_t over a support of 2·D-1 entries (diagonal and the one below it; not symmetric) and
+// lags 1-T … T-1, smooth in t with |W| ≤ 1, and a bias between -1 and 0 if asked for. Returns the path, valid until the
+// next call with the same `name`.
+const char *table_file_write(const char *name, size_t size, size_t tokens, bool bias);
+
+#endif
