@@ -46,6 +46,7 @@ Phase phase_enter(Phase phase) {
     Phase before = running;
     close_span();
     running = phase;
+    accumulated.entries++;
     return before;
 }
 

@@ -27,6 +27,7 @@ typedef struct PhaseTimes {
     double seconds[PHASE_COUNT];
     double flops[PHASE_COUNT];   // counted by the code that runs the phase
     double bytes[PHASE_COUNT];   // least memory traffic of the phase
+    size_t entries;              // calls of phase_enter: what measuring cost
 } PhaseTimes;
 
 const char *phase_name(Phase phase);      // "attention_forward", as in JSON

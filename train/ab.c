@@ -212,7 +212,7 @@ static bool run(Ab *ab, bool resumed, Error *error) {
         bool fine = true;
         for (size_t i = 0; fine && i < ab->arm_count; i++) {
             ab->arms[i].config.seed = ab->arms[0].config.seed;
-            fine = trainer_create(&trainers[i], &ab->arms[i].config, error);
+            fine = trainer_create(&trainers[i], &ab->arms[i].config, true, error);
         }
         if (fine && resumed && ab->step > 0) fine = load(ab, trainers, error);
         fine = fine && run_seed(ab, trainers, error);

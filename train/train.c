@@ -175,7 +175,7 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (!resume && run_has_checkpoints(&run->directory))
         return error_set(error, ERROR_USER, "%s holds a run already: --resume goes on with it; for a new one choose "
                          "another --train.out or remove it.", path);
-    if (!trainer_create(&run->trainer, run->config, error) || !open_tokenizer(run, error)) return false;
+    if (!trainer_create(&run->trainer, run->config, true, error) || !open_tokenizer(run, error)) return false;
     if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
     uint64_t step = run->trainer.state.step;
     if (found) {

@@ -30,16 +30,17 @@ static Optim *create_optim(const Config *config, const Model *model, Error *erro
     return optim;
 }
 
-bool trainer_create(Trainer *trainer, const Config *config, Error *error) {
+bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error *error) {
     *trainer = (Trainer){.config = config, .schedule = config_schedule(config)};
     ModelSettings settings;
     if (!config_model(config, config->batch, true, &settings, error)) return false;
     // Data first: what is missing there is found before memory is taken.
     trainer->train = batches_open(config, BATCHES_TRAIN, config->batch, error);
-    trainer->held_out = trainer->train ? batches_open(config, BATCHES_HELD_OUT, config->batch, error) : NULL;
+    if (trainer->train && held_out) trainer->held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, error);
     if (*config->data_dir && !data_read_meta(config->data_dir, &trainer->meta, NULL))
         trainer->meta = (PrepareResult){0}; // shards made elsewhere: no bytes, no unigram loss
-    if (trainer->held_out) trainer->model = model_create(&settings, error);
+    bool data = trainer->train && (trainer->held_out || !held_out);
+    if (data) trainer->model = model_create(&settings, error);
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);
     trainer->targets = malloc(trainer_buffer_bytes(config) / 2);

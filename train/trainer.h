@@ -47,8 +47,9 @@ typedef struct Trainer {
     int32_t *inputs, *targets; // (accumulate, batch, tokens)
 } Trainer;
 
-// Initial weights from config->seed, moments zero, data at the start. The configuration must be resolved.
-bool trainer_create(Trainer *trainer, const Config *config, Error *error);
+// Initial weights from config->seed, moments zero, data at the start. The configuration must be resolved. Without
+// held_out only the training data are opened.
+bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error *error);
 void trainer_destroy(Trainer *trainer);
 // One update from accumulate × batch sequences: the gradient of the mean loss over all their targets. A loss, gradient
 // norm or moment that is not finite leaves weights and moments as they were and is counted. Fails only on data.

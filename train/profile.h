@@ -1,0 +1,41 @@
+// rope profile: what a whole training step costs, by phase, over context lengths and methods. Private to profile*.c.
+#ifndef ROPE_TRAIN_PROFILE_H
+#define ROPE_TRAIN_PROFILE_H
+
+#include "core/clock.h"
+#include "train/estimate.h"
+#include "train/run_directory.h"
+#include "train/trainer.h"
+
+enum { PROFILE_MAX_METHODS = 8, PROFILE_MAX_LENGTHS = 24 };
+
+// One method at one context length.
+typedef struct ProfileCell {
+    bool measured;
+    double step_seconds;    // median
+    double checkpoint_seconds;
+    size_t steps;           // counted ones
+    PhaseTimes phases;      // means of one step
+    size_t phase_entries;   // phase_enter calls in one step, for the overhead
+    Estimate estimate;
+    const char *left_out;   // why it was not measured
+} ProfileCell;
+
+typedef struct Profile {
+    const char *methods[PROFILE_MAX_METHODS];
+    size_t method_count;
+    size_t lengths[PROFILE_MAX_LENGTHS];
+    size_t length_count;
+    ProfileCell cells[PROFILE_MAX_LENGTHS][PROFILE_MAX_METHODS];
+    double sgemm_rate;      // FLOP/s, the library's own, 2048³, measured in this run
+    double copy_rate;       // bytes/s
+    double clock_cost;      // seconds of one phase_enter
+    size_t batch;
+} Profile;
+
+json_t *profile_document(const Profile *profile);
+void profile_print(const Profile *profile, const json_t *document);
+bool profile_write_report(const Profile *profile, const json_t *document, const Config *config, const char *path,
+                          Error *error);
+
+#endif
