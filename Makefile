@@ -90,10 +90,18 @@ $(BUILD)/tests/double_%: $(BUILD)/double/tests/double_%.o $(SUPPORT_DOUBLE) $(BU
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
-build-tests: $(TESTS) $(DOUBLE_TESTS) $(BUILD)/rope
+# What shell tests read JSON with.
+$(BUILD)/tests/json_get: tests/json_get.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $< -ljansson
 
+build-tests: $(TESTS) $(DOUBLE_TESTS) $(BUILD)/tests/json_get $(BUILD)/rope
+
+# DEPS=skip: everything is there already, under other names.
 deps:
+ifneq ($(DEPS),skip)
 	@sh tests/deps.sh
+endif
 
 # Sub-makes, so that packages are there before anything is compiled.
 test: deps
@@ -102,8 +110,54 @@ test: deps
 check: layers
 	@BUILD=$(BUILD) sh tests/run.sh
 
+# The working directory is made anew for every run; the Python packages in it stay.
+$(BUILD)/oracle/dump_%: $(BUILD)/%/tests/oracle/dump.o
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+$(BUILD)/oracle/dump_float: $(BUILD)/librope.a
+$(BUILD)/oracle/dump_double: $(BUILD)/librope_double.a
+oracle: $(BUILD)/oracle/dump_float $(BUILD)/oracle/dump_double
+	@sh tests/oracle/run.sh $^ $(BUILD)/oracle
+
 layers:
 	@sh tests/layers.sh
+
+demo: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@BUILD=$(BUILD) sh configs/demo.sh
+
+# Each sanitizer has its own build directory; kernels keep -O1, so that the suite ends within minutes.
+asan: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/asan OPTIMIZE=-O1 \
+	    SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer' build-tests
+	@UBSAN_OPTIONS=print_stacktrace=1 BUILD=build/asan sh tests/run.sh
+# clang's OpenMP tells the thread sanitizer about its barriers through archer; the one of gcc would be full of false alarms.
+tsan:
+	@sh tests/deps.sh clang libomp-dev
+	@$(MAKE) --no-print-directory -j$$(nproc) CC=clang CXX=clang++ BUILD=build/tsan OPTIMIZE=-O1 \
+	    SANITIZE='-fsanitize=thread -fno-omit-frame-pointer' build-tests
+	@OMP_TOOL_LIBRARIES=$$(ls /usr/lib/llvm-*/lib/libarcher.so | tail -n 1) TSAN_OPTIONS='ignore_noninstrumented_modules=1 halt_on_error=1' \
+	    BUILD=build/tsan sh tests/run.sh
+
+bench: all
+	$(BUILD)/rope bench gemm
+	$(BUILD)/rope bench step
+	$(BUILD)/rope bench attention
+
+lint:
+	@sh tests/deps.sh cppcheck
+	cppcheck --quiet --std=c11 --language=c --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	    --suppress=missingIncludeSystem --suppressions-list=.cppcheck -DROPE_ISA=portable -I. \
+	    '-Djson_array_foreach(a,i,v)=while((v=json_array_get(a,i++)))' '-Djson_object_foreach(o,k,v)=while((k=next(o,&v)))' \
+	    -j$$(nproc) $(foreach d,core attention model optim data train,$(wildcard $(d)/*.c))
+format:
+	@sh tests/deps.sh clang-format
+	clang-format -i $(foreach d,core attention model optim data train tests tests/support,$(wildcard $(d)/*.[ch]) $(wildcard $(d)/*.cc))
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/rope/configs
+	install -m 755 $(BUILD)/rope $(DESTDIR)$(PREFIX)/bin/rope
+	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/rope/configs
 
 clean:
 	rm -rf build

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs the Debian packages that are missing, naming them; elsewhere prints the list and stops.
+# Installs the Debian packages that are missing, naming them; elsewhere prints the list and stops. Arguments: more of them.
 packages='gcc g++ make libopenblas-openmp-dev libfftw3-dev libsentencepiece-dev libinih-dev libjansson-dev
 librandom123-dev libcmocka-dev zlib1g-dev bible-kjv-text bible-kjv'
+packages="$packages $*"
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     echo "rope.c needs these Debian packages, or what your system calls them:" >&2

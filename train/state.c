@@ -173,7 +173,7 @@ static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *
 
 bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t *optimizer_steps,
                 uint32_t *fingerprint, Error *error) {
-    char path[PATH_SIZE], written[CRC_DIGITS + 1], actual[16];
+    char path[PATH_SIZE], written[CRC_DIGITS + 1] = "", actual[16] = "-";
     size_t size;
     if (!path_join(path, sizeof path, directory, "state.json", error)) return false;
     char *text = file_read_all(path, STATE_LIMIT, &size, error);
