@@ -1,0 +1,356 @@
+// rope prepare's engine from text to batches: what is in the shards is the text, byte for byte; refusals; interruption.
+#include "tests/support/check.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/files.h"
+#include "core/random.h"
+#include "data/data.h"
+#include "data/shards.h"
+#include "data/text.h"
+#include "data/tokenizer.h"
+
+enum { PATH = 512 };
+
+static const char *directory;
+
+static int new_directory(void **state) {
+    (void)state;
+    directory = temporary_directory();
+    return 0;
+}
+
+static void in_directory(char *path, const char *name) {
+    assert_true(snprintf(path, PATH, "%s/%s", directory, name) < PATH);
+}
+
+static const char *const words[] = {"the", "king", "and", "queen", "spoke", "of", "water\xE2\x96\x81", "na\xC3\xAFve", "\xFF\xFE",
+                                    "\tfield", "morning", "\xF0\x9F\x98\x80", "harvest", "people", "came", "to"};
+
+// About `size` bytes of lines, some hard, always the same for a seed.
+static char *make_text(uint64_t seed, size_t *size, const char *line_end) {
+    char *text = malloc(*size + 256);
+    size_t used = 0;
+    for (uint64_t i = 0; used < *size; i++) {
+        Random random = {.seed = seed, .stream = RANDOM_TEST, .step = i};
+        for (uint64_t w = 0; w < 3 + i % 9; w++)
+            used += (size_t)sprintf(text + used, "%s%s", w ? " " : "", words[random_below(random, w, 16)]);
+        used += (size_t)sprintf(text + used, "%s", line_end);
+    }
+    *size = used;
+    return text;
+}
+
+static void write_file(const char *path, const char *text, size_t size) {
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, size, file), size);
+    fclose(file);
+}
+
+// Decodes a whole shard.
+static char *decode_shard(const char *path, const Tokenizer *tokenizer, size_t *size, uint64_t *count, int32_t **ids) {
+    Shard shard;
+    Error error = {0};
+    char *text;
+    if (!shard_open(&shard, path, &error)) fail_msg("%s", error.message);
+    *count = shard.count;
+    assert_int_equal(shard.vocabulary, tokenizer_vocabulary(tokenizer));
+    *ids = malloc(shard.count * sizeof **ids);
+    assert_true(shard_read(&shard, 0, shard.count, shard.vocabulary, *ids, &error));
+    assert_true(tokenizer_decode(tokenizer, *ids, shard.count, &text, size, &error));
+    shard_close(&shard);
+    return text;
+}
+
+// The definition, summed token by token.
+static double unigram_reference(const int32_t *train, uint64_t train_count, const int32_t *val, uint64_t val_count,
+                                size_t vocabulary) {
+    double sum = 0.0;
+    for (uint64_t i = 0; i < val_count; i++) {
+        uint64_t same = 0;
+        for (uint64_t j = 0; j < train_count; j++) same += train[j] == val[i];
+        sum -= log((double)(same + 1) / (double)(train_count + vocabulary));
+    }
+    return sum / (double)val_count;
+}
+
+static PrepareSettings settings_for(const char *const *inputs, size_t count, const char *out, const char *type) {
+    return (PrepareSettings){.inputs = inputs,
+                             .input_count = count,
+                             .out = out,
+                             .type = type,
+                             .vocabulary = 300,
+                             .validation_share = 0.1,
+                             .quiet = true};
+}
+
+// Everything that must hold of a prepared directory whose text was `text`.
+static void check_prepared(const char *out, const char *text, size_t size, const PrepareResult *result, bool has_lines) {
+    char path[PATH + 32];
+    Error error = {0};
+    snprintf(path, sizeof path, "%s/tokenizer.model", out);
+    Tokenizer *tokenizer = tokenizer_load(path, &error);
+    if (!tokenizer) fail_msg("%s", error.message);
+    assert_int_equal(result->vocabulary, tokenizer_vocabulary(tokenizer));
+    size_t train_size, val_size;
+    uint64_t train_count, val_count;
+    int32_t *train_ids, *val_ids;
+    snprintf(path, sizeof path, "%s/train.bin", out);
+    char *train = decode_shard(path, tokenizer, &train_size, &train_count, &train_ids);
+    snprintf(path, sizeof path, "%s/val.bin", out);
+    char *val = decode_shard(path, tokenizer, &val_size, &val_count, &val_ids);
+    assert_int_equal(train_size + val_size, size);
+    check_same_bits("bytes of prepared text", train, text, train_size);
+    check_same_bits("bytes of prepared text", val, text + train_size, val_size);
+    assert_int_equal(result->train_bytes, train_size);
+    assert_int_equal(result->val_bytes, val_size);
+    assert_int_equal(result->train_tokens, train_count);
+    assert_int_equal(result->val_tokens, val_count);
+    if (has_lines) {
+        assert_int_equal(train[train_size - 1], '\n');
+        assert_in_range(val_size, size / 10 - 300, size / 10 + 300);
+    }
+    if (train_count < 30000)
+        assert_true(fabs(result->unigram_loss - unigram_reference(train_ids, train_count, val_ids, val_count,
+                                                                  result->vocabulary)) < 1e-9);
+    PrepareResult meta;
+    if (!data_read_meta(out, &meta, &error)) fail_msg("%s", error.message);
+    assert_memory_equal(&meta, result, sizeof meta);
+    free(train);
+    free(val);
+    free(train_ids);
+    free(val_ids);
+    tokenizer_free(tokenizer);
+    check_count("prepared folders", 1);
+}
+
+static void test_types_and_line_ends(void **state) {
+    (void)state;
+    static const char *const types[] = {"bpe", "unigram", "char"}, *const line_ends[] = {"\n", "\r\n"};
+    char input[PATH], out[PATH];
+    in_directory(input, "text.txt");
+    in_directory(out, "deep/out");
+    for (size_t t = 0; t < 3; t++)
+        for (size_t e = 0; e < 2; e++) { // into the same folder each time: it is replaced
+            size_t size = 40000;
+            char *text = make_text(t, &size, line_ends[e]);
+            write_file(input, text, size);
+            const char *inputs[] = {input};
+            PrepareSettings settings = settings_for(inputs, 1, out, types[t]);
+            PrepareResult result;
+            Error error = {0};
+            if (!data_prepare(&settings, &result, &error)) fail_msg("%s: %s", types[t], error.message);
+            check_prepared(out, text, size, &result, true);
+            free(text);
+        }
+    char leftover[PATH + 32];
+    static const char *const names[] = {"tokenizer.model.new", "train.bin.new", "val.bin.new"};
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(leftover, sizeof leftover, "%s/%s", out, names[i]);
+        assert_int_not_equal(access(leftover, F_OK), 0);
+    }
+}
+
+// Several files and standard input in between, larger than a piece; the same bytes as one file.
+static void test_many_inputs(void **state) {
+    (void)state;
+    size_t size = 3000000;
+    char *text = make_text(5, &size, "\n"), paths[3][PATH], out[PATH], whole_out[PATH], whole[PATH];
+    const size_t cuts[] = {0, size / 3 + 1, size / 2, size};
+    for (size_t i = 0; i < 3; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "part%zu", i);
+        in_directory(paths[i], name);
+        write_file(paths[i], text + cuts[i], cuts[i + 1] - cuts[i]);
+    }
+    in_directory(out, "parts_out");
+    in_directory(whole_out, "whole_out");
+    in_directory(whole, "whole.txt");
+    write_file(whole, text, size);
+    int saved = dup(STDIN_FILENO), piped = open(paths[1], O_RDONLY);
+    assert_true(saved >= 0 && dup2(piped, STDIN_FILENO) == STDIN_FILENO);
+    const char *inputs[] = {paths[0], "-", paths[2]}, *one[] = {whole};
+    PrepareSettings settings = settings_for(inputs, 3, out, "bpe"), whole_settings = settings_for(one, 1, whole_out, "bpe");
+    PrepareResult result, whole_result;
+    Error error = {0};
+    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    dup2(saved, STDIN_FILENO);
+    close(saved);
+    close(piped);
+    check_prepared(out, text, size, &result, true);
+    assert_true(data_prepare(&whole_settings, &whole_result, &error));
+    assert_memory_equal(&result, &whole_result, sizeof result);
+    check_count("several inputs against one", 1);
+    free(text);
+}
+
+static void test_texts_without_lines(void **state) {
+    (void)state;
+    char input[PATH], out[PATH];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    size_t size = 2500000;
+    char *spaced = make_text(1, &size, " "), *solid = malloc(size);
+    for (size_t i = 0; i < size; i++) solid[i] = (char)('a' + random_below((Random){.stream = RANDOM_TEST}, i, 26));
+    const char *texts[] = {spaced, solid, "ab", "ab\n", "a\nb\n", "x y z"};
+    const size_t sizes[] = {size, size, 2, 3, 4, 5};
+    for (size_t i = 0; i < 6; i++) {
+        write_file(input, texts[i], sizes[i]);
+        const char *inputs[] = {input};
+        PrepareSettings settings = settings_for(inputs, 1, out, "char");
+        PrepareResult result;
+        Error error = {0};
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+        check_prepared(out, texts[i], sizes[i], &result, false);
+    }
+    free(spaced);
+    free(solid);
+}
+
+// Only part of a long text trains the tokenizer, held-out text never does.
+static void test_given_tokenizer_and_held_out(void **state) {
+    (void)state;
+    char input[PATH], out[PATH], other[PATH], model[PATH + 32];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    in_directory(other, "other");
+    size_t size = 0;
+    char *text = malloc(100000);
+    for (int i = 0; i < 900; i++) size += (size_t)sprintf(text + size, "plain words in lines %d\n", i);
+    for (int i = 0; i < 100; i++) size += (size_t)sprintf(text + size, "%s", "zzzzzzzzzz zzzzzzzzzzzz\n");
+    write_file(input, text, size);
+    const char *inputs[] = {input};
+    PrepareSettings settings = settings_for(inputs, 1, out, "bpe");
+    settings.validation_share = (100.0 * 24) / (double)size;
+    PrepareResult result, again;
+    Error error = {0};
+    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    assert_int_equal(result.val_bytes, 2400);
+    assert_true(result.val_tokens >= 2400); // no piece for z: bytes
+    snprintf(model, sizeof model, "%s/tokenizer.model", out);
+    settings.tokenizer = model;
+    settings.out = other;
+    settings.type = NULL;
+    if (!data_prepare(&settings, &again, &error)) fail_msg("%s", error.message);
+    assert_memory_equal(&again, &result, sizeof result);
+    settings.out = out; // a tokenizer that lies in the output folder
+    if (!data_prepare(&settings, &again, &error)) fail_msg("%s", error.message);
+    assert_memory_equal(&again, &result, sizeof result);
+    check_count("given tokenizers", 2);
+    free(text);
+}
+
+static void expect_refused(const PrepareSettings *settings, ErrorKind kind, const char *message) {
+    PrepareResult result;
+    Error error = {0};
+    char path[PATH + 32];
+    assert_false(data_prepare(settings, &result, &error));
+    if (!strstr(error.message, message)) fail_msg("\"%s\" does not say \"%s\"", error.message, message);
+    assert_int_equal(error.kind, kind);
+    static const char *const names[] = {"train.bin", "val.bin", "meta.json", "tokenizer.model", "tokenizer.model.new", "train.bin.new"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", settings->out, names[i]);
+        assert_int_not_equal(access(path, F_OK), 0);
+    }
+    check_count("refused preparations that left nothing behind", 1);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    char input[PATH], out[PATH];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    const char *inputs[] = {input};
+    PrepareSettings good = settings_for(inputs, 1, out, "bpe"), bad = good;
+    expect_refused(&good, ERROR_USER, "No such file");
+    write_file(input, "", 0);
+    expect_refused(&good, ERROR_USER, "empty");
+    write_file(input, "x", 1);
+    expect_refused(&good, ERROR_USER, "too small");
+    write_file(input, "\n\n\n\n\n\n\n\n\n\n", 10);
+    expect_refused(&good, ERROR_USER, "no text");
+    size_t size = 5000;
+    char *text = make_text(3, &size, "\n");
+    write_file(input, text, size);
+    free(text);
+    bad.vocabulary = 100000;
+    expect_refused(&bad, ERROR_USER, "largest possible");
+    bad.vocabulary = 3;
+    expect_refused(&bad, ERROR_USER, "out of range");
+    bad = good;
+    bad.type = "wordpiece";
+    expect_refused(&bad, ERROR_USER, "choose bpe");
+    bad = good;
+    static const double shares[] = {0.0, 1.0, -0.1, NAN, INFINITY};
+    for (size_t i = 0; i < 5; i++) {
+        bad.validation_share = shares[i];
+        expect_refused(&bad, ERROR_USER, "between 0 and 1");
+    }
+    bad = good;
+    bad.input_count = 0;
+    expect_refused(&bad, ERROR_USER, "no text given");
+    inputs[0] = directory;
+    expect_refused(&good, ERROR_USER, "folder");
+    inputs[0] = input;
+    bad = good;
+    bad.tokenizer = input;
+    expect_refused(&bad, ERROR_CORRUPT, "not a SentencePiece model");
+    bad = good;
+    bad.out = input; // a file where the folder should be
+    PrepareResult result;
+    Error error = {0};
+    assert_false(data_prepare(&bad, &result, &error));
+    assert_non_null(strstr(error.message, input));
+    bad.out = "/proc/rope";
+    error_clear(&error);
+    assert_false(data_prepare(&bad, &result, &error));
+    assert_non_null(strstr(error.message, "/proc"));
+    check_count("folders that cannot be written", 2);
+}
+
+static void test_meta_refusals(void **state) {
+    (void)state;
+    char path[PATH];
+    in_directory(path, "meta.json");
+    PrepareResult meta;
+    Error error = {0};
+    assert_false(data_read_meta(directory, &meta, &error));
+    assert_int_equal(error.kind, ERROR_USER);
+    static const char *const texts[] = {
+        "", "{", "[]", "{}", "null", "{\"version\": 1, \"version\": 1}",
+        "{\"version\":1,\"vocabulary\":0,\"train\":{\"bytes\":1,\"tokens\":1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":-1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+        "{\"version\":2,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+        "{\"version\":1,\"vocabulary\":\"9\",\"train\":{\"bytes\":1,\"tokens\":1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        write_file(path, texts[i], strlen(texts[i]));
+        error_clear(&error);
+        assert_false(data_read_meta(directory, &meta, &error));
+        assert_int_equal(error.kind, ERROR_CORRUPT);
+        assert_non_null(strstr(error.message, path));
+    }
+    check_count("meta.json refused", 1 + sizeof texts / sizeof *texts);
+}
+
+int main(int argc, char **argv) {
+    (void)argc;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_types_and_line_ends, new_directory),
+        cmocka_unit_test_setup(test_many_inputs, new_directory),
+        cmocka_unit_test_setup(test_texts_without_lines, new_directory),
+        cmocka_unit_test_setup(test_given_tokenizer_and_held_out, new_directory),
+        cmocka_unit_test_setup(test_refusals, new_directory),
+        cmocka_unit_test_setup(test_meta_refusals, new_directory),
+    };
+    test_begin(argv);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    check_report();
+    return failed != 0;
+}
