@@ -9,9 +9,8 @@
 // Source: fast RoPE attention, Definition 1.1; tiles with a running maximum after Milakov and Gimelshein, "Online
 // normalizer calculation for softmax", and Dao et al., FlashAttention.
 //
-// A task is one block of queries of one head. It goes over the tiles of keys; each one is bounded, rotated, transposed
-// once, and meets all queries of the block. Where the mask crosses a tile, queries come in strips, each with only the
-// columns it can see.
+// A task is one block of queries of one head; it goes over the packed tiles of keys, each of which meets all queries of
+// the block. Where the mask crosses a tile, queries come in strips, each with only the columns it can see.
 #include "attention/exact.h"
 
 #include <math.h>
@@ -36,13 +35,12 @@ void exact_load(const ExactPlan *plan, real *out, const real *in, size_t in_stri
     position_rotate(&plan->position, out, size, out, size, first, count, scale);
 }
 
-size_t exact_load_keys(const ExactPlan *plan, real *k, real *kt, const real *in, size_t in_stride, size_t first,
-                       size_t count) {
+void exact_load_keys(const ExactPlan *plan, real *k, real *kt, const real *in, size_t in_stride, size_t first,
+                     size_t count) {
     const size_t size = plan->base.settings.qk_size, columns = exact_pad(count);
     exact_load(plan, k, in, in_stride, first, count, 1);
     memset(k + count * size, 0, (columns - count) * size * sizeof(real));
     tile_kernels()->transpose(kt, KEY_TILE, k, size, columns, size);
-    return columns;
 }
 
 void exact_load_values(real *v, size_t v_size, const real *in, size_t in_stride, size_t count) {
@@ -84,13 +82,26 @@ void exact_logits(const ExactPlan *plan, real *s, const real *q, size_t rows, co
                                        position->slope ? (real)(position->slope[head] * LOG2_E) : 0);
 }
 
-// Scratch of one thread for a forward task, or for decoding one key/value head (one query then).
+// Packed keys and values of a round: tile t of the round's pair p is tile p·tiles + t.
+typedef struct ForwardShared {
+    real *kt, *v; // (round·tiles, D, KEY_TILE), (round·tiles, KEY_TILE, E)
+} ForwardShared;
+
+// Scratch of one thread for a block of queries (decoding: one query).
 typedef struct ForwardScratch {
     real *q, *o;         // (block, D), (block, E)
     real *maximum, *sum; // (block)
-    real *k, *kt, *v;    // (KEY_TILE, D), (D, KEY_TILE), (KEY_TILE, E)
+    real *k;             // (KEY_TILE, D)
     real *s;             // (QUERY_TILE, KEY_TILE)
 } ForwardScratch;
+
+static ForwardShared take_shared(const ExactPlan *plan, Arena *arena) {
+    const size_t rows = plan->round * plan->tiles * KEY_TILE;
+    return (ForwardShared){
+        .kt = ARENA_TAKE(arena, real, rows * plan->base.settings.qk_size),
+        .v = ARENA_TAKE(arena, real, rows * plan->base.settings.v_size),
+    };
+}
 
 static ForwardScratch take_scratch(const ExactPlan *plan, Arena *arena) {
     const AttentionSettings *settings = &plan->base.settings;
@@ -100,15 +111,17 @@ static ForwardScratch take_scratch(const ExactPlan *plan, Arena *arena) {
         .maximum = ARENA_TAKE(arena, real, plan->block),
         .sum = ARENA_TAKE(arena, real, plan->block),
         .k = ARENA_TAKE(arena, real, KEY_TILE * settings->qk_size),
-        .kt = ARENA_TAKE(arena, real, KEY_TILE * settings->qk_size),
-        .v = ARENA_TAKE(arena, real, KEY_TILE * settings->v_size),
         .s = ARENA_TAKE(arena, real, QUERY_TILE * KEY_TILE),
     };
 }
 
+Arena exact_thread_arena(const ExactPlan *plan, void *scratch) {
+    unsigned char *own = (unsigned char *)scratch + plan->shared_bytes + threads_here() * plan->thread_bytes;
+    return (Arena){.name = "attention", .base = own, .capacity = plan->thread_bytes};
+}
+
 static ForwardScratch thread_scratch(const ExactPlan *plan, void *scratch) {
-    Arena arena = {.name = "attention", .base = (unsigned char *)scratch + threads_here() * plan->thread_bytes,
-                   .capacity = plan->thread_bytes};
+    Arena arena = exact_thread_arena(plan, scratch);
     return take_scratch(plan, &arena);
 }
 
@@ -123,14 +136,13 @@ static void attend(const ExactPlan *plan, ForwardScratch *scratch, size_t first,
     tile_kernels()->multiply(o, v_size, scratch->s, KEY_TILE, 1, v, v_size, rows, v_size, columns, true);
 }
 
-// All queries of the block (positions begin … begin + count - 1) against the loaded tile of keys from j on.
-static void attend_tile(const ExactPlan *plan, ForwardScratch *scratch, size_t begin, size_t count, size_t keys,
-                        size_t head, size_t j) {
+// All queries of the block (positions begin … begin + count - 1) against one tile of keys from j on.
+static void attend_tile(const ExactPlan *plan, ForwardScratch *scratch, const real *kt, const real *v, size_t begin,
+                        size_t count, size_t keys, size_t head, size_t j) {
     for (size_t first = 0; first < count;) {
         const ExactStrip strip = exact_strip(plan, begin, first, count, j, keys, QUERY_STRIP);
         if (strip.keys > 0)
-            attend(plan, scratch, first, strip.rows, scratch->kt, scratch->v, strip.keys, strip.diagonal, head,
-                   begin + first, j);
+            attend(plan, scratch, first, strip.rows, kt, v, strip.keys, strip.diagonal, head, begin + first, j);
         first += strip.rows;
     }
 }
@@ -150,20 +162,31 @@ static void clear(ForwardScratch *scratch, size_t count, size_t v_size) {
     for (size_t t = 0; t < count; t++) scratch->maximum[t] = -INFINITY;
 }
 
-static void forward_block(const ExactPlan *plan, const AttentionForward *io, size_t b, size_t h, size_t begin) {
+static void pack(const ExactPlan *plan, const AttentionForward *io, const ForwardShared *shared, size_t pair, size_t slot,
+                 size_t tile) {
+    const AttentionSettings *settings = &plan->base.settings;
+    const size_t qk_size = settings->qk_size, v_size = settings->v_size, g = pair % settings->kv_heads;
+    const size_t first = tile * KEY_TILE, keys = smaller(KEY_TILE, settings->tokens - first);
+    const size_t row = pair / settings->kv_heads * settings->tokens + first, rows = (slot * plan->tiles + tile) * KEY_TILE;
+    ForwardScratch scratch = thread_scratch(plan, io->scratch);
+    exact_load_keys(plan, scratch.k, shared->kt + rows * qk_size, io->k + row * io->k_stride + g * qk_size, io->k_stride,
+                    first, keys);
+    exact_load_values(shared->v + rows * v_size, v_size, io->v + row * io->v_stride + g * v_size, io->v_stride, keys);
+}
+
+static void forward_block(const ExactPlan *plan, const AttentionForward *io, const ForwardShared *shared, size_t b,
+                          size_t h, size_t slot, size_t begin) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t tokens = settings->tokens, qk_size = settings->qk_size, v_size = settings->v_size;
-    const size_t g = h / (settings->heads / settings->kv_heads), count = smaller(plan->block, tokens - begin);
-    const size_t end = settings->causal ? begin + count : tokens;
+    const size_t count = smaller(plan->block, tokens - begin), end = settings->causal ? begin + count : tokens;
     ForwardScratch scratch = thread_scratch(plan, io->scratch);
     clear(&scratch, count, v_size);
     const real *q = io->q + (b * tokens + begin) * io->q_stride + h * qk_size;
     exact_load(plan, scratch.q, q, io->q_stride, begin, count, (real)(settings->logit_scale * LOG2_E));
     for (size_t j = 0; j < end; j += KEY_TILE) {
-        const size_t keys = smaller(KEY_TILE, end - j), row = b * tokens + j;
-        exact_load_keys(plan, scratch.k, scratch.kt, io->k + row * io->k_stride + g * qk_size, io->k_stride, j, keys);
-        exact_load_values(scratch.v, v_size, io->v + row * io->v_stride + g * v_size, io->v_stride, keys);
-        attend_tile(plan, &scratch, begin, count, keys, h, j);
+        const size_t row = slot * plan->tiles * KEY_TILE + j;
+        attend_tile(plan, &scratch, shared->kt + row * qk_size, shared->v + row * v_size, begin, count,
+                    smaller(KEY_TILE, end - j), h, j);
     }
     real *lse = (real *)io->saved + (b * settings->heads + h) * tokens + begin;
     finish(&scratch, io->o + (b * tokens + begin) * io->o_stride + h * v_size, io->o_stride, lse, count, v_size);
@@ -214,14 +237,27 @@ static void report(const ExactPlan *plan, const AttentionForward *io) {
 static void forward(const AttentionPlan *base, const AttentionForward *io) {
     const ExactPlan *plan = (const ExactPlan *)base;
     const AttentionSettings *settings = &base->settings;
-    const size_t blocks = (settings->tokens + plan->block - 1) / plan->block, heads = settings->heads;
-    const size_t group = heads / settings->kv_heads;
-    // Late blocks see the most keys: they go first, so that the last tasks are short.
-#pragma omp parallel for schedule(dynamic) num_threads(smaller(plan->threads, threads_count()))
-    for (size_t task = 0; task < blocks * settings->batch * heads; task++) {
-        const size_t block = blocks - 1 - task / (settings->batch * heads), row = task % (settings->batch * heads);
-        if (io->active && !io->active[row % heads / group]) continue;
-        forward_block(plan, io, row / heads, row % heads, block * plan->block);
+    const size_t blocks = (settings->tokens + plan->block - 1) / plan->block, kv_heads = settings->kv_heads;
+    const size_t group = settings->heads / kv_heads, pairs = settings->batch * kv_heads;
+    Arena arena = {.name = "attention", .base = io->scratch, .capacity = plan->shared_bytes};
+    const ForwardShared shared = take_shared(plan, &arena);
+#pragma omp parallel num_threads(smaller(plan->threads, threads_count()))
+    for (size_t pair = 0; pair < pairs; pair += plan->round) {
+        const size_t count = smaller(plan->round, pairs - pair), rows = count * group;
+#pragma omp for schedule(static)
+        for (size_t task = 0; task < count * plan->tiles; task++) {
+            const size_t slot = task / plan->tiles;
+            if (io->active && !io->active[(pair + slot) % kv_heads]) continue;
+            pack(plan, io, &shared, pair + slot, slot, task % plan->tiles);
+        }
+        // Late blocks see the most keys: they go first, so that the last tasks are short.
+#pragma omp for schedule(dynamic)
+        for (size_t task = 0; task < blocks * rows; task++) {
+            const size_t slot = task % rows / group, g = (pair + slot) % kv_heads, h = g * group + task % group;
+            if (io->active && !io->active[g]) continue;
+            const size_t block = blocks - 1 - task / rows;
+            forward_block(plan, io, &shared, (pair + slot) / kv_heads, h, slot, block * plan->block);
+        }
     }
     if (io->report) report(plan, io);
 }
@@ -278,12 +314,20 @@ static void destroy(AttentionPlan *base) {
     free(plan);
 }
 
-// Blocks as long as the packing of keys likes them, but short enough for 64 tasks, so that many cores have work.
+// Short enough for 64 tasks, so that many cores have work, and to keep a block's q and o near.
 static size_t choose_block(const AttentionSettings *settings) {
     const size_t rows = settings->batch * settings->heads;
-    size_t block = QUERY_BLOCK;
+    size_t block = 8 * QUERY_TILE;
     while (block > 2 * QUERY_TILE && rows * ((settings->tokens + block - 1) / block) < 64) block -= QUERY_TILE;
     return block;
+}
+
+static void count_scratch(ExactPlan *plan) {
+    Arena shared = arena_measure("attention"), own = arena_measure("attention");
+    take_shared(plan, &shared);
+    take_scratch(plan, &own);
+    plan->shared_bytes = larger(shared.used, exact_backward_shared_bytes(plan));
+    plan->thread_bytes = larger(own.used, exact_backward_thread_bytes(plan));
 }
 
 static AttentionNeeds count_needs(const ExactPlan *plan) {
@@ -292,7 +336,7 @@ static AttentionNeeds count_needs(const ExactPlan *plan) {
     const double forward = rows * tokens * tokens * (double)(settings->qk_size + settings->v_size);
     return (AttentionNeeds){
         .saved_bytes = settings->batch * settings->heads * settings->tokens * sizeof(real),
-        .scratch_bytes = plan->threads * plan->thread_bytes,
+        .scratch_bytes = plan->shared_bytes + plan->threads * plan->thread_bytes,
         .decode_bytes = settings->kv_heads * cache_head(settings) * sizeof(real),
         .forward_flops = settings->causal ? forward : 2.0 * forward,
         .backward_flops = settings->causal ? 2.5 * forward : 5.0 * forward,
@@ -310,9 +354,9 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     plan->threads = threads_count();
     plan->block = choose_block(settings);
     plan->segments = exact_segments(settings);
-    Arena arena = arena_measure("attention");
-    take_scratch(plan, &arena);
-    plan->thread_bytes = arena.used > exact_backward_bytes(plan) ? arena.used : exact_backward_bytes(plan);
+    plan->tiles = (settings->tokens + KEY_TILE - 1) / KEY_TILE;
+    plan->round = larger(1, smaller(settings->batch * settings->kv_heads, ROUND_TOKENS / settings->tokens));
+    count_scratch(plan);
     plan->base.needs = count_needs(plan);
     if (!position_create(&plan->position, settings, error)) {
         free(plan);
