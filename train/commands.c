@@ -10,6 +10,8 @@ static const Command commands[] = {
     {"train", "[RUN]", "train a model; --resume goes on with a run", command_train},
     {"eval", "CHECKPOINT", "held-out loss, perplexity, bits per byte, loss by position", command_eval},
     {"sample", "CHECKPOINT", "write text with a model", command_sample},
+    {"ab", "", "train two settings side by side: speed, learning, fidelity", command_ab},
+    {"profile", "", "what a training step costs, by phase and context length", command_profile},
     {"doctor", "", "this machine: what would slow training down", command_doctor},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
