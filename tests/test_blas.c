@@ -106,6 +106,20 @@ static void test_empty_products_touch_nothing(void **state) {
     check_count("empty products", 2);
 }
 
+// What test_products checks in small shapes, here for many tiles: c from gemm_parallel against one gemm.
+static void compare_with_gemm(const Product *product, Operands *o, const real *c) {
+    Product whole = *product;
+    whole.parallel = false;
+    multiply(&whole, o, o->c);
+    double *expected = malloc(sizeof *expected * product->n), bound = 16 * (REAL_EPSILON / 2) * (double)(product->k + 1);
+    assert_non_null(expected);
+    for (size_t i = 0; i < product->m; i++) {
+        for (size_t j = 0; j < product->n; j++) expected[j] = o->c[i * o->ldc + j];
+        check_close("many tiles", c + i * o->ldc, expected, product->n, fabs((double)product->alpha) * bound, 0);
+    }
+    free(expected);
+}
+
 // Shapes as in training, cut into many tiles: the same bits whoever computes which.
 static void test_bits_do_not_depend_on_threads(void **state) {
     (void)state;
@@ -128,6 +142,7 @@ static void test_bits_do_not_depend_on_threads(void **state) {
             multiply(&products[i], &o, threads == 1 ? one : other);
             if (threads > 1) check_same_bits("threads 1 to 5", one, other, bytes);
         }
+        compare_with_gemm(&products[i], &o, one);
         guarded_free(one);
         guarded_free(other);
         operands_free(&o);
