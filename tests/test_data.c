@@ -114,6 +114,26 @@ static void test_order_in_shards(void **state) {
     loader_close(loader);
 }
 
+static void test_shards_are_sorted(void **state) {
+    (void)state;
+    enum { SHARDS = 20 };
+    for (size_t i = 0; i < SHARDS; i++) { // created in another order than that of their names
+        char name[32];
+        size_t number = i * 7 % SHARDS;
+        snprintf(name, sizeof name, "train_%03zu.bin", number);
+        write_shard(name, 1000, (int32_t)(10 * number), 10);
+    }
+    DataSettings settings = settings_for(directory, SHARDS, 9);
+    settings.shuffle = false;
+    Loader *loader = open_good(&settings);
+    int32_t inputs[SHARDS * 9], targets[SHARDS * 9];
+    Error error = {0};
+    assert_true(loader_next(loader, inputs, targets, &error));
+    for (size_t i = 0; i < SHARDS; i++) assert_int_equal(inputs[9 * i], 10 * i);
+    loader_close(loader);
+    check_count("shards in the order of their names", SHARDS);
+}
+
 static void test_epochs_are_permutations(void **state) {
     (void)state;
     write_three();
@@ -387,6 +407,7 @@ int main(int argc, char **argv) {
     (void)argc;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_order_in_shards, new_directory),
+        cmocka_unit_test_setup(test_shards_are_sorted, new_directory),
         cmocka_unit_test_setup(test_epochs_are_permutations, new_directory),
         cmocka_unit_test_setup(test_batches_do_not_change_the_order, new_directory),
         cmocka_unit_test_setup(test_resume_everywhere, new_directory),

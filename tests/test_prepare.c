@@ -116,6 +116,12 @@ static void check_prepared(const char *out, const char *text, size_t size, const
     if (has_lines) {
         assert_int_equal(train[train_size - 1], '\n');
         assert_in_range(val_size, size / 10 - 300, size / 10 + 300);
+        int32_t *whole; // reading in pieces changes no token
+        size_t whole_count;
+        assert_true(tokenizer_encode(tokenizer, train, train_size, &whole, &whole_count, &error));
+        assert_int_equal(whole_count, train_count);
+        check_same_bits("ids of text read in pieces", whole, train_ids, train_count * sizeof *whole);
+        free(whole);
     }
     if (train_count < 30000)
         assert_true(fabs(result->unigram_loss - unigram_reference(train_ids, train_count, val_ids, val_count,
