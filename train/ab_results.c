@@ -198,7 +198,8 @@ json_t *ab_document(const Ab *ab) {
     const Config *config = &ab->arms[0].config;
     json_t *document = json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:[o, o], s:o, s:o, s:s}", "tokens",
                                  (json_int_t)config->tokens, "batch", (json_int_t)config->batch, "steps",
-                                 (json_int_t)ab->steps, "steps_done", (json_int_t)steps_of(ab, ab->seed), "seeds",
+                                 (json_int_t)ab->steps, "steps_done",
+                                 (json_int_t)(ab->seed == ab->seed_count ? ab->steps : ab->step), "seeds",
                                  (json_int_t)ab->seed_count, "complete", ab->seed == ab->seed_count, "ratio",
                                  number(ratio.value), "ratio_interval", number(ratio.low), number(ratio.high),
                                  "positions", positions_json(ab), "fidelity", fidelity_json(ab), "verdict", sentence);
