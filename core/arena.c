@@ -34,14 +34,21 @@ Arena arena_measure(const char *name) { return (Arena){.name = name, .capacity =
 
 static size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
+static size_t alignment_of(size_t bytes) { return bytes >= HUGE_PAGE ? HUGE_PAGE : ARENA_ALIGNMENT; }
+
+size_t arena_bytes(size_t bytes) {
+    size_t alignment = alignment_of(bytes);
+    return bytes <= SIZE_MAX - alignment ? round_up(bytes ? bytes : 1, alignment) : SIZE_MAX;
+}
+
 bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error) {
     *arena = (Arena){.name = name};
-    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ARENA_ALIGNMENT;
+    size_t alignment = alignment_of(bytes);
     size_t total, available;
     cpu_memory(&total, &available);
     // Every page is touched below: what this machine never has would end in SIGKILL instead of a message.
     bool fits = bytes <= (total ? total : PTRDIFF_MAX - HUGE_PAGE);
-    size_t rounded = fits ? round_up(bytes ? bytes : 1, alignment) : 0;
+    size_t rounded = fits ? arena_bytes(bytes) : 0;
     unsigned char *base = fits ? aligned_alloc(alignment, rounded) : NULL;
     if (!base)
         return error_set(error, ERROR_MEMORY,

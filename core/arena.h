@@ -22,6 +22,8 @@ Arena arena_measure(const char *name);
 // Allocates `bytes` (zeroed, touched, aligned, huge pages advised when large). Fails with ERROR_MEMORY, at once when the
 // machine (or its control group) has less.
 bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error);
+// The bytes that arena_create takes from the system for an arena of this size: large ones are whole huge pages.
+size_t arena_bytes(size_t bytes);
 // count*size bytes, aligned to ARENA_ALIGNMENT. NULL while measuring. Exceeding a real arena's capacity is the
 // programmer's error (the measuring pass sized it).
 void *arena_take(Arena *arena, size_t count, size_t size);

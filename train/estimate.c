@@ -12,8 +12,10 @@
 #include "core/threads.h"
 #include "train/trainer.h"
 
-enum { PROBE_TOKENS = 512, PROBE_REPEATS = 2 };
+enum { PROBE_TOKENS = 512, PROBE_REPEATS = 8 };
+static const double probe_seconds = 0.5;                     // no more repeats after this long
 static const size_t blas_bytes_per_thread = (size_t)2 << 20; // pages of OpenBLAS's work space that products touch
+static const size_t later_bytes = (size_t)3 << 20;           // tokenizer, metrics, buffers of files
 
 size_t resident_bytes(void) {
     unsigned long long total = 0, resident = 0;
@@ -27,6 +29,18 @@ size_t resident_bytes(void) {
 size_t peak_bytes(void) {
     struct rusage usage;
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
+}
+
+static bool add_up(Estimate *estimate, Error *error) {
+    const ModelNeeds *model = &estimate->model;
+    estimate->total_bytes = 0;
+    const size_t parts[] = {arena_bytes(model->parameter_bytes), arena_bytes(model->gradient_bytes),
+                            arena_bytes(model->activation_bytes), arena_bytes(model->scratch_bytes),
+                            arena_bytes(estimate->moment_bytes), estimate->buffer_bytes, estimate->program_bytes};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (!size_add(estimate->total_bytes, parts[i], &estimate->total_bytes))
+            return error_set(error, ERROR_USER, "The model's memory does not fit in an address.");
+    return true;
 }
 
 bool estimate_memory(const Config *config, Estimate *estimate, Error *error) {
@@ -44,17 +58,12 @@ bool estimate_memory(const Config *config, Estimate *estimate, Error *error) {
     estimate->moment_bytes = optim_state_bytes(&optim, model->parameter_bytes / sizeof(real));
     size_t held_out = config->batch * config->tokens * (2 * sizeof(int32_t) + sizeof(real) + 1);
     estimate->buffer_bytes = trainer_buffer_bytes(config) + held_out;
-    estimate->program_bytes = resident_bytes() + threads_count() * blas_bytes_per_thread;
-    const size_t parts[] = {model->parameter_bytes, model->gradient_bytes, model->activation_bytes, model->scratch_bytes,
-                            estimate->moment_bytes, estimate->buffer_bytes, estimate->program_bytes};
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
-        if (!size_add(estimate->total_bytes, parts[i], &estimate->total_bytes))
-            return error_set(error, ERROR_USER, "The model's memory does not fit in an address.");
+    estimate->program_bytes = resident_bytes() + threads_count() * blas_bytes_per_thread + later_bytes;
     estimate->step_flops = (model->forward_flops + model->backward_flops) * (double)config->accumulate;
     CpuInfo cpu;
     cpu_info(&cpu);
     estimate->available_bytes = cpu.memory_available;
-    return true;
+    return add_up(estimate, error);
 }
 
 static double gib(size_t bytes) { return (double)bytes / (1 << 30); }
@@ -99,10 +108,11 @@ bool estimate_probe(const Config *config, Estimate *estimate, Error *error) {
     if (fine) {
         for (size_t i = 0; i < count; i++) tokens[i] = (int32_t)(i * 7919 % probe.config.vocabulary);
         model_initialise(model, config->seed);
-        for (size_t i = 0; i <= PROBE_REPEATS; i++) { // the first warms caches and pages
+        double begin = clock_seconds();
+        for (size_t i = 0; i <= PROBE_REPEATS && (i < 2 || clock_seconds() - begin < probe_seconds); i++) {
             double start = clock_seconds();
             model_step(model, tokens, tokens, 1.0 / (double)count, NULL, NULL);
-            if (i > 0) best = fmin(best, clock_seconds() - start);
+            if (i > 0) best = fmin(best, clock_seconds() - start); // the first warms caches and pages
         }
         estimate->probe_flops_per_s = (needs.forward_flops + needs.backward_flops) / best;
         estimate->step_seconds = estimate->step_flops / estimate->probe_flops_per_s;
@@ -111,7 +121,9 @@ bool estimate_probe(const Config *config, Estimate *estimate, Error *error) {
     model_destroy(model);
     PhaseTimes discarded;
     phase_take(&discarded);
-    return fine;
+    // Its arenas are given back; what is left is the program with the work space that products of this width touch.
+    estimate->program_bytes = resident_bytes() + later_bytes;
+    return fine && add_up(estimate, error);
 }
 
 void estimate_print(const Config *config, const Estimate *estimate, FILE *out) {
