@@ -17,7 +17,7 @@ void embedding_forward(Model *model, real *x, const int32_t *tokens) {
     const LayerKernels *kernels = layer_kernels();
     const size_t width = model->settings.config.width, rows = model->rows;
     const real *embedding = model_weight(model, TENSOR_EMBEDDING, -1), *mix = model_weight(model, TENSOR_SHIFT, -1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows > ROW_BLOCK)
     for (size_t row = 0; row < rows; row++) {
         const real *current = embedding + (size_t)tokens[row] * width;
         if (mix)
@@ -33,7 +33,7 @@ static void shift_gradient(Model *model, const real *dx, const int32_t *tokens) 
     const LayerKernels *kernels = layer_kernels();
     const size_t width = model->settings.config.width, blocks = row_blocks(model);
     const real *embedding = model_weight(model, TENSOR_EMBEDDING, -1);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (blocks > 1)
     for (size_t block = 0; block < blocks; block++) {
         size_t end = (block + 1) * ROW_BLOCK < model->rows ? (block + 1) * ROW_BLOCK : model->rows;
         real *partial = model->partials + block * width;
@@ -71,7 +71,7 @@ void embedding_backward(Model *model, const real *dx, const int32_t *tokens) {
     EmbeddingScratch sorted = embedding_scratch_take(model, &model->scratch_arena);
     sort_rows(model, sorted, tokens);
     // each row of the gradient is written by one thread, its terms in the order of the batch
-#pragma omp parallel for schedule(dynamic, 16)
+#pragma omp parallel for schedule(dynamic, 16) if (model->rows > ROW_BLOCK)
     for (size_t token = 0; token < vocabulary; token++) {
         size_t start = token ? sorted.starts[token - 1] : 0;
         for (size_t i = start; i < sorted.starts[token]; i++) {

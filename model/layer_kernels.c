@@ -1,5 +1,5 @@
-// RMSNorm, SwiGLU, cross-entropy, token shift and the matrix-vector product on vectors of `real`. See layer_kernels.h for
-// the formulas. Sums within a row run over the lanes of one vector and are then folded by a fixed tree, so a row's
+// RMSNorm, SwiGLU, cross-entropy, token shift and the matrix-vector product on vectors of `real`. The formulas are in
+// layer_kernels.h. Sums within a row run over the lanes of one vector and are then folded by a fixed tree, so a row's
 // result depends on the row alone.
 #include "model/layer_kernels.h"
 

@@ -13,7 +13,8 @@ typedef struct LayerKernels {
     // rms(x) = sqrt(mean(x²) + epsilon). delta = NULL: norms x itself, sum is not written.
     void (*rms_norm)(real *out, real *sum, const real *x, const real *delta, const real *weight, size_t rows, size_t n,
                      real epsilon);
-    // With x̂ = x/rms(x) and g = dy ⊙ weight: dx (rows,n) = or += (g − x̂·mean(g ⊙ x̂))/rms(x), dweight (n) += Σ dy ⊙ x̂.
+    // With x̂ = x/rms(x) and g = dy ⊙ weight: dx (rows,n) = or += (g − x̂·mean(g ⊙ x̂))/rms(x) and
+    // dweight (n) += Σ dy ⊙ x̂. dx may be dy.
     void (*rms_norm_backward)(real *dx, real *dweight, const real *dy, const real *x, const real *weight, size_t rows,
                               size_t n, real epsilon, bool accumulate);
     // The same per head of a wider row: heads vectors of n, one after another, rows `stride` apart. out may be x.
@@ -27,8 +28,8 @@ typedef struct LayerKernels {
     // d_out (rows,n): in = the output's gradient, out = the output itself, made again for the weights' gradient.
     // gate_up (rows,2n): in = gate and up, out = their gradients.
     void (*swiglu_backward)(real *d_out, real *gate_up, size_t rows, size_t n);
-    // Cross-entropy of one row of n logits: returns log Σ exp(x) − x_target. *correct = the target has the largest logit.
-    // gradient_weight ≠ 0: logits = gradient_weight · (softmax − onehot(target)).
+    // Cross-entropy of one row of n logits: returns log Σ exp(x) − x_target; *correct = the target's logit is the
+    // largest. gradient_weight ≠ 0: logits = gradient_weight · (softmax − onehot(target)).
     double (*cross_entropy)(real *logits, size_t n, size_t target, real gradient_weight, unsigned char *correct);
     // Token shift of one row: out (n) = current + mix ⊙ (previous − current); previous = NULL is a row of zeros.
     void (*shift)(real *out, const real *current, const real *previous, const real *mix, size_t n);

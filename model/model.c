@@ -16,7 +16,7 @@ static const double initial_deviation = 0.02;
 
 static size_t largest(size_t a, size_t b) { return a > b ? a : b; }
 
-// ---- Layout ----------------------------------------------------------------------------------------------------------
+// ---- Layout ---------------------------------------------------------------------------------------------------------
 
 static void take_layer(const Model *model, LayerActivations *a, size_t saved_bytes, Arena *arena) {
     const size_t rows = model->rows, width = model->settings.config.width;
@@ -104,7 +104,7 @@ static void measure_stages(const Model *model, Arena *arena) {
     arena_release(arena, mark);
 }
 
-// ---- Planning --------------------------------------------------------------------------------------------------------
+// ---- Planning -------------------------------------------------------------------------------------------------------
 
 static bool check_settings(const ModelSettings *settings, Error *error) {
     const ModelConfig *config = &settings->config;
@@ -219,7 +219,7 @@ static Model *plan(const ModelSettings *settings, ModelNeeds *needs, Error *erro
     return NULL;
 }
 
-// ---- Life ------------------------------------------------------------------------------------------------------------
+// ---- Life -----------------------------------------------------------------------------------------------------------
 
 bool model_needs(const ModelSettings *settings, ModelNeeds *needs, Error *error) {
     Model *model = plan(settings, needs, error);
@@ -265,12 +265,11 @@ void model_destroy(Model *model) {
 static void initialise_tensor(const Model *model, const Tensor *tensor, uint64_t seed) {
     real *values = model->parameters + tensor->offset;
     const size_t count = tensor->rows * tensor->columns;
+    const double residual_deviation = initial_deviation / sqrt(2.0 * (double)model->settings.config.layers);
     Random random = {seed, RANDOM_INIT, (uint64_t)(tensor->layer + 1) << 8 | tensor->role};
     switch (tensor->init) {
     case INIT_NORMAL: random_fill_normal(values, count, initial_deviation, random); break;
-    case INIT_RESIDUAL:
-        random_fill_normal(values, count, initial_deviation / sqrt(2.0 * (double)model->settings.config.layers), random);
-        break;
+    case INIT_RESIDUAL: random_fill_normal(values, count, residual_deviation, random); break;
     case INIT_ONES:
         for (size_t i = 0; i < count; i++) values[i] = 1;
         break;
@@ -303,7 +302,7 @@ void model_logits(const Model *model, size_t row, size_t position, real *out) {
                            config->width);
 }
 
-// ---- Access ----------------------------------------------------------------------------------------------------------
+// ---- Access ---------------------------------------------------------------------------------------------------------
 
 const ModelSettings *model_settings(const Model *model) { return &model->settings; }
 const TensorTable *model_tensors(const Model *model) { return &model->table; }

@@ -13,6 +13,8 @@
 #include "model/internal.h"
 #include "model/layer_kernels.h"
 
+enum { PARALLEL_LOGITS = 1 << 14 }; // fewer are done before other threads have woken up
+
 typedef struct Block {
     size_t first, rows; // of the batch
 } Block;
@@ -22,7 +24,7 @@ static void cross_entropy_block(const Model *model, OutputScratch scratch, Block
                                 real gradient_weight) {
     const LayerKernels *kernels = layer_kernels();
     const size_t vocabulary = model->settings.config.vocabulary;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (block.rows * vocabulary >= PARALLEL_LOGITS)
     for (size_t i = 0; i < block.rows; i++) {
         size_t row = block.first + i;
         real *logits = scratch.logits + i * vocabulary;
@@ -65,7 +67,8 @@ double output_loss(Model *model, real *d_normed, const int32_t *targets, double 
     arena_release(&model->scratch_arena, mark);
 
     // least traffic: X, W and their gradients once; the logits stay in cache
-    double products = gradient_weight != 0 ? 3 : 1, rows = (double)model->rows, v = (double)vocabulary, w = (double)width;
+    double products = gradient_weight != 0 ? 3 : 1;
+    double rows = (double)model->rows, v = (double)vocabulary, w = (double)width;
     phase_count(products * 2 * rows * v * w + 4 * rows * v,
                 sizeof(real) * (gradient_weight != 0 ? 2 * rows * w + 3 * v * w : rows * w + v * w));
     return loss;

@@ -1,5 +1,5 @@
 // The elementwise passes of a layer over all rows of a batch: each reads and writes its tensors once, in one parallel
-// loop over fixed blocks of rows (N·W numbers; cost linear in T).
+// loop over fixed blocks of rows (N·W numbers; cost linear in T). A single block starts no threads.
 #include <string.h>
 
 #include "core/clock.h"
@@ -23,7 +23,7 @@ void pass_norm(Model *model, TensorRole role, int layer, real *out, real *sum, c
     const real *weight = model_weight(model, role, layer);
     const size_t width = model->settings.config.width, blocks = row_blocks(model);
     const real epsilon = (real)model->settings.config.norm_epsilon;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (blocks > 1)
     for (size_t block = 0; block < blocks; block++) {
         size_t at = block * ROW_BLOCK * width;
         kernels->rms_norm(out + at, delta ? sum + at : NULL, x + at, delta ? delta + at : NULL, weight,
@@ -38,7 +38,7 @@ void pass_norm_backward(Model *model, TensorRole role, int layer, real *dx, cons
     const real *weight = model_weight(model, role, layer);
     const size_t width = model->settings.config.width, blocks = row_blocks(model);
     const real epsilon = (real)model->settings.config.norm_epsilon;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (blocks > 1)
     for (size_t block = 0; block < blocks; block++) {
         size_t at = block * ROW_BLOCK * width;
         real *partial = model->partials + block * width;
@@ -57,7 +57,7 @@ void pass_head_norm(Model *model, int layer, real *out, const real *qkv) {
     const real *key_weight = model_weight(model, TENSOR_KEY_NORM, layer);
     const size_t stride = model->qkv_width, blocks = row_blocks(model);
     const real epsilon = (real)config->norm_epsilon;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (blocks > 1)
     for (size_t block = 0; block < blocks; block++) {
         size_t at = block * ROW_BLOCK * stride, keys = at + model->query_width, rows = rows_of_block(model, block);
         kernels->head_norm(out + at, qkv + at, query_weight, rows, stride, config->heads, config->qk_size, epsilon);
@@ -75,7 +75,7 @@ void pass_head_norm_backward(Model *model, int layer, real *dqkv, const real *qk
     const size_t stride = model->qkv_width, blocks = row_blocks(model), size = config->qk_size;
     const real epsilon = (real)config->norm_epsilon;
     real *key_partials = model->partials + blocks * size; // after those of the queries
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (blocks > 1)
     for (size_t block = 0; block < blocks; block++) {
         size_t at = block * ROW_BLOCK * stride, keys = at + model->query_width, rows = rows_of_block(model, block);
         memset(model->partials + block * size, 0, size * sizeof(real));
@@ -93,7 +93,7 @@ void pass_head_norm_backward(Model *model, int layer, real *dqkv, const real *qk
 void pass_swiglu(Model *model, real *out, const real *gate_up) {
     const LayerKernels *kernels = layer_kernels();
     const size_t ffn = model->settings.config.ffn, blocks = row_blocks(model);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (blocks > 1)
     for (size_t block = 0; block < blocks; block++) {
         size_t at = block * ROW_BLOCK * ffn;
         kernels->swiglu(out + at, gate_up + 2 * at, rows_of_block(model, block), ffn);
@@ -104,7 +104,7 @@ void pass_swiglu(Model *model, real *out, const real *gate_up) {
 void pass_swiglu_backward(Model *model, real *d_out, real *gate_up) {
     const LayerKernels *kernels = layer_kernels();
     const size_t ffn = model->settings.config.ffn, blocks = row_blocks(model);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (blocks > 1)
     for (size_t block = 0; block < blocks; block++) {
         size_t at = block * ROW_BLOCK * ffn;
         kernels->swiglu_backward(d_out + at, gate_up + 2 * at, rows_of_block(model, block), ffn);

@@ -91,7 +91,7 @@ static void multiply_weight_gradient(Model *model, int layer, Roles roles, const
     count_product(model, &product, 1);
 }
 
-// ---- A layer ---------------------------------------------------------------------------------------------------------
+// ---- A layer --------------------------------------------------------------------------------------------------------
 
 static AttentionReport *report_of(const Model *model, int layer) {
     return model->report_enabled ? &model->reports[layer] : NULL;
@@ -212,7 +212,7 @@ static void layer_backward(Model *model, int layer, const LayerScratch *scratch)
     pass_norm_backward(model, TENSOR_INPUT_NORM, layer, dx, d_normed, a->input, true);
 }
 
-// ---- A step ----------------------------------------------------------------------------------------------------------
+// ---- A step ---------------------------------------------------------------------------------------------------------
 
 static void forward(Model *model, const int32_t *tokens) {
     size_t mark = arena_mark(&model->scratch_arena);

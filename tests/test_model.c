@@ -8,7 +8,7 @@
 #include "model/internal.h"
 #include "tests/support/toy_model.h"
 
-// ---- Counting allocations made by code of this program (and not by the libraries that it calls) ----------------------
+// ---- Counting allocations made by code of this program (and not by the libraries that it calls) ---------------------
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTS_ALLOCATIONS 0 // sanitizers replace malloc themselves
@@ -22,7 +22,8 @@ void *__libc_realloc(void *block, size_t size);
 static size_t allocations;
 static void count_allocation(const void *caller) {
     uintptr_t at = (uintptr_t)caller;
-    if (at >= (uintptr_t)&__executable_start && at < (uintptr_t)&etext) __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    if (at >= (uintptr_t)&__executable_start && at < (uintptr_t)&etext)
+        __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
 }
 void *malloc(size_t size) {
     count_allocation(__builtin_return_address(0));
@@ -56,7 +57,7 @@ static Model *toy(const ModelSettings *settings, Batch *batch) {
 static ModelSettings full_settings(size_t batch, size_t tokens) {
     ModelSettings settings = toy_settings(batch, tokens);
     settings.config.kv_heads = 2;
-    settings.config.v_size = 5;
+    settings.config.v_size = 7;
     settings.config.qk_norm = settings.config.token_shift = settings.config.tie = true;
     return settings;
 }
@@ -78,7 +79,7 @@ static void test_no_allocation(void **state) {
     model_destroy(model);
 }
 
-// ---- Learning --------------------------------------------------------------------------------------------------------
+// ---- Learning -------------------------------------------------------------------------------------------------------
 
 static void adam(real *parameters, const real *gradients, double *moments, size_t count, size_t step) {
     const double beta1 = 0.9, beta2 = 0.99, rate = 0.01;
@@ -97,6 +98,7 @@ static void test_overfits(void **state) {
     ModelSettings settings = toy_settings(4, 16);
     settings.config.width = 32;
     settings.config.ffn = 64;
+    threads_set(1); // hundreds of steps of a few microseconds' work
     Model *model = toy_create(&settings);
     size_t elements = model_tensors(model)->elements, counted;
     double *moments = calloc(2 * elements, sizeof *moments), first = 0, loss = 0;
@@ -120,11 +122,12 @@ static void test_overfits(void **state) {
     assert_true(loss < 0.01);
     assert_int_equal(hits, counted);
     check_count("targets learnt by heart", counted);
+    threads_set(0);
     free(moments);
     model_destroy(model);
 }
 
-// ---- The same function, however it is computed -----------------------------------------------------------------------
+// ---- The same function, however it is computed ----------------------------------------------------------------------
 
 // Gradients, losses and hits of one step, to compare.
 typedef struct Outcome {
@@ -232,7 +235,7 @@ static void test_logits_and_decoder(void **state) {
     }
 }
 
-// ---- Memory and sizes ------------------------------------------------------------------------------------------------
+// ---- Memory and sizes -----------------------------------------------------------------------------------------------
 
 static void check_needs(const ModelSettings *settings) {
     ModelNeeds needs;
@@ -330,7 +333,7 @@ static void test_hostile_shapes(void **state) {
     check_count("shapes refused before allocation", refused);
 }
 
-// ---- Tensors ---------------------------------------------------------------------------------------------------------
+// ---- Tensors --------------------------------------------------------------------------------------------------------
 
 static void check_padding(const TensorTable *table, const real *values) {
     size_t at = 0, zeros = 0;
@@ -392,6 +395,33 @@ static void test_shared_initial_weights(void **state) {
     model_destroy(b);
 }
 
+static double deviation_of(const Model *model, TensorRole role) {
+    const Tensor *tensor = tensor_of(&model->table, role, 0);
+    const real *values = model->parameters + tensor->offset;
+    size_t count = tensor->rows * tensor->columns;
+    double squares = 0;
+    for (size_t i = 0; i < count; i++) squares += (double)values[i] * values[i];
+    check_count("initial weights in a deviation", count);
+    return sqrt(squares / (double)count);
+}
+
+// 0.02, less what the 2·layers additions into the residual stream would make of it. 5 % is four standard errors.
+static void test_initial_deviations(void **state) {
+    (void)state;
+    ModelSettings settings = toy_settings(1, 2);
+    settings.config.width = 60;
+    settings.config.ffn = 90;
+    settings.config.layers = 8;
+    Model *model = toy_create(&settings);
+    model_initialise(model, 1);
+    assert_float_equal(deviation_of(model, TENSOR_GATE) / 0.02, 1, 0.05);
+    assert_float_equal(deviation_of(model, TENSOR_DOWN) / (0.02 / 4), 1, 0.05);
+    const real *mix = model_weight(model, TENSOR_SHIFT, -1), *norm = model_weight(model, TENSOR_FINAL_NORM, -1);
+    assert_null(mix); // not configured
+    assert_true(norm[0] == 1 && norm[59] == 1);
+    model_destroy(model);
+}
+
 static void test_counts_targets(void **state) {
     (void)state;
     const int32_t targets[] = {-1, 0, 5, -1, 16, -1};
@@ -418,6 +448,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_hostile_shapes),
     cmocka_unit_test(test_table),
     cmocka_unit_test(test_shared_initial_weights),
+    cmocka_unit_test(test_initial_deviations),
     cmocka_unit_test(test_counts_targets),
 };
 
