@@ -32,67 +32,74 @@ static inline size_t visible_columns(size_t row, size_t columns, ptrdiff_t diago
     return visible <= 0 ? 0 : (size_t)visible < columns ? (size_t)visible : columns;
 }
 
-// The vector of columns c … c + LANES - 1 with `masked` where they are not below visible.
-static inline Vector masked_load(const real *row, size_t c, size_t visible, real masked) {
-    Vector x = vector_load(row + c);
-    if (c + LANES > visible)
-        for (size_t i = 0; i < LANES; i++) x[i] = c + i < visible ? x[i] : masked;
-    return x;
-}
-
 static inline size_t pad(size_t columns) { return (columns + 15) / 16 * 16; }
+
+// Masks the rest of a padded row: 2^-inf is 0.
+static inline void mask_row(real *row, size_t visible, size_t columns) {
+    for (size_t c = visible; c < columns; c++) row[c] = -INFINITY;
+}
 
 static void scale_row(real *o, size_t size, real scale) {
     for (size_t e = 0; e < size; e++) o[e] *= scale;
 }
 
+enum { WAYS = LANES < 16 ? 2 : 1 }; // vectors per step, so that two chains of operations run side by side
+
+// The largest of a padded row and `least`.
+static inline real row_maximum(const real *row, size_t columns, real least) {
+    Vector largest[2] = {vector_set(least), vector_set(least)};
+    for (size_t c = 0; c < columns; c += WAYS * LANES)
+        for (size_t w = 0; w < WAYS; w++) // NaN loses every comparison here and shows in the exponentials
+            largest[w] = vector_max(vector_load(row + c + w * LANES), largest[w]);
+    return vector_largest(vector_max(largest[1], largest[0]));
+}
+
+// row = 2^(row - top); returns its sum.
+static inline real row_weights(real *row, size_t columns, real top) {
+    const Vector tops = vector_set(top);
+    Vector total[2] = {{0}, {0}};
+    for (size_t c = 0; c < columns; c += WAYS * LANES)
+        for (size_t w = 0; w < WAYS; w++) {
+            const Vector weight = vector_exp2(vector_load(row + c + w * LANES) - tops);
+            total[w] += weight;
+            vector_store(row + c + w * LANES, weight);
+        }
+    return vector_sum(total[0] + total[1]);
+}
+
 static void forward(real *s, size_t ld, size_t rows, size_t columns, ptrdiff_t diagonal, real *maximum, real *sum,
                     real *o, size_t o_size) {
+    const size_t padded = pad(columns);
     for (size_t r = 0; r < rows; r++) {
         real *row = s + r * ld;
         const size_t visible = visible_columns(r, columns, diagonal);
         if (visible == 0) {
-            memset(row, 0, pad(columns) * sizeof(real));
+            memset(row, 0, padded * sizeof(real));
             continue;
         }
-        Vector largest = vector_set(maximum[r]);
-        for (size_t c = 0; c < visible; c += LANES)
-            largest = vector_max(masked_load(row, c, visible, -INFINITY), largest);
-        const real top = vector_largest(largest);
+        mask_row(row, visible, padded);
+        const real top = row_maximum(row, padded, maximum[r]);
         if (top > maximum[r]) {
             const Vector fall = vector_exp2(vector_set(maximum[r] - top));
             sum[r] *= fall[0];
             scale_row(o + r * o_size, o_size, fall[0]);
             maximum[r] = top;
         }
-        Vector total = {0};
-        const Vector tops = vector_set(top);
-        size_t c = 0;
-        for (; c < visible; c += LANES) {
-            const Vector weight = vector_exp2(masked_load(row, c, visible, -INFINITY) - tops);
-            total += weight;
-            vector_store(row + c, weight);
-        }
-        for (; c < pad(columns); c += LANES) vector_store(row + c, (Vector){0});
-        sum[r] += vector_sum(total);
+        sum[r] += row_weights(row, padded, top);
     }
 }
 
 static void backward(real *s, real *ds, size_t ld, size_t rows, size_t columns, ptrdiff_t diagonal, const real *lse,
                      const real *delta) {
+    const size_t padded = pad(columns);
     for (size_t r = 0; r < rows; r++) {
         real *row = s + r * ld, *gradient = ds + r * ld;
-        const size_t visible = visible_columns(r, columns, diagonal);
+        mask_row(row, visible_columns(r, columns, diagonal), padded);
         const Vector norm = vector_set(lse[r]), inner = vector_set(delta[r]);
-        size_t c = 0;
-        for (; c < visible; c += LANES) {
-            const Vector weight = vector_exp2(masked_load(row, c, visible, -INFINITY) - norm);
+        for (size_t c = 0; c < padded; c += LANES) {
+            const Vector weight = vector_exp2(vector_load(row + c) - norm);
             vector_store(row + c, weight);
             vector_store(gradient + c, weight * (vector_load(gradient + c) - inner));
-        }
-        for (; c < pad(columns); c += LANES) {
-            vector_store(row + c, (Vector){0});
-            vector_store(gradient + c, (Vector){0});
         }
     }
 }
