@@ -33,6 +33,7 @@ LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena) {
     work.d_near_key = ARENA_TAKE(arena, real, rows * s->qk_size);
     work.d_far_key = ARENA_TAKE(arena, real, rows * far);
     work.d_value = ARENA_TAKE(arena, real, rows * s->v_size);
+    work.key_bound = ARENA_TAKE(arena, real, rows * 2);
     work.near_query = ARENA_TAKE(arena, real, lanes * s->qk_size);
     work.far_query = ARENA_TAKE(arena, real, lanes * far);
     work.near_query_t = ARENA_TAKE(arena, real, s->qk_size * lanes);
@@ -42,8 +43,8 @@ LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena) {
     work.rows = ARENA_TAKE(arena, real, (raw_rows > lanes ? raw_rows : lanes) * s->qk_size);
     work.tile_key = ARENA_TAKE(arena, real, KEY_TILE * far);
     work.tile_grad = ARENA_TAKE(arena, real, KEY_TILE * far);
-    work.sum_t = ARENA_TAKE(arena, real, (s->v_size + 1) * lanes);
-    work.right_t = ARENA_TAKE(arena, real, (s->v_size + 1) * lanes);
+    work.sum_t = ARENA_TAKE(arena, real, (s->v_size + 3) * lanes);
+    work.right_t = ARENA_TAKE(arena, real, (s->v_size + 3) * lanes);
     work.right = ARENA_TAKE(arena, real, lanes * s->v_size);
     work.near_logit = ARENA_TAKE(arena, real, KEY_TILE * NEAR_LANES);
     work.far_logit = ARENA_TAKE(arena, real, KEY_TILE * NEAR_LANES);
@@ -53,6 +54,11 @@ LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena) {
     work.log_sum = ARENA_TAKE(arena, real, lanes);
     work.weight = ARENA_TAKE(arena, real, lanes);
     work.delta = ARENA_TAKE(arena, real, lanes);
+    work.far_sum = ARENA_TAKE(arena, real, lanes);
+    work.near_dk = ARENA_TAKE(arena, real, lanes);
+    work.near_dv = ARENA_TAKE(arena, real, lanes);
+    work.far_dk = ARENA_TAKE(arena, real, lanes);
+    work.far_dv = ARENA_TAKE(arena, real, lanes);
     return work;
 }
 
@@ -68,6 +74,10 @@ LowrankSaved lowrank_saved_at(const LowrankPlan *plan, void *saved, size_t *byte
     LowrankSaved at = {
         .head = ARENA_TAKE(&arena, LowrankHead, s->batch * s->heads),
         .log_sum = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
+        .far_share = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
+        .value_low = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
+        .value_high = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
+        .value_center = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
     };
     if (bytes) *bytes = arena.overflowed ? SIZE_MAX : arena.used;
     return at;
@@ -79,9 +89,15 @@ LowrankShared lowrank_shared_at(const LowrankPlan *plan, void *scratch, size_t *
     Arena slot = arena_measure("attention slot"), arena = lowrank_arena_over(scratch);
     lowrank_work_at(plan, &slot);
     LowrankShared at = {
-        .norms = ARENA_TAKE(&arena, double, s->batch * (s->heads + s->kv_heads) * plan->segments * 2),
+        .norms = ARENA_TAKE(&arena, LowrankNorms, s->batch * (s->heads + s->kv_heads) * plan->segments),
+        .values = ARENA_TAKE(&arena, LowrankValues, rows),
+        .value_range = ARENA_TAKE(&arena, real, rows * 2 * s->v_size),
+        .bounds = ARENA_TAKE(&arena, LowrankBounds, s->batch * s->heads * plan->segments),
+        .far_dk = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
+        .far_dv = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
+        .key_bound = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->tokens * 2),
         .segment_state = ARENA_TAKE(&arena, real, cut * rows * plan->state_size),
-        .spill = ARENA_TAKE(&arena, real, cut * rows * plan->near * (s->qk_size + s->v_size)),
+        .spill = ARENA_TAKE(&arena, real, cut * rows * plan->near * (s->qk_size + s->v_size + 2)),
         .delta = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
         .slot = ARENA_TAKE(&arena, unsigned char, plan->slots * slot.used),
         .slot_bytes = slot.used,
@@ -124,7 +140,7 @@ double lowrank_interval(const AttentionSettings *s) {
         double guaranteed = s->logit_scale * far * s->entry_bound * s->entry_bound;
         if (!(interval > 0 && interval < guaranteed)) interval = guaranteed;
     }
-    return interval * (1 + 16 * REAL_EPSILON); // so that rounding of entries at the bound does not leave it
+    return interval * (1 + 128 * REAL_EPSILON); // so that rounding of entries at the bound does not leave it
 }
 
 // Tokens per chunk: long enough that reading and writing the state is paid for by products with it, short enough that
@@ -237,7 +253,7 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
         destroy(&plan->base);
         return NULL;
     }
-    plan->state_stride = (s->v_size + 1 + VECTOR_PAD - 1) / VECTOR_PAD * VECTOR_PAD;
+    plan->state_stride = (s->v_size + 3 + VECTOR_PAD - 1) / VECTOR_PAD * VECTOR_PAD;
     plan->state_size = plan->features.count * plan->state_stride;
     cut_work(plan);
     fill_needs(plan);

@@ -13,6 +13,7 @@
 #define ROPE_ATTENTION_LOWRANK_H
 
 #include "attention/bound.h"
+#include "attention/certificate.h"
 #include "attention/features.h"
 #include "attention/method.h"
 #include "attention/position.h"
@@ -38,7 +39,7 @@ typedef struct LowrankPlan {
     size_t group;         // H/G
     size_t near, chunk, lanes; // lanes: chunk rounded up to LANE_UNIT
     size_t segments, segment_tokens;
-    size_t state_stride, state_size; // a row of the state: H_r (E), z_r, padding
+    size_t state_stride, state_size; // a row of the state: H_r (E), z_r, certificates of dk and dv, padding
     size_t window_rows;   // near + 2·chunk, at most T
     size_t slots;         // tasks that may run at once
 } LowrankPlan;
@@ -48,18 +49,42 @@ typedef struct LowrankHead {
     double measured;   // Λ̂ of this batch row and head
     double clipped;    // entries or rows that the bound changed, as a share
     bool exact_far;    // true exp over the far field: settings.far = exact, or measured > Λ
+    Certificate certificate;
 } LowrankHead;
 
 typedef struct LowrankSaved {
     LowrankHead *head; // (B,H)
     real *log_sum;     // (B,H,T) L_i = m_i + log Z_i, so that a normalised weight is exp(x - L_i)
+    real *far_share;   // (B,H,T) share of the far field in Z_i
+    real *value_low, *value_high, *value_center; // (B,G,E) range of v, and the center that distances are taken from
 } LowrankSaved;
+
+// What one segment says about a head of q or k, and about a head of v.
+typedef struct LowrankNorms {
+    double far, near; // largest ‖·‖² of the bounded far part, and of the whole row
+    double changed;   // entries or rows that the bound changed
+} LowrankNorms;
+
+typedef struct LowrankValues {
+    double norm; // largest ‖v_j‖²
+} LowrankValues;
+
+typedef struct LowrankBounds {
+    double output, dq; // largest over the segment's tokens
+    bool unknown;      // some token has no finite certificate
+    CertificateSums sums;
+} LowrankBounds;
 
 // Scratch of all tasks together.
 typedef struct LowrankShared {
-    double *norms;        // (B·(H+G)·segments, 2): largest ‖·‖² and entries changed, of the far parts of q and k
+    LowrankNorms *norms;  // (B,H+G,segments) of q and k
+    LowrankValues *values;       // (B,G,segments)
+    real *value_range;    // (B,G,segments,2,E) smallest and largest entries of v
+    LowrankBounds *bounds; // (B,H,segments) of one forward or backward
+    real *far_dk, *far_dv; // (B,H,T) certificates: what far queries may contribute, per unit of weight
+    real *key_bound;      // (B,G,T,2) certificates of dk, dv so far
     real *segment_state;  // (B,G,segments) states, when segments > 1
-    real *spill;          // (B,G,segments,near,D+E): gradients for keys of an earlier segment
+    real *spill;          // (B,G,segments,near,D+E+2): gradients and certificates for keys of an earlier segment
     real *delta;          // (B,H,T) do·o
     unsigned char *slot;  // slots · slot_bytes
     size_t slot_bytes;
@@ -72,6 +97,7 @@ typedef struct LowrankWork {
     // keys of the window [window_first, …): rotated and scaled; and their gradients before unrotation
     real *near_key, *far_key;                // (window_rows, D), (window_rows, F)
     real *d_near_key, *d_far_key, *d_value;  // (window_rows, D), (window_rows, F), (window_rows, E)
+    real *key_bound;                         // (window_rows, 2)
     // the chunk's queries, tokens in rows and tokens in lanes
     real *near_query, *far_query;     // (lanes, D) times s, (lanes, F) times √s
     real *near_query_t, *far_query_t; // (D, lanes), (F, lanes)
@@ -79,17 +105,19 @@ typedef struct LowrankWork {
     real *rows;                       // (max(window_rows, KEY_TILE, lanes), D): raw rows on their way in or out
     real *tile_key, *tile_grad;       // (KEY_TILE, F): far keys outside the window (exact far field)
     real *tile_value;                 // (KEY_TILE, E)
-    real *sum_t;                      // (E+1, lanes): numerator and denominator
-    real *right_t;                    // (E+1, lanes): [V,1] or [dN,dZ] with tokens in lanes
+    real *sum_t;                      // (E+3, lanes): numerator and denominator, certificates
+    real *right_t;                    // (E+3, lanes): [V,1] or [dN,dZ] with tokens in lanes; certificates of dk, dv
     real *right;                      // (lanes, E): dN with tokens in rows
     real *near_logit, *far_logit, *d_weight; // (KEY_TILE, lanes)
-    real *largest, *rescale, *log_sum, *weight, *delta; // (lanes)
+    real *largest, *rescale, *log_sum, *weight, *delta, *far_sum; // (lanes)
+    real *near_dk, *near_dv, *far_dk, *far_dv;                    // (lanes) certificates per unit of weight
 } LowrankWork;
 
 typedef struct LowrankTask {
     const LowrankPlan *plan;
     LowrankWork work;
     size_t batch, kv_head, segment;
+    bool certify;           // backward: carry the certificates of dk and dv along
     size_t first, last;     // tokens of the segment
     size_t window_first, window_last; // positions held in the window
 } LowrankTask;
@@ -128,8 +156,9 @@ void lowrank_near_rows(const LowrankPlan *plan, real *near, const real *in, size
 void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride, bool accumulate, real *d_near,
                            real near_scale, real *d_far, real *raw, const real *in, size_t stride, size_t first,
                            size_t count);
-// Largest ‖far part‖² after bounding, and how many entries or rows bounding changed, over rows [first, last).
-void lowrank_measure(const LowrankPlan *plan, double *norms, real *rows, const real *in, size_t stride, size_t first,
+double lowrank_square(const real *row, size_t size); // ‖row‖²
+// Norms over rows [first, last) of one head of q or k.
+void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, const real *in, size_t stride, size_t first,
                      size_t last);
 // out (columns, lanes) = in (count, columns)ᵀ, zero in the lanes beyond count.
 void lowrank_to_lanes(size_t lanes, real *out, const real *in, size_t stride, size_t count, size_t columns);
@@ -182,6 +211,22 @@ size_t lowrank_decode_bytes(const LowrankPlan *plan);
 LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena);
 Arena lowrank_arena_over(void *memory); // memory given by the caller, laid out by the code that measures it
 
+// ---- lowrank_certify.c: certificates of a batch, from certificate.h ------------------------------------------------
+// Certificate of every head from what was measured.
+void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+                          const bool *active);
+void lowrank_measure_values(LowrankTask *task, const LowrankShared *shared, const real *v, size_t v_stride);
+// After the chunk's outputs: sum_t holds ô with tokens in lanes.
+void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, size_t head, LowrankBounds *bounds,
+                            size_t chunk_first, size_t count);
+// After the chunk's do: sum_t holds ô, right_t do. Fills near_dk … far_dv and the far columns of shared.
+void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
+                              LowrankBounds *bounds, size_t chunk_first, size_t count);
+void lowrank_report_output(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+                           const bool *active, const AttentionReport *report);
+void lowrank_report_gradient(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+                             const bool *active, const AttentionReport *report);
+
 // ---- lowrank_kernels.c ----------------------------------------------------------------------------------------------
 // A tile of pairs: keys in rows, queries in lanes. t = i - j = lag + lane - row.
 typedef struct LowrankTile {
@@ -193,6 +238,7 @@ typedef struct LowrankTile {
     bool far_exact;         // exp of the far logit instead of P
     size_t degree;
     const real *coefficient;
+    real *far_sum;          // (lanes) forward: far part of the denominator
 } LowrankTile;
 
 typedef struct LowrankKernels {
@@ -202,6 +248,15 @@ typedef struct LowrankKernels {
     // near = normalised weights A/Z; d = gradient of the near logits, far = gradient of the far logits.
     // log_sum L, weight exp(-L), delta do·o: all (lanes).
     void (*backward)(const LowrankTile *tile, const real *log_sum, const real *weight, const real *delta);
+    // out (rows, 2) += Σ_lane weight·(near or far factor by lag), for dk and dv: certificates of a tile's keys.
+    void (*pair_bounds)(const LowrankTile *tile, real *out, const real *near_dk, const real *near_dv,
+                        const real *far_dk, const real *far_dv);
+    // out (lanes) = largest |x[row] - low[row]|, |high[row] - x[row]| over rows
+    void (*reach)(real *out, const real *x, size_t ld, const real *low, const real *high, size_t rows, size_t lanes);
+    // out (lanes) = largest |x[row]|
+    void (*lane_largest)(real *out, const real *x, size_t ld, size_t rows, size_t lanes);
+    // low, high (columns) = smallest and largest of each column of x; returns the largest ‖row‖². Starts from what is there.
+    real (*column_range)(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns);
     // out (lanes) = Σ_row a[row]·b[row]
     void (*lane_dots)(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes);
     // x (rows, ld) *= factor (lanes)

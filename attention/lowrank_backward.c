@@ -13,6 +13,7 @@
 
 typedef struct Backward {
     const AttentionBackward *io;
+    bool certify;
     LowrankSaved saved;
     LowrankShared shared;
 } Backward;
@@ -71,6 +72,19 @@ static void denominator_gradient(LowrankTask *task) {
     for (size_t lane = 0; lane < task->plan->lanes; lane++) row[lane] = -work->delta[lane] * work->weight[lane];
 }
 
+// Rows E+1 and E+2 of right_t: what the queries may add to the errors of dk and dv, per e^{-L}-scaled weight.
+static void certificate_columns(LowrankTask *task, const LowrankShared *shared, size_t member, size_t chunk_first,
+                                size_t count) {
+    const LowrankPlan *plan = task->plan;
+    const size_t h = task->kv_head * plan->group + member;
+    const size_t at = (task->batch * plan->base.settings.heads + h) * plan->base.settings.tokens + chunk_first;
+    real *dk = task->work.right_t + (plan->base.settings.v_size + 1) * plan->lanes, *dv = dk + plan->lanes;
+    for (size_t lane = 0; lane < plan->lanes; lane++) {
+        dk[lane] = lane < count ? shared->far_dk[at + lane] * task->work.weight[lane] : 0;
+        dv[lane] = lane < count ? shared->far_dv[at + lane] * task->work.weight[lane] : 0;
+    }
+}
+
 // ---- forward sweep -------------------------------------------------------------------------------------------------
 
 // right_t = doᵀ, and do·o for everybody who needs it later.
@@ -108,6 +122,11 @@ static void sweep_queries(LowrankTask *task, const Backward *backward, const Row
     lowrank_near_queries(task, query.q, io->q_stride, chunk_first, count);
     if (plan->far_field) lowrank_far_queries(task, query.q, io->q_stride, chunk_first, count);
     load_output_gradient(task, &query, io->o_stride, chunk_first, count);
+    if (task->certify) {
+        const size_t h = task->kv_head * plan->group + member, row = task->batch * plan->base.settings.heads + h;
+        lowrank_certify_gradient(task, &backward->saved, &backward->shared, h,
+                                 backward->shared.bounds + row * plan->segments + task->segment, chunk_first, count);
+    }
     memset(work->d_near_t, 0, plan->base.settings.qk_size * plan->lanes * sizeof(real));
     memset(work->d_far_t, 0, plan->far_size * plan->lanes * sizeof(real));
     lowrank_pairs_backward(task, query.head, rows->v, io->v_stride, query.d_o, io->o_stride, chunk_first, count);
@@ -120,8 +139,14 @@ static void sweep_queries(LowrankTask *task, const Backward *backward, const Row
 }
 
 static real *spill_at(const LowrankPlan *plan, const LowrankShared *shared, const LowrankTask *task, size_t segment) {
-    const size_t row = plan->base.settings.qk_size + plan->base.settings.v_size;
+    const size_t row = plan->base.settings.qk_size + plan->base.settings.v_size + 2;
     return shared->spill + lowrank_state_index(plan, task->batch, task->kv_head, segment) * plan->near * row;
+}
+
+// Certificates of dk and dv of the task's keys, two per token.
+static real *key_bound_at(const LowrankPlan *plan, const LowrankShared *shared, const LowrankTask *task) {
+    const AttentionSettings *s = &plan->base.settings;
+    return shared->key_bound + (task->batch * s->kv_heads + task->kv_head) * s->tokens * 2;
 }
 
 // Writes the finished gradients of the window's keys [first, last): to the spill if they belong to another segment.
@@ -137,18 +162,22 @@ static void flush_keys(LowrankTask *task, const Backward *backward, const Rows *
     LowrankWork *work = &task->work;
     const size_t at = first - task->window_first, count = last - first;
     real *dk = rows->dk + first * io->k_stride, *dv = rows->dv + first * io->v_stride;
-    size_t k_stride = io->k_stride, v_stride = io->v_stride;
+    real *bound = key_bound_at(plan, &backward->shared, task) + first * 2;
+    size_t k_stride = io->k_stride, v_stride = io->v_stride, bound_stride = 2;
     if (first < task->first) {
-        k_stride = v_stride = size + values;
+        k_stride = v_stride = bound_stride = size + values + 2;
         dk = spill_at(plan, &backward->shared, task, task->segment) +
              (first - lowrank_far_end(plan, task->first)) * k_stride;
         dv = dk + size;
+        bound = dv + values;
     }
     lowrank_rows_backward(plan, dk, k_stride, false, work->d_near_key + at * size, 1,
                           plan->far_field ? work->d_far_key + at * far : NULL, work->rows,
                           rows->k + first * io->k_stride, io->k_stride, first, count);
     for (size_t r = 0; r < count; r++)
         memcpy(dv + r * v_stride, work->d_value + (at + r) * values, values * sizeof(real));
+    for (size_t r = 0; task->certify && r < count; r++)
+        memcpy(bound + r * bound_stride, work->key_bound + (at + r) * 2, 2 * sizeof(real));
 }
 
 static void start_state(LowrankTask *task, const LowrankShared *shared) {
@@ -166,6 +195,7 @@ static void forward_sweep(void *context, LowrankTask *task) {
     const AttentionBackward *io = backward->io;
     const Rows rows = task_rows(task, io);
     const bool state = lowrank_uses_state(task, backward->saved.head);
+    task->certify = backward->certify;
     start_state(task, &backward->shared);
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t block = lowrank_block_first(plan, at), boundary = lowrank_far_end(plan, at);
@@ -190,10 +220,12 @@ static void add_spills(void *context, LowrankTask *task) {
     for (size_t n = 1; n < plan->segments; n++) {
         const real *spill = spill_at(plan, &backward->shared, task, n);
         const size_t end = n * plan->segment_tokens;
-        for (size_t key = lowrank_far_end(plan, end); key < end; key++, spill += size + values) {
+        for (size_t key = lowrank_far_end(plan, end); key < end; key++, spill += size + values + 2) {
             real *dk = rows.dk + key * backward->io->k_stride, *dv = rows.dv + key * backward->io->v_stride;
             for (size_t a = 0; a < size; a++) dk[a] += spill[a];
             for (size_t e = 0; e < values; e++) dv[e] += spill[size + e];
+            real *bound = key_bound_at(plan, &backward->shared, task) + key * 2;
+            for (size_t c = 0; backward->certify && c < 2; c++) bound[c] += spill[size + values + c];
         }
     }
 }
@@ -211,6 +243,7 @@ static void absorb_chunk(LowrankTask *task, const Backward *backward, size_t chu
         lowrank_far_queries(task, query.q, backward->io->q_stride, chunk_first, count);
         load_lanes(task, &query, chunk_first, count);
         denominator_gradient(task);
+        if (task->certify) certificate_columns(task, &backward->shared, m, chunk_first, count);
         lowrank_kernels()->scale_rows(work->right, values, query.d_o + chunk_first * backward->io->o_stride,
                                       backward->io->o_stride, work->weight, count, values);
         lowrank_state_absorb_queries(task, count);
@@ -220,6 +253,7 @@ static void absorb_chunk(LowrankTask *task, const Backward *backward, size_t chu
 static void reverse_total(void *context, LowrankTask *task) {
     const Backward *backward = context;
     const LowrankPlan *plan = task->plan;
+    task->certify = backward->certify;
     start_state(task, &backward->shared);
     memset(task->work.state, 0, plan->state_size * sizeof(real));
     if (task->first == 0 || !lowrank_uses_state(task, backward->saved.head)) return; // nobody needs the first total
@@ -237,6 +271,9 @@ static void read_block(LowrankTask *task, const Backward *backward, const Rows *
     tile_kernels()->transpose(work->right, values, work->sum_t, plan->lanes, values, count);
     for (size_t r = 0; r < count; r++)
         for (size_t e = 0; e < values; e++) rows->dv[(first + r) * io->v_stride + e] += work->right[r * values + e];
+    real *bound = key_bound_at(plan, &backward->shared, task) + first * 2;
+    for (size_t r = 0; task->certify && r < count; r++)
+        for (size_t n = 0; n < 2; n++) bound[2 * r + n] += work->sum_t[(values + 1 + n) * plan->lanes + r];
     tile_kernels()->transpose(work->far_query, far, work->d_far_t, plan->lanes, far, count);
     lowrank_rows_backward(plan, rows->dk + first * io->k_stride, io->k_stride, true, NULL, 0, work->far_query,
                           work->rows, rows->k + first * io->k_stride, io->k_stride, first, count);
@@ -247,6 +284,7 @@ static void reverse_sweep(void *context, LowrankTask *task) {
     const LowrankPlan *plan = task->plan;
     if (!lowrank_uses_state(task, backward->saved.head)) return;
     const Rows rows = task_rows(task, backward->io);
+    task->certify = backward->certify;
     start_state(task, &backward->shared);
     const size_t chunks = (task->last - task->first + plan->chunk - 1) / plan->chunk;
     for (size_t n = chunks; n-- > 0;) {
@@ -287,7 +325,8 @@ static void earlier_pairs(void *context, LowrankTask *task) {
 void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
     const LowrankPlan *plan = (const LowrankPlan *)base;
     const AttentionSettings *s = &base->settings;
-    Backward backward = {io, lowrank_saved_at(plan, (void *)io->saved, NULL),
+    const AttentionReport *report = io->report;
+    Backward backward = {io, report && (report->dq_bound || report->dk_bound || report->dv_bound), lowrank_saved_at(plan, (void *)io->saved, NULL),
                          lowrank_shared_at(plan, io->scratch, NULL)};
     lowrank_segment_states(plan, backward.saved.head, io->active, io->k, io->k_stride, io->v, io->v_stride,
                            io->scratch);
@@ -302,4 +341,6 @@ void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
     for (size_t n = 0; n < s->batch * s->heads; n++)
         if (!io->active || io->active[n % s->heads / plan->group]) any_exact |= backward.saved.head[n].exact_far;
     if (any_exact) lowrank_each_task(plan, io->scratch, io->active, 1, earlier_pairs, &backward);
+    if (backward.certify)
+        lowrank_report_gradient(plan, &backward.saved, &backward.shared, io->active, report);
 }

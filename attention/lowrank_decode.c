@@ -60,12 +60,6 @@ static Ring ring_at(const LowrankPlan *plan, const DecodeState *state, size_t kv
                   state->value + at * plan->base.settings.v_size, size};
 }
 
-static double square(const real *row, size_t size) {
-    double sum = 0;
-    for (size_t a = 0; a < size; a++) sum += (double)row[a] * (double)row[a];
-    return sum;
-}
-
 // Puts the token's key into the ring, after the key that leaves the near field has gone into the state.
 static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ring, const real *k, const real *v,
                      size_t position) {
@@ -79,7 +73,7 @@ static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ri
     lowrank_near_rows(plan, ring->near_key + slot * size, k, size, position, 1, 1);
     lowrank_far_rows(plan, ring->far_key + slot * far, task->work.rows, k, size, position, 1);
     memcpy(ring->value + slot * values, v, values * sizeof(real));
-    double *largest = &state->largest_key[task->kv_head], here = square(ring->far_key + slot * far, far);
+    double *largest = &state->largest_key[task->kv_head], here = lowrank_square(ring->far_key + slot * far, far);
     if (!(here <= *largest)) *largest = here;
     if (plan->polynomial_far && plan->near == 0)
         lowrank_state_absorb(task, ring->far_key + slot * far, ring->value + slot * values, values, 1);
@@ -93,10 +87,11 @@ static void add_pairs(LowrankTask *task, const Ring *ring, size_t slot, size_t r
     const size_t values = plan->base.settings.v_size, lanes = work->lanes;
     const size_t size = near ? plan->base.settings.qk_size : plan->far_size;
     const real *keys = (near ? ring->near_key : ring->far_key) + slot * size;
-    LowrankTile tile = {
+    LowrankTile tile = { // every lag is on the side that was asked for
         .near = work->near_logit, .far = work->far_logit, .ld = lanes, .rows = rows, .lanes = lanes,
         .near_first = near ? 0 : rows, .far_rows = near ? 0 : rows, .lag = (ptrdiff_t)rows,
-        .near_size = near ? (size_t)1 << 20 : 0, .far_exact = true, // every lag is on the side that was asked for
+        .near_size = near ? (size_t)1 << 20 : 0, .far_exact = true,
+        .far_sum = work->far_sum,
     };
     tile_kernels()->multiply(near ? tile.near : tile.far, lanes, keys, size, 1,
                              near ? work->near_query_t : work->far_query_t, lanes, rows, lanes, size, false);
@@ -127,7 +122,7 @@ static void load_queries(LowrankTask *task, const DecodeState *state, const real
         lowrank_near_rows(plan, work->near_query + n * size, row, size, position, 1,
                           (real)plan->base.settings.logit_scale);
         lowrank_far_rows(plan, work->far_query + n * far, work->rows, row, size, position, 1);
-        double *largest = &state->largest_query[first_head + n], here = square(work->far_query + n * far, far);
+        double *largest = &state->largest_query[first_head + n], here = lowrank_square(work->far_query + n * far, far);
         if (!(here <= *largest)) *largest = here;
     }
     lowrank_to_lanes(work->lanes, work->near_query_t, work->near_query, size, count, size);

@@ -18,10 +18,10 @@ typedef struct Forward {
 
 // ---- measuring -----------------------------------------------------------------------------------------------------
 
-static double *norms_at(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t head,
-                        size_t segment) {
+static LowrankNorms *norms_at(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t head,
+                              size_t segment) {
     const size_t heads = plan->base.settings.heads + plan->base.settings.kv_heads;
-    return shared->norms + ((batch * heads + head) * plan->segments + segment) * 2;
+    return shared->norms + (batch * heads + head) * plan->segments + segment;
 }
 
 static void measure_task(void *context, LowrankTask *task) {
@@ -38,16 +38,19 @@ static void measure_task(void *context, LowrankTask *task) {
     lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, s->heads + task->kv_head, task->segment),
                     task->work.rows, io->k + row * io->k_stride + task->kv_head * s->qk_size, io->k_stride,
                     task->first, task->last);
+    lowrank_measure_values(task, &forward->shared, io->v + row * io->v_stride + task->kv_head * s->v_size,
+                           io->v_stride);
 }
 
-static void merge_segments(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t head,
-                           double *square, double *changed) {
-    *square = *changed = 0;
+static LowrankNorms merge_segments(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t head) {
+    LowrankNorms merged = {0};
     for (size_t n = 0; n < plan->segments; n++) {
-        const double *norms = norms_at(plan, shared, batch, head, n);
-        if (!(norms[0] <= *square)) *square = norms[0];
-        *changed += norms[1];
+        const LowrankNorms *norms = norms_at(plan, shared, batch, head, n);
+        if (!(norms->far <= merged.far)) merged.far = norms->far;
+        if (!(norms->near <= merged.near)) merged.near = norms->near;
+        merged.changed += norms->changed;
     }
+    return merged;
 }
 
 // Decides for every batch row and head whether the polynomial may stand in for exp.
@@ -58,14 +61,18 @@ static void decide_heads(Forward *forward) {
         for (size_t h = 0; h < s->heads; h++) {
             if (forward->io->active && !forward->io->active[h / plan->group]) continue;
             LowrankHead *head = &forward->saved.head[b * s->heads + h];
-            double query, key, query_changed, key_changed;
-            merge_segments(plan, &forward->shared, b, h, &query, &query_changed);
-            merge_segments(plan, &forward->shared, b, s->heads + h / plan->group, &key, &key_changed);
+            const LowrankNorms query = merge_segments(plan, &forward->shared, b, h);
+            const LowrankNorms key = merge_segments(plan, &forward->shared, b, s->heads + h / plan->group);
             const double units = 2 * (double)bound_units(plan->far_bound, s->tokens, plan->far_size);
-            head->measured = s->logit_scale * sqrt(query * key);
-            head->clipped = units > 0 ? (query_changed + key_changed) / units : 0;
-            const bool inside = s->polynomial == POLYNOMIAL_POWER || head->measured <= plan->polynomial.interval;
+            head->measured = s->logit_scale * sqrt(query.far * key.far);
+            head->clipped = units > 0 ? (query.changed + key.changed) / units : 0;
+            const bool inside = s->polynomial == POLYNOMIAL_POWER ||
+                                head->measured * (1 + 64 * REAL_EPSILON) <= plan->polynomial.interval;
             head->exact_far = plan->far_field && !(plan->polynomial_far && inside); // NaN: exact
+            head->certificate.facts = (CertificateFacts){
+                .far_query = sqrt(query.far), .far_key = sqrt(key.far), .near_query = sqrt(query.near),
+                .near_key = sqrt(key.near),
+            };
         }
 }
 
@@ -144,18 +151,22 @@ static void start_sums(LowrankTask *task, const LowrankHead *head, size_t chunk_
     const bool state = plan->far_field && !head->exact_far;
     for (size_t lane = 0; lane < plan->lanes; lane++)
         work->largest[lane] = state && chunk_first + lane >= plan->near ? 0 : LOWRANK_NO_MAXIMUM;
+    const size_t values = plan->base.settings.v_size;
     if (state && lowrank_far_end(plan, chunk_first) > 0) lowrank_state_read(task);
-    else memset(work->sum_t, 0, (plan->base.settings.v_size + 1) * plan->lanes * sizeof(real));
+    else memset(work->sum_t, 0, (values + 1) * plan->lanes * sizeof(real));
+    memcpy(work->far_sum, work->sum_t + values * plan->lanes, plan->lanes * sizeof(real));
 }
 
-static void finish_sums(LowrankTask *task, real *o, size_t o_stride, real *log_sum, size_t count) {
+static void finish_sums(LowrankTask *task, real *o, size_t o_stride, real *log_sum, real *far_share, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t values = plan->base.settings.v_size;
     const real *denominator = work->sum_t + values * plan->lanes;
     for (size_t lane = 0; lane < plan->lanes; lane++) {
         work->rescale[lane] = lane < count ? 1 / denominator[lane] : 0;
-        if (lane < count) log_sum[lane] = work->largest[lane] + (real)log((double)denominator[lane]);
+        if (lane >= count) continue;
+        log_sum[lane] = work->largest[lane] + (real)log((double)denominator[lane]);
+        far_share[lane] = work->far_sum[lane] * work->rescale[lane];
     }
     lowrank_kernels()->scale_lanes(work->sum_t, plan->lanes, work->rescale, values, plan->lanes);
     tile_kernels()->transpose(o, o_stride, work->sum_t, plan->lanes, values, count);
@@ -190,7 +201,11 @@ static void forward_task(void *context, LowrankTask *task) {
             start_sums(task, &forward->saved.head[index], at);
             lowrank_pairs_forward(task, &forward->saved.head[index], k, io->k_stride, v, io->v_stride, at, count);
             finish_sums(task, io->o + (row + at) * io->o_stride + h * s->v_size, io->o_stride,
-                        forward->saved.log_sum + index * s->tokens + at, count);
+                        forward->saved.log_sum + index * s->tokens + at,
+                        forward->saved.far_share + index * s->tokens + at, count);
+            if (io->report && io->report->output_bound)
+                lowrank_certify_output(task, &forward->saved, h,
+                                       forward->shared.bounds + index * plan->segments + task->segment, at, count);
         }
     }
 }
@@ -200,7 +215,9 @@ void lowrank_forward(const AttentionPlan *base, const AttentionForward *io) {
     Forward forward = {plan, io, lowrank_saved_at(plan, io->saved, NULL), lowrank_shared_at(plan, io->scratch, NULL)};
     lowrank_each_task(plan, io->scratch, io->active, plan->segments, measure_task, &forward);
     decide_heads(&forward);
+    lowrank_certificates(plan, &forward.saved, &forward.shared, io->active);
     lowrank_segment_states(plan, forward.saved.head, io->active, io->k, io->k_stride, io->v, io->v_stride, io->scratch);
     lowrank_each_task(plan, io->scratch, io->active, plan->segments, forward_task, &forward);
     fill_report(&forward);
+    if (io->report) lowrank_report_output(plan, &forward.saved, &forward.shared, io->active, io->report);
 }

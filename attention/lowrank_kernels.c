@@ -27,7 +27,7 @@ typedef struct Reach {
     VectorInt near, far;
 } Reach;
 
-static inline Reach reach(const LowrankTile *tile, ptrdiff_t t0, Vector index) {
+static inline Reach reach_of(const LowrankTile *tile, ptrdiff_t t0, Vector index) {
     const ptrdiff_t near = (ptrdiff_t)tile->near_size;
     Vector t = vector_set((real)t0) + index, zero = {0}, edge = vector_set((real)near);
     return (Reach){t0 < near && t0 + (ptrdiff_t)LANES > 0, t0 + (ptrdiff_t)LANES > near, (t >= zero) & (t < edge),
@@ -36,13 +36,13 @@ static inline Reach reach(const LowrankTile *tile, ptrdiff_t t0, Vector index) {
 
 static Vector largest_exponent(const LowrankTile *tile, size_t lane, Vector index, Vector largest) {
     for (size_t row = tile->near_first; row < tile->rows; row++) {
-        Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+        Reach at = reach_of(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
         if (!at.any_near) continue;
         Vector x = vector_load(tile->near + row * tile->ld + lane);
         largest = vector_select(at.near & (x > largest), x, largest);
     }
     for (size_t row = 0; tile->far_exact && row < tile->far_rows; row++) {
-        Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+        Reach at = reach_of(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
         if (!at.any_far) continue;
         Vector x = vector_load(tile->far + row * tile->ld + lane);
         largest = vector_select(at.far & (x > largest), x, largest);
@@ -57,8 +57,9 @@ static void forward(const LowrankTile *tile, real *largest, real *rescale) {
         vector_store(largest + lane, after);
         vector_store(rescale + lane, vector_exp(before - after));
         Vector far_weight = tile->far_exact ? zero : vector_exp(-after);
+        Vector far_sum = vector_load(tile->far_sum + lane) * vector_exp(before - after);
         for (size_t row = 0; row < tile->rows; row++) {
-            Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+            Reach at = reach_of(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
             Vector value = zero;
             if (row >= tile->near_first && at.any_near)
                 value = vector_select(at.near, vector_exp(vector_load(tile->near + row * tile->ld + lane) - after), zero);
@@ -66,9 +67,11 @@ static void forward(const LowrankTile *tile, real *largest, real *rescale) {
                 Vector x = vector_load(tile->far + row * tile->ld + lane);
                 Vector far = tile->far_exact ? vector_exp(x - after) : evaluate(tile, x) * far_weight;
                 value = vector_select(at.far, far, value);
+                far_sum += vector_select(at.far, far, zero);
             }
             vector_store(tile->near + row * tile->ld + lane, value);
         }
+        vector_store(tile->far_sum + lane, far_sum);
     }
 }
 
@@ -79,7 +82,7 @@ static void backward(const LowrankTile *tile, const real *log_sum, const real *w
         const Vector mean = vector_load(delta + lane);
         for (size_t row = 0; row < tile->rows; row++) {
             const size_t at_row = row * tile->ld + lane;
-            Reach at = reach(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+            Reach at = reach_of(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
             Vector value = zero, d_near = zero, d_far = zero, slope = vector_load(tile->d + at_row) - mean;
             if (row >= tile->near_first && at.any_near) {
                 value = vector_select(at.near, vector_exp(vector_load(tile->near + at_row) - sum), zero);
@@ -104,6 +107,68 @@ static void backward(const LowrankTile *tile, const real *log_sum, const real *w
             vector_store(tile->d + at_row, d_near);
         }
     }
+}
+
+static void pair_bounds(const LowrankTile *tile, real *out, const real *near_dk, const real *near_dv,
+                        const real *far_dk, const real *far_dv) {
+    const Vector index = lane_index();
+    for (size_t row = 0; row < tile->rows; row++) {
+        Vector dk = {0}, dv = {0};
+        for (size_t lane = 0; lane < tile->lanes; lane += LANES) {
+            Reach at = reach_of(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
+            Vector weight = vector_load(tile->near + row * tile->ld + lane);
+            dk += weight * vector_select(at.near, vector_load(near_dk + lane), vector_load(far_dk + lane));
+            dv += weight * vector_select(at.near, vector_load(near_dv + lane), vector_load(far_dv + lane));
+        }
+        out[2 * row] += vector_sum(dk);
+        out[2 * row + 1] += vector_sum(dv);
+    }
+}
+
+static void reach(real *out, const real *x, size_t ld, const real *low, const real *high, size_t rows, size_t lanes) {
+    for (size_t lane = 0; lane < lanes; lane += LANES) {
+        Vector most = {0};
+        for (size_t row = 0; row < rows; row++) {
+            Vector at = vector_load(x + row * ld + lane);
+            most = vector_max(most, vector_max(vector_set(high[row]) - at, at - vector_set(low[row])));
+        }
+        vector_store(out + lane, most);
+    }
+}
+
+static void lane_largest(real *out, const real *x, size_t ld, size_t rows, size_t lanes) {
+    for (size_t lane = 0; lane < lanes; lane += LANES) {
+        Vector most = {0};
+        for (size_t row = 0; row < rows; row++) {
+            Vector at = vector_load(x + row * ld + lane);
+            most = vector_max(most, vector_max(at, -at));
+        }
+        vector_store(out + lane, most);
+    }
+}
+
+static real column_range(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns) {
+    real most = 0;
+    for (size_t row = 0; row < rows; row++) {
+        const real *at = x + row * stride;
+        Vector square = {0};
+        real sum = 0;
+        size_t c = 0;
+        for (; c + LANES <= columns; c += LANES) {
+            Vector value = vector_load(at + c);
+            vector_store(low + c, vector_min(vector_load(low + c), value));
+            vector_store(high + c, vector_max(vector_load(high + c), value));
+            square += value * value;
+        }
+        for (; c < columns; c++) {
+            low[c] = at[c] < low[c] ? at[c] : low[c];
+            high[c] = at[c] > high[c] ? at[c] : high[c];
+            sum += at[c] * at[c];
+        }
+        sum += vector_sum(square);
+        most = sum > most ? sum : most;
+    }
+    return most;
 }
 
 static void lane_dots(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes) {
@@ -153,5 +218,5 @@ static void rotate(real *out, size_t out_stride, const real *in, size_t in_strid
 }
 
 const LowrankKernels ISA_NAME(lowrank_kernels) = {
-    forward, backward, lane_dots, scale_lanes, scale_rows, exp_negative, rotate,
+    forward, backward, pair_bounds, reach, lane_largest, column_range, lane_dots, scale_lanes, scale_rows, exp_negative, rotate,
 };

@@ -12,7 +12,7 @@ typedef struct Pairs {
     size_t lane, lanes, valid; // first query lane, lanes of the tile, those that hold queries
     const real *near_key, *far_key, *value;
     size_t value_stride;
-    real *d_near_key, *d_far_key, *d_value; // backward only
+    real *d_near_key, *d_far_key, *d_value, *key_bound; // backward only
     size_t d_value_stride;
 } Pairs;
 
@@ -32,6 +32,7 @@ static LowrankTile logits(LowrankTask *task, const LowrankHead *head, const Pair
         .near_first = plan->near == 0 ? pairs->rows : clamp_rows(first + 1, plan->near + pairs->key, pairs->rows),
         .far_rows = plan->far_field ? clamp_rows(last, plan->near + pairs->key, pairs->rows) : 0,
         .lag = (ptrdiff_t)first - (ptrdiff_t)pairs->key, .near_size = plan->near,
+        .far_sum = work->far_sum + pairs->lane,
         .far_exact = head->exact_far, .degree = plan->polynomial.degree, .coefficient = plan->coefficient,
     };
     if (tile.near_first < tile.rows)
@@ -73,6 +74,9 @@ static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pair
     lowrank_kernels()->backward(&tile, work->log_sum + lane, work->weight + lane, work->delta + lane);
     tiles->multiply(pairs->d_value, pairs->d_value_stride, tile.near, tile.ld, 1,
                     d_o + (chunk_first + lane) * o_stride, o_stride, tile.rows, values, pairs->valid, true);
+    if (task->certify && pairs->key_bound)
+        lowrank_kernels()->pair_bounds(&tile, pairs->key_bound, work->near_dk + lane, work->near_dv + lane,
+                                       work->far_dk + lane, work->far_dv + lane);
     const size_t near_first = tile.near_first, near_rows = tile.rows - near_first;
     const real *d_near = tile.d + near_first * tile.ld;
     if (near_rows > 0) {
@@ -109,6 +113,7 @@ static void window_keys(const LowrankTask *task, Pairs *pairs, const real *v, si
     pairs->d_far_key = work->d_far_key + at * plan->far_size;
     pairs->d_value = work->d_value + at * plan->base.settings.v_size;
     pairs->d_value_stride = plan->base.settings.v_size;
+    pairs->key_bound = work->key_bound + at * 2;
 }
 
 // First key of the boundary block that the queries from `first` on can see.

@@ -69,23 +69,30 @@ void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride
     }
 }
 
-void lowrank_measure(const LowrankPlan *plan, double *norms, real *rows, const real *in, size_t stride, size_t first,
+double lowrank_square(const real *row, size_t size) {
+    double sum = 0;
+    for (size_t a = 0; a < size; a++) sum += (double)row[a] * (double)row[a];
+    return sum;
+}
+
+void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, const real *in, size_t stride, size_t first,
                      size_t last) {
-    const size_t far = plan->far_size;
-    double largest = 0;
+    const size_t far = plan->far_size, size = plan->base.settings.qk_size;
+    double most_far = 0, most_near = 0;
     size_t changed = 0;
     for (size_t at = first; at < last; at += KEY_TILE) {
         const size_t count = last - at < KEY_TILE ? last - at : KEY_TILE;
         gather_far(plan, rows, in + at * stride, stride, count);
         changed += bound_apply(plan->far_bound, rows, far, rows, far, count, far);
         for (size_t r = 0; r < count; r++) {
-            double square = 0;
-            for (size_t a = 0; a < far; a++) square += (double)rows[r * far + a] * (double)rows[r * far + a];
-            if (!(square <= largest)) largest = square; // NaN is kept
+            const double here = lowrank_square(rows + r * far, far);
+            const double whole = far == size && plan->near_bound.kind == plan->far_bound.kind
+                                     ? here : lowrank_square(in + (at + r) * stride, size);
+            if (!(here <= most_far)) most_far = here; // NaN is kept
+            if (!(whole <= most_near)) most_near = whole;
         }
     }
-    norms[0] = largest;
-    norms[1] = (double)changed;
+    *norms = (LowrankNorms){most_far, most_near, (double)changed};
 }
 
 void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, size_t chunk_first,
@@ -101,6 +108,7 @@ void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, s
         kept = task->window_last - first;
         memmove(work->near_key, work->near_key + drop * size, kept * size * sizeof(real));
         memmove(work->far_key, work->far_key + drop * far, kept * far * sizeof(real));
+        if (task->certify) memmove(work->key_bound, work->key_bound + drop * 2, kept * 2 * sizeof(real));
         if (with_gradients) {
             memmove(work->d_near_key, work->d_near_key + drop * size, kept * size * sizeof(real));
             memmove(work->d_far_key, work->d_far_key + drop * far, kept * far * sizeof(real));
@@ -115,6 +123,7 @@ void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, s
         memset(work->d_near_key + kept * size, 0, count * size * sizeof(real));
         memset(work->d_far_key + kept * far, 0, count * far * sizeof(real));
         memset(work->d_value + kept * value, 0, count * value * sizeof(real));
+        memset(work->key_bound + kept * 2, 0, count * 2 * sizeof(real));
     }
     task->window_first = first;
     task->window_last = last;

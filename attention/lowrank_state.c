@@ -19,9 +19,9 @@ static void read_state(const LowrankPlan *plan, const LowrankWork *work, size_t 
     }
 }
 
-// state += phi (R, count) · [right, weight]; weight (lanes) is zero beyond count
+// state += phi (R, count) · [right, weightᵀ]; weight (weights, lanes) is zero beyond count
 static void add_to_state(const LowrankPlan *plan, const LowrankWork *work, const real *right, size_t stride,
-                         const real *weight, size_t count) {
+                         const real *weight, size_t weights, size_t count) {
     const size_t values = plan->base.settings.v_size;
     for (size_t r = 0; r < plan->features.count; r += SLAB) {
         const size_t rows = plan->features.count - r < SLAB ? plan->features.count - r : SLAB;
@@ -29,7 +29,9 @@ static void add_to_state(const LowrankPlan *plan, const LowrankWork *work, const
         const real *features = work->phi + r * work->lanes;
         tile_kernels()->multiply(slab, plan->state_stride, features, work->lanes, 1, right, stride, rows, values,
                                  count, true);
-        feature_kernels()->row_dots(slab + values, plan->state_stride, features, weight, rows, work->lanes);
+        for (size_t c = 0; c < weights; c++)
+            feature_kernels()->row_dots(slab + values + c, plan->state_stride, features, weight + c * work->lanes, rows,
+                                        work->lanes);
     }
 }
 
@@ -47,7 +49,7 @@ void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v,
     lowrank_to_lanes(work->lanes, key_t, far_key, plan->far_size, count, plan->far_size);
     for (size_t lane = 0; lane < work->lanes; lane++) ones[lane] = lane < count;
     features_build(&plan->features, plan->features.key_ratio, work->phi, key_t, work->lanes);
-    add_to_state(plan, work, v, v_stride, ones, count);
+    add_to_state(plan, work, v, v_stride, ones, 1, count);
 }
 
 void lowrank_state_read(LowrankTask *task) {
@@ -71,7 +73,7 @@ void lowrank_state_absorb_queries(LowrankTask *task, size_t count) {
     LowrankWork *work = &task->work;
     features_build(&plan->features, plan->features.query_ratio, work->phi, work->far_query_t, work->lanes);
     add_to_state(plan, work, work->right, plan->base.settings.v_size,
-                 work->right_t + plan->base.settings.v_size * work->lanes, count);
+                 work->right_t + plan->base.settings.v_size * work->lanes, task->certify ? 3 : 1, count);
 }
 
 void lowrank_state_read_keys(LowrankTask *task, const real *v, size_t v_stride, size_t first, size_t count) {
@@ -81,7 +83,7 @@ void lowrank_state_read_keys(LowrankTask *task, const real *v, size_t v_stride, 
     lowrank_to_lanes(work->lanes, work->right_t, v + first * v_stride, v_stride, count, values);
     for (size_t lane = 0; lane < lanes; lane++) work->right_t[values * lanes + lane] = 1;
     features_build(&plan->features, plan->features.key_ratio, work->phi, work->far_query_t, lanes);
-    read_state(plan, work, values);
+    read_state(plan, work, task->certify ? values + 3 : values);
     pull_features(plan, work);
     memset(work->d_far_t, 0, plan->far_size * lanes * sizeof(real));
     features_backward(&plan->features, plan->features.key_ratio, work->d_far_t, work->d_phi, work->phi,

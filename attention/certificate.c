@@ -1,0 +1,109 @@
+// Why the certificates hold (attention.md, section 4, made sharper by what the batch says).
+//
+// Write w for the true weights (e^x near, e^x̄ far), ŵ for those in use (the same near, P(x̄) far), Â = ŵ/Ẑ, and F for the
+// far share Σ_far Â of token i. On [-Λ̂, Λ̂], η = 1 - e^x̄/P has |η| ≤ κ = max(a/(1-a), δ/(1+δ)) with a = sup(1 - Pe^{-x}),
+// and w/ŵ ≤ ω = 1/(1-a).
+//
+// Output. Σ_j w_j (v_j - o) = 0 gives  ô - o = Σ_far Â η (v - o).  With e = |ô - o|_c and |v - o| ≤ |v - ô| + e ≤ M + e:
+// e ≤ κF(M + e), so e ≤ tM with t = κF/(1-κF); and e ≤ κF·range directly, o being in the hull of the v.
+//
+// Gradient. ĝ_j = do·(v_j - ô), |ĝ_j| ≤ G ("spread"); by the same argument |do·(ô - o)| ≤ tG. Z = Ẑ(1-h), |h| ≤ κF.
+//     far   γ̂ - γ = Â(1-η)[(1+ε')ĝ - (ĝ + do·(ô-o))/(1-h)],  |ε'| ≤ δ':   |γ̂ - γ| ≤ Â·ω·G(δ' + 2t + t²)
+//     near  γ̂ - γ = Â[ĝ - (ĝ + do·(ô-o))/(1-h)]:                         |γ̂ - γ| ≤ Â·G(2t + t²)
+//     Â - A: far ≤ Â(κ + κF)(1+t), near ≤ Ât
+// dq_i = s Σ_j γ_ij k_j, dk_j = s Σ_i γ_ij q_i, dv_j = Σ_i A_ij do_i. Rotations keep lengths and the Jacobians of clip and
+// ball shorten them, so norms of q and k carry over. Sums over i for a fixed j are made by the method itself: the terms
+// per unit of Â_ij ride through the reverse sweep as two more columns of dN.
+//
+// Rounding. u is the machine epsilon, twice the unit roundoff, as slack for terms of second order. A weight of the near
+// field errs by (D+26)u·s‖q‖‖k‖ (rotation, dot product, difference to the maximum) plus a few u; sums over it by u per
+// term. A far sum over n keys is a chain of n additions, then one of R; its terms' magnitudes add up to at most
+// n·Σ|c_t|Λ̂^t (Cauchy-Schwarz on absolute values), and each carries 26g+16 roundings of its monomials. In the measure of
+// Ẑ = e^L that is u(n + depth)·n·e^{-L}·Σ|c_t|Λ̂^t.
+#include "attention/certificate.h"
+
+#include <math.h>
+
+static const double slack = 1.001; // for the arithmetic of the certificates themselves
+
+Certificate certificate_make(const CertificateFacts *facts, const Polynomial *polynomial) {
+    const double u = REAL_EPSILON, near_logit = facts->logit_scale * facts->near_query * facts->near_key;
+    Certificate c = {.facts = *facts, .omega = 1};
+    c.near_rounding = u * ((double)(facts->qk_size + 32) * (near_logit + (facts->polynomial ? 0 : facts->measured)) +
+                           (double)(facts->near + 3 * facts->chunk + facts->v_size + 96));
+    if (!facts->polynomial) {
+        c.near_rounding += u * (double)facts->tokens; // far sums are chains of relative errors too
+        return c;
+    }
+    const double limit = facts->measured * (1 + 64 * u);
+    const double below = polynomial_below(polynomial, limit), error = polynomial_error(polynomial, limit);
+    const bool known = polynomial->kind != POLYNOMIAL_POWER && below < 1 && isfinite(error);
+    c.kappa = known ? fmax(below / (1 - below), error / (1 + error)) : INFINITY;
+    c.omega = known ? 1 / (1 - below) : INFINITY;
+    c.slope = known ? polynomial_slope_error(polynomial, limit) : INFINITY;
+    c.magnitude = polynomial_magnitude(polynomial, limit);
+    for (size_t t = polynomial->degree; t > 0; t--)
+        c.slope_magnitude = c.slope_magnitude * limit + (double)t * fabs(polynomial->coefficient[t]);
+    c.far_rounding = u;
+    c.depth = (double)(facts->features + facts->v_size + 40 * facts->degree + 64);
+    return c;
+}
+
+// Relative error of Ẑ, and of the numerator in the measure of ‖v‖.
+static double rounding(const Certificate *c, const CertificateToken *token) {
+    const double n = token->far_keys, far = n > 0 ? (n + c->depth) * n * c->magnitude * exp(-token->log_sum) : 0;
+    return c->near_rounding + REAL_EPSILON * fabs(token->log_sum) + c->far_rounding * far;
+}
+
+typedef struct Share {
+    double far, near, t; // F and 1-F with their rounding, t = κF/(1-κF)
+} Share;
+
+static Share share(const Certificate *c, const CertificateToken *token, double error) {
+    if (token->far_keys == 0 || !c->facts.polynomial) return (Share){0, 1, 0};
+    const double far = fmin(1, token->far_share + 2 * error), x = c->kappa * far;
+    return (Share){far, fmin(1, 1 - token->far_share + 2 * error), x < 1 ? x / (1 - x) : INFINITY};
+}
+
+double certificate_output(const Certificate *c, const CertificateToken *token, double reach) {
+    const double error = rounding(c, token);
+    if (!(error < 0.25)) return INFINITY;
+    const Share s = share(c, token, error);
+    double bound = 0;
+    if (s.far > 0) bound = fmin(c->kappa * s.far * c->facts.value_range, s.t * (reach + 3 * error * c->facts.value_largest));
+    return slack * (bound + (3 * error + 4 * REAL_EPSILON) * c->facts.value_largest);
+}
+
+CertificateGradient certificate_gradient(const Certificate *c, const CertificateToken *token, double norm,
+                                         double largest, double spread) {
+    const double error = rounding(c, token);
+    if (!(error < 0.25)) return (CertificateGradient){INFINITY, INFINITY, INFINITY, INFINITY, INFINITY};
+    const CertificateFacts *facts = &c->facts;
+    const Share s = share(c, token, error);
+    const double pair = norm * facts->value_norm, n = token->far_keys;
+    const double g = spread + 4 * error * pair, twice = 2 * s.t + s.t * s.t, fuzz = 6 * error * pair;
+    const double near = s.far > 0 ? g * twice : 0, far = s.far > 0 ? c->omega * g * (c->slope + twice) : 0;
+    const double chain = c->far_rounding * (n + c->depth) * n * exp(-token->log_sum) * c->slope_magnitude * 2 * pair;
+    const double scale = slack * facts->logit_scale;
+    return (CertificateGradient){
+        .dq = scale * (s.near * (near + fuzz) * facts->near_key + (s.far * (far + fuzz) + chain) * facts->far_key),
+        .far_dk = scale * (far + fuzz) * facts->far_query,
+        .near_dk = scale * (near + fuzz) * facts->near_query,
+        .far_dv = slack * largest * (s.far > 0 ? c->kappa * (1 + s.far) * (1 + s.t) + 4 * error : 4 * error),
+        .near_dv = slack * largest * (s.t + 4 * error),
+    };
+}
+
+// A chain over at most `tokens` queries, whose terms add up to `total`.
+static double key_chain(const Certificate *c, double magnitude, double total) {
+    return total > 0 ? slack * c->far_rounding * ((double)c->facts.tokens + c->depth) * magnitude * total : 0;
+}
+
+double certificate_key_rounding(const Certificate *c, const CertificateSums *sums) {
+    return key_chain(c, c->magnitude, sums->far_dk) +
+           key_chain(c, c->slope_magnitude, 2 * c->facts.logit_scale * c->facts.far_query * c->facts.value_norm * sums->norm);
+}
+
+double certificate_value_rounding(const Certificate *c, const CertificateSums *sums) {
+    return key_chain(c, c->magnitude, sums->far_dv + sums->largest);
+}

@@ -1,0 +1,58 @@
+// Certificates: how far method lowrank can be from attention with the true exp over the same bounded far field, in the
+// max norm, from quantities that the batch itself gives in O(T). The derivation is in certificate.c.
+#ifndef ROPE_ATTENTION_CERTIFICATE_H
+#define ROPE_ATTENTION_CERTIFICATE_H
+
+#include "attention/polynomial.h"
+
+// What is known of one head of one batch row.
+typedef struct CertificateFacts {
+    double logit_scale, measured;         // s, Λ̂
+    double far_query, far_key;            // largest ‖q̄‖, ‖k̄‖ of the far field
+    double near_query, near_key;          // largest ‖q‖, ‖k‖ of the near field
+    double value_largest, value_range;    // largest |v_jc|; largest max_j v_jc - min_j v_jc
+    double value_norm, value_radius;      // largest ‖v_j‖; largest ‖v_j - c‖ for the center c that spread is taken from
+    size_t features, degree, qk_size, v_size, near, chunk, tokens;
+    bool polynomial;                      // false: the head's far field is exact, only rounding remains
+} CertificateFacts;
+
+typedef struct Certificate {
+    CertificateFacts facts;
+    double kappa;          // |1 - e^x/P| ≤ κ
+    double omega;          // e^x/P ≤ ω
+    double slope;          // δ'
+    double magnitude, slope_magnitude; // Σ|c_t|Λ̂^t, Σ t|c_t|Λ̂^(t-1)
+    double near_rounding;  // relative error of a weight of the near field, and of sums over it
+    double far_rounding;   // of a sum over n far keys, per (n + depth)·n·magnitude: one unit
+    double depth;          // terms in a chain besides the keys
+} Certificate;
+
+// polynomial may be NULL when facts.polynomial is false.
+Certificate certificate_make(const CertificateFacts *facts, const Polynomial *polynomial);
+
+// One token: the share of its weight that is far, L, the number of its far keys.
+typedef struct CertificateToken {
+    double far_share, log_sum, far_keys;
+} CertificateToken;
+
+// ‖ô_i - o_i‖∞, where reach bounds |v_jc - ô_ic| over all keys j and columns c.
+double certificate_output(const Certificate *certificate, const CertificateToken *token, double reach);
+
+// Bounds of token i's part in the gradients. norm ‖do_i‖, largest ‖do_i‖∞, spread ≥ |do_i·(v_j - ô_i)| for all keys j.
+typedef struct CertificateGradient {
+    double dq;                     // ‖dq̂_i - dq_i‖∞
+    double far_dk, near_dk;        // its share of dk_j, per unit of the computed weight Â_ij
+    double far_dv, near_dv;        // its share of dv_j likewise
+} CertificateGradient;
+CertificateGradient certificate_gradient(const Certificate *certificate, const CertificateToken *token, double norm,
+                                         double largest, double spread);
+
+// Rounding in dk_j and dv_j that does not come as a share of weights: from Σ_i e^{-L_i}·x_i with x the norm, the
+// largest entry of do_i, far_dk and far_dv.
+typedef struct CertificateSums {
+    double norm, largest, far_dk, far_dv;
+} CertificateSums;
+double certificate_key_rounding(const Certificate *certificate, const CertificateSums *sums);
+double certificate_value_rounding(const Certificate *certificate, const CertificateSums *sums);
+
+#endif

@@ -1,0 +1,243 @@
+// Certificates of method lowrank: gathers the facts of a batch, feeds them to certificate.c token by token, and merges
+// what comes back into the report. Cost O(E) per token, only when the report asks for it.
+#include <math.h>
+#include <string.h>
+
+#include "attention/lowrank.h"
+
+// ---- values --------------------------------------------------------------------------------------------------------
+
+void lowrank_measure_values(LowrankTask *task, const LowrankShared *shared, const real *v, size_t v_stride) {
+    const LowrankPlan *plan = task->plan;
+    const size_t values = plan->base.settings.v_size;
+    const size_t index = lowrank_state_index(plan, task->batch, task->kv_head, task->segment);
+    real *low = shared->value_range + index * 2 * values, *high = low + values;
+    for (size_t e = 0; e < values; e++) low[e] = high[e] = v[task->first * v_stride + e];
+    shared->values[index].norm = lowrank_kernels()->column_range(low, high, v + task->first * v_stride, v_stride,
+                                                                 task->last - task->first, values);
+}
+
+typedef struct ValueFacts {
+    double largest, range, norm, radius;
+} ValueFacts;
+
+// Range of v over all segments, and the better of two centers: zero, or the middle of the box that holds all v_j.
+static ValueFacts merge_values(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+                               size_t batch, size_t kv_head) {
+    const size_t values = plan->base.settings.v_size, row = batch * plan->base.settings.kv_heads + kv_head;
+    real *low = saved->value_low + row * values, *high = saved->value_high + row * values;
+    real *center = saved->value_center + row * values;
+    ValueFacts facts = {0};
+    double box = 0, norm = 0;
+    for (size_t n = 0; n < plan->segments; n++) {
+        const real *from = shared->value_range + (row * plan->segments + n) * 2 * values;
+        for (size_t e = 0; e < values; e++) {
+            low[e] = n == 0 || from[e] < low[e] ? from[e] : low[e];
+            high[e] = n == 0 || from[values + e] > high[e] ? from[values + e] : high[e];
+        }
+        norm = fmax(norm, shared->values[row * plan->segments + n].norm);
+    }
+    for (size_t e = 0; e < values; e++) {
+        const double range = (double)high[e] - (double)low[e];
+        facts.largest = fmax(facts.largest, fmax(fabs((double)low[e]), fabs((double)high[e])));
+        facts.range = fmax(facts.range, range);
+        box += range * range / 4;
+    }
+    facts.norm = sqrt(norm) * (1 + (double)values * REAL_EPSILON);
+    const bool zero = facts.norm <= sqrt(box);
+    for (size_t e = 0; e < values; e++) center[e] = zero ? 0 : (low[e] + high[e]) / 2;
+    facts.radius = zero ? facts.norm : sqrt(box) + 4 * REAL_EPSILON * facts.norm;
+    return facts;
+}
+
+void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+                          const bool *active) {
+    const AttentionSettings *s = &plan->base.settings;
+    for (size_t b = 0; b < s->batch; b++)
+        for (size_t g = 0; g < s->kv_heads; g++) {
+            if (active && !active[g]) continue;
+            const ValueFacts values = merge_values(plan, saved, shared, b, g);
+            for (size_t m = 0; m < plan->group; m++) {
+                LowrankHead *head = &saved->head[b * s->heads + g * plan->group + m];
+                CertificateFacts facts = head->certificate.facts; // the norms of q and k are there
+                facts.logit_scale = s->logit_scale;
+                facts.measured = head->measured;
+                facts.value_largest = values.largest;
+                facts.value_range = values.range;
+                facts.value_norm = values.norm;
+                facts.value_radius = values.radius;
+                facts.features = plan->features.count;
+                facts.degree = plan->features.degree;
+                facts.qk_size = s->qk_size;
+                facts.v_size = s->v_size;
+                facts.near = plan->near;
+                facts.chunk = plan->chunk;
+                facts.tokens = s->tokens;
+                facts.polynomial = plan->polynomial_far && !head->exact_far;
+                head->certificate = certificate_make(&facts, &plan->polynomial);
+            }
+        }
+}
+
+// ---- tokens --------------------------------------------------------------------------------------------------------
+
+static CertificateToken token_at(const LowrankPlan *plan, const LowrankSaved *saved, size_t row, size_t position) {
+    const size_t at = row * plan->base.settings.tokens + position;
+    return (CertificateToken){
+        .far_share = (double)saved->far_share[at], .log_sum = (double)saved->log_sum[at],
+        .far_keys = plan->far_field && position + 1 > plan->near ? (double)(position + 1 - plan->near) : 0,
+    };
+}
+
+void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, size_t head, LowrankBounds *bounds,
+                            size_t chunk_first, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    const AttentionSettings *s = &plan->base.settings;
+    const size_t values = s->v_size, row = task->batch * s->heads + head;
+    const size_t kv_row = (task->batch * s->kv_heads + task->kv_head) * values;
+    real *reach = work->delta;
+    lowrank_kernels()->reach(reach, work->sum_t, plan->lanes, saved->value_low + kv_row, saved->value_high + kv_row,
+                             values, plan->lanes);
+    if (chunk_first == task->first) *bounds = (LowrankBounds){0};
+    for (size_t lane = 0; lane < count; lane++) {
+        const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
+        const double bound = certificate_output(&saved->head[row].certificate, &token, (double)reach[lane]);
+        if (!(bound <= bounds->output)) bounds->output = bound;
+    }
+}
+
+// Σ_e do_e², largest |do_e| and a bound of |do·(v_j - ô)| for all j, of every lane.
+static void measure_gradient(LowrankTask *task, const real *center, double radius, real *norm, real *largest,
+                             real *spread) {
+    LowrankWork *work = &task->work;
+    const size_t values = task->plan->base.settings.v_size, lanes = work->lanes;
+    lowrank_kernels()->lane_dots(norm, work->right_t, work->right_t, lanes, values, lanes);
+    lowrank_kernels()->lane_largest(largest, work->right_t, lanes, values, lanes);
+    tile_kernels()->multiply(spread, lanes, center, 0, 1, work->right_t, lanes, 1, lanes, values, false);
+    for (size_t lane = 0; lane < lanes; lane++) {
+        norm[lane] = (real)(sqrt((double)norm[lane]) * (1 + (double)values * REAL_EPSILON));
+        spread[lane] = (real)(fabs((double)spread[lane] - (double)work->delta[lane]) + (double)norm[lane] * radius);
+    }
+}
+
+void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
+                              LowrankBounds *bounds, size_t chunk_first, size_t count) {
+    const LowrankPlan *plan = task->plan;
+    LowrankWork *work = &task->work;
+    const AttentionSettings *s = &plan->base.settings;
+    const size_t row = task->batch * s->heads + head, kv_row = task->batch * s->kv_heads + task->kv_head;
+    const Certificate *certificate = &saved->head[row].certificate;
+    real *norm = work->largest, *largest = work->rescale, *spread = work->far_sum; // forward's, free here
+    measure_gradient(task, saved->value_center + kv_row * s->v_size, certificate->facts.value_radius, norm, largest,
+                     spread);
+    if (chunk_first == task->first) *bounds = (LowrankBounds){0};
+    for (size_t lane = 0; lane < plan->lanes; lane++) {
+        CertificateGradient part = {0};
+        if (lane < count) {
+            const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
+            part = certificate_gradient(certificate, &token, (double)norm[lane], (double)largest[lane],
+                                        (double)spread[lane]);
+            if (!(part.dq <= bounds->dq)) bounds->dq = part.dq;
+            const double weight = exp(-token.log_sum);
+            // infinite columns would turn the state into NaN: such a head is marked instead
+            if (!(part.far_dk < 1e30 && part.far_dv < 1e30 && part.near_dk < 1e30 && part.near_dv < 1e30)) {
+                bounds->unknown = true;
+                part = (CertificateGradient){0};
+            }
+            if (token.far_keys > 0) {
+                bounds->sums.norm += weight * (double)norm[lane];
+                bounds->sums.largest += weight * (double)largest[lane];
+                bounds->sums.far_dk += weight * part.far_dk;
+                bounds->sums.far_dv += weight * part.far_dv;
+            }
+            shared->far_dk[row * s->tokens + chunk_first + lane] = (real)part.far_dk;
+            shared->far_dv[row * s->tokens + chunk_first + lane] = (real)part.far_dv;
+        }
+        work->near_dk[lane] = (real)part.near_dk;
+        work->near_dv[lane] = (real)part.near_dv;
+        work->far_dk[lane] = (real)part.far_dk;
+        work->far_dv[lane] = (real)part.far_dv;
+    }
+}
+
+// ---- reports -------------------------------------------------------------------------------------------------------
+
+static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *shared, size_t row) {
+    LowrankBounds merged = {0};
+    for (size_t n = 0; n < plan->segments; n++) {
+        const LowrankBounds *part = &shared->bounds[row * plan->segments + n];
+        if (!(part->output <= merged.output)) merged.output = part->output;
+        if (!(part->dq <= merged.dq)) merged.dq = part->dq;
+        merged.unknown |= part->unknown;
+        merged.sums.norm += part->sums.norm;
+        merged.sums.largest += part->sums.largest;
+        merged.sums.far_dk += part->sums.far_dk;
+        merged.sums.far_dv += part->sums.far_dv;
+    }
+    return merged;
+}
+
+static void raise(double *array, size_t head, double value) {
+    if (array && !(value <= array[head])) array[head] = value;
+}
+
+static void clear(double *array, const LowrankPlan *plan, const bool *active) {
+    for (size_t h = 0; array && h < plan->base.settings.heads; h++)
+        if (!active || active[h / plan->group]) array[h] = 0;
+}
+
+void lowrank_report_output(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+                           const bool *active, const AttentionReport *report) {
+    const AttentionSettings *s = &plan->base.settings;
+    clear(report->output_bound, plan, active);
+    if (!report->output_bound) return;
+    for (size_t row = 0; row < s->batch * s->heads; row++) {
+        const size_t h = row % s->heads;
+        if ((active && !active[h / plan->group]) || !saved->head[row].certificate.facts.polynomial) continue;
+        raise(report->output_bound, h, merge_bounds(plan, shared, row).output);
+    }
+}
+
+// dk and dv of a key/value head are sums over its query heads, so their certificates are too.
+static void report_keys(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared, size_t batch,
+                        size_t kv_head, const AttentionReport *report) {
+    const AttentionSettings *s = &plan->base.settings;
+    const real *bound = shared->key_bound + (batch * s->kv_heads + kv_head) * s->tokens * 2;
+    double dk = 0, dv = 0, more_dk = 0, more_dv = 0;
+    bool any = false;
+    for (size_t t = 0; t < s->tokens; t++) {
+        if (!((double)bound[2 * t] <= dk)) dk = (double)bound[2 * t];
+        if (!((double)bound[2 * t + 1] <= dv)) dv = (double)bound[2 * t + 1];
+    }
+    for (size_t m = 0; m < plan->group; m++) {
+        const size_t row = batch * s->heads + kv_head * plan->group + m;
+        const Certificate *certificate = &saved->head[row].certificate;
+        const LowrankBounds merged = merge_bounds(plan, shared, row);
+        any |= certificate->facts.polynomial;
+        more_dk += merged.unknown ? INFINITY : certificate_key_rounding(certificate, &merged.sums);
+        more_dv += merged.unknown ? INFINITY : certificate_value_rounding(certificate, &merged.sums);
+    }
+    for (size_t m = 0; any && m < plan->group; m++) {
+        raise(report->dk_bound, kv_head * plan->group + m, 1.001 * dk + more_dk);
+        raise(report->dv_bound, kv_head * plan->group + m, 1.001 * dv + more_dv);
+    }
+}
+
+void lowrank_report_gradient(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+                             const bool *active, const AttentionReport *report) {
+    const AttentionSettings *s = &plan->base.settings;
+    clear(report->dq_bound, plan, active);
+    clear(report->dk_bound, plan, active);
+    clear(report->dv_bound, plan, active);
+    for (size_t b = 0; b < s->batch; b++)
+        for (size_t g = 0; g < s->kv_heads; g++) {
+            if (active && !active[g]) continue;
+            for (size_t m = 0; m < plan->group; m++) {
+                const size_t row = b * s->heads + g * plan->group + m;
+                if (saved->head[row].certificate.facts.polynomial)
+                    raise(report->dq_bound, g * plan->group + m, merge_bounds(plan, shared, row).dq);
+            }
+            report_keys(plan, saved, shared, b, g, report);
+        }
+}
