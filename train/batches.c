@@ -1,41 +1,87 @@
-// Where batches come from. A second source is one more member of Batches and one more branch in each verb.
+// Where batches come from. A third source is one more member of Batches and one more branch in each verb.
 #include "train/batches.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+#include "data/tasks.h"
+
+enum { TASK_HELD_OUT_EXAMPLES = 3000 }; // Zoology's number
 
 struct Batches {
-    Loader *loader;
+    Loader *loader;       // shards; NULL: a task
+    TaskSettings task;
+    uint64_t example;     // the next one
+    int32_t *distances;   // (batch, tokens)
 };
 
+static TaskFiller filler_of(const char *word) {
+    size_t filler = 0;
+    while (filler < TASK_FILLER_COUNT && strcmp(task_filler_names[filler], word)) filler++;
+    REQUIRE(filler < TASK_FILLER_COUNT);
+    return (TaskFiller)filler;
+}
+
+static bool open_task(Batches *batches, const Config *config, BatchesPart part, size_t batch, Error *error) {
+    batches->task = (TaskSettings){.name = config->task, .batch = batch, .tokens = config->tokens,
+                                   .vocabulary = config->vocabulary, .pairs = config->pairs,
+                                   .gap_power = config->gap_power, .filler = filler_of(config->filler),
+                                   .least_distance = config->least_distance, .seed = config->seed,
+                                   .held_out = part == BATCHES_HELD_OUT};
+    if (!task_check(&batches->task, error)) return false;
+    batches->distances = calloc(batch * config->tokens, sizeof(int32_t));
+    return batches->distances || error_set(error, ERROR_MEMORY, "Out of memory for a batch of the task.");
+}
+
+static bool open_shards(Batches *batches, const Config *config, BatchesPart part, size_t batch, Error *error) {
+    if (!*config->data_dir)
+        return error_set(error, ERROR_USER, "There are no data: set data.dir to a directory made by rope prepare, or "
+                                            "data.task.");
+    DataSettings settings = {.path = config->data_dir, .split = part == BATCHES_TRAIN ? "train" : "val",
+                             .batch = batch, .tokens = config->tokens, .seed = config->seed,
+                             .shuffle = part == BATCHES_TRAIN, .vocabulary = config->vocabulary};
+    batches->loader = loader_open(&settings, error);
+    return batches->loader != NULL;
+}
+
 Batches *batches_open(const Config *config, BatchesPart part, size_t batch, Error *error) {
-    if (!*config->data_dir) {
-        error_set(error, ERROR_USER, "There are no data: set data.dir to a directory made by rope prepare.");
-        return NULL;
-    }
     Batches *batches = calloc(1, sizeof *batches);
     if (!batches) {
         error_set(error, ERROR_MEMORY, "Out of memory while opening the data.");
         return NULL;
     }
-    DataSettings settings = {.path = config->data_dir, .split = part == BATCHES_TRAIN ? "train" : "val",
-                             .batch = batch, .tokens = config->tokens, .seed = config->seed,
-                             .shuffle = part == BATCHES_TRAIN, .vocabulary = config->vocabulary};
-    batches->loader = loader_open(&settings, error);
-    if (batches->loader) return batches;
-    free(batches);
+    bool opened = *config->task ? open_task(batches, config, part, batch, error)
+                                : open_shards(batches, config, part, batch, error);
+    if (opened) return batches;
+    batches_close(batches);
     return NULL;
 }
 
 bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *error) {
-    return loader_next(batches->loader, inputs, targets, error);
+    if (batches->loader) return loader_next(batches->loader, inputs, targets, error);
+    task_batch(&batches->task, batches->example, inputs, targets, batches->distances);
+    batches->example += batches->task.batch;
+    return true;
 }
 
-uint64_t batches_windows(const Batches *batches) { return loader_windows(batches->loader); }
-DataPosition batches_position(const Batches *batches) { return loader_position(batches->loader); }
-void batches_seek(Batches *batches, DataPosition position) { loader_seek(batches->loader, position); }
+const int32_t *batches_distances(const Batches *batches) { return batches->distances; }
+
+uint64_t batches_windows(const Batches *batches) {
+    return batches->loader ? loader_windows(batches->loader) : TASK_HELD_OUT_EXAMPLES;
+}
+
+DataPosition batches_position(const Batches *batches) {
+    return batches->loader ? loader_position(batches->loader) : (DataPosition){.window = batches->example};
+}
+
+void batches_seek(Batches *batches, DataPosition position) {
+    if (batches->loader) loader_seek(batches->loader, position);
+    else batches->example = position.window;
+}
 
 void batches_close(Batches *batches) {
     if (!batches) return;
-    loader_close(batches->loader);
+    if (batches->loader) loader_close(batches->loader);
+    free(batches->distances);
     free(batches);
 }

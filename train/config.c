@@ -134,7 +134,7 @@ static void derive_bound(Config *config) {
 
 static bool derive_vocabulary(Config *config, Error *error) {
     if (config->vocabulary) return true;
-    size_t vocabulary = 4096;
+    size_t vocabulary = *config->task ? 512 : 4096;
     if (*config->data_dir) {
         PrepareResult meta;
         if (!data_read_meta(config->data_dir, &meta, error)) {
@@ -172,6 +172,9 @@ static void cut_default(Config *config, const char *name, size_t *field, size_t 
 }
 
 bool config_resolve(Config *config, Error *error) {
+    if (*config->data_dir && *config->task)
+        return error_set(error, ERROR_USER, "data.dir (%s) and data.task (%s) exclude each other.", config->data_dir,
+                         config->task);
     if (!derive_vocabulary(config, error)) return false;
     derive_size(config, "model.kv_heads", &config->kv_heads, config->heads);
     derive_size(config, "model.qk_size", &config->qk_size, config->width / config->heads);

@@ -33,7 +33,9 @@ typedef struct Config {
     size_t warmup;
     // [data]
     char data_dir[CONFIG_TEXT];
-    char task[32];
+    char task[32], filler[16];      // task "": data_dir
+    size_t pairs, least_distance;
+    double gap_power;
     // [train]
     size_t steps, batch, accumulate, eval_every, eval_batches, save_every, keep, sample_every, log_every, threads;
     uint64_t train_tokens;          // 0: steps counts

@@ -84,15 +84,21 @@ static int take_value(void *context, const char *section, const char *name, cons
     return 0;
 }
 
-// Origins point to paths; a program reads a handful of files, so they are kept until it ends.
+// Origins point to paths, so these are kept until the program ends; a program reads a handful of files.
 static const char *keep_path(const char *path) {
-    static char *kept[16];
-    static size_t count;
-    for (size_t i = 0; i < count; i++)
-        if (!strcmp(kept[i], path)) return kept[i];
-    if (count == sizeof kept / sizeof kept[0]) return "a file";
-    kept[count] = strdup(path);
-    return kept[count] ? kept[count++] : "a file";
+    typedef struct Kept {
+        struct Kept *next;
+        char path[];
+    } Kept;
+    static Kept *all;
+    for (Kept *kept = all; kept; kept = kept->next)
+        if (!strcmp(kept->path, path)) return kept->path;
+    Kept *kept = malloc(sizeof *kept + strlen(path) + 1);
+    if (!kept) return "a file";
+    strcpy(kept->path, path);
+    kept->next = all;
+    all = kept;
+    return kept->path;
 }
 
 bool config_read(Config *config, const char *path, Error *error) {

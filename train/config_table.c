@@ -31,7 +31,7 @@ const ConfigKey config_keys[] = {
     SWITCH("model", "tie", tie, "true", "the output matrix is the embedding"),
     SWITCH("model", "qk_norm", qk_norm, "false", "RMSNorm on each head of q and k (Qwen3)"),
     SWITCH("model", "token_shift", token_shift, "false", "mix the previous token's embedding in (recall models)"),
-    SIZE("model", "vocabulary", vocabulary, "0", 0, 1 << 30, "0: that of the data, or 4096 without data"),
+    SIZE("model", "vocabulary", vocabulary, "0", 0, 1 << 30, "0: that of the data; 512 for tasks; 4096 without data"),
     REAL("model", "norm_epsilon", norm_epsilon, "1e-5", 1e-12, 1, "added to the mean square in RMSNorm"),
 
     WORDS("attention", "method", KEY_METHODS, method, "exact", NULL, "exact, lowrank, toeplitz, auto; or a list, one per layer"),
@@ -70,6 +70,10 @@ const ConfigKey config_keys[] = {
 
     WORDS("data", "dir", KEY_TEXT, data_dir, "", NULL, "directory made by rope prepare (train*.bin, val*.bin)"),
     WORDS("data", "task", KEY_CHOICE, task, "", "mqar,induction,copy,needle", "synthetic data made on the fly, instead of dir"),
+    SIZE("data", "pairs", pairs, "8", 1, 1 << 24, "mqar, needle: key/value pairs in a context"),
+    REAL("data", "gap_power", gap_power, "0.01", 1e-6, 1, "mqar: gaps before queries are likelier to be short below 1"),
+    WORDS("data", "filler", KEY_CHOICE, filler, "random", "random,distinct,blank", "mqar, needle: what lies between pairs"),
+    SIZE("data", "least_distance", least_distance, "0", 0, 1 << 30, "needle: no answer is nearer than this"),
 
     SIZE("train", "steps", steps, "1000", 1, large, "updates"),
     INTEGER("train", "tokens", train_tokens, "0", 0, 1e15, "tokens to train on, instead of steps; 0: steps counts"),
@@ -77,7 +81,7 @@ const ConfigKey config_keys[] = {
     SIZE("train", "accumulate", accumulate, "1", 1, 1 << 20, "batches per update"),
     INTEGER("train", "seed", seed, "1", 0, 9e15, "of weights, data order and samples"),
     SIZE("train", "eval_every", eval_every, "100", 0, large, "steps between held-out evaluations; 0: at the end only"),
-    SIZE("train", "eval_batches", eval_batches, "20", 0, large, "batches per evaluation; 0: all held-out text"),
+    SIZE("train", "eval_batches", eval_batches, "20", 0, large, "batches per evaluation; 0: all held-out data"),
     SIZE("train", "save_every", save_every, "500", 0, large, "steps between checkpoints; 0: at the end only"),
     SIZE("train", "keep", keep, "2", 1, 1 << 20, "newest checkpoints to keep, besides the best"),
     SIZE("train", "sample_every", sample_every, "0", 0, large, "steps between printed samples; 0: none"),

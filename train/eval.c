@@ -8,22 +8,32 @@
 #include "train/loaded.h"
 #include "train/snapshot.h"
 
-static json_t *positions_json(const Evaluation *evaluation, size_t tokens) {
+// Rows of one table: buckets of positions, or of distances.
+static json_t *rows_json(const double *loss, const double *accuracy, const uint64_t *targets, size_t buckets) {
     json_t *rows = json_array();
-    for (size_t b = 0; b < evaluation->buckets; b++) {
-        if (!evaluation->bucket_targets[b]) continue;
-        size_t end = evaluation_bucket_start(b + 1);
+    for (size_t b = 0; b < buckets; b++) {
+        if (!targets[b]) continue;
         json_array_append_new(rows, json_pack("{s:I, s:I, s:f, s:f, s:I}", "from", (json_int_t)evaluation_bucket_start(b),
-                                              "to", (json_int_t)((end < tokens ? end : tokens) - 1), "loss",
-                                              evaluation->bucket_loss[b], "accuracy", evaluation->bucket_accuracy[b],
-                                              "targets", (json_int_t)evaluation->bucket_targets[b]));
+                                              "to", (json_int_t)evaluation_bucket_start(b + 1) - 1, "loss", loss[b],
+                                              "accuracy", accuracy[b], "targets", (json_int_t)targets[b]));
     }
     return rows;
 }
 
+static void print_rows(const char *title, const double *loss, const double *accuracy, const uint64_t *targets,
+                       size_t buckets, FILE *out) {
+    fprintf(out, "\n%s:\n", title);
+    for (size_t b = 0; b < buckets; b++)
+        if (targets[b])
+            fprintf(out, "%8zu to %-8zu loss %8.4f  accuracy %6.2f %%\n", evaluation_bucket_start(b),
+                    evaluation_bucket_start(b + 1) - 1, loss[b], 100 * accuracy[b]);
+}
+
+static const char *data_name(const Config *config) { return *config->task ? config->task : config->data_dir; }
+
 static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta) {
     json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:f, s:f, s:f}", "checkpoint", loaded->path, "data",
-                                 loaded->config.data_dir, "context", (json_int_t)loaded->config.tokens, "targets",
+                                 data_name(&loaded->config), "context", (json_int_t)loaded->config.tokens, "targets",
                                  (json_int_t)evaluation->targets, "held_out_loss", evaluation->loss, "perplexity",
                                  exp(evaluation->loss), "accuracy", evaluation->accuracy);
     double bits = bits_per_byte(evaluation->loss, meta);
@@ -32,28 +42,29 @@ static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const 
         json_object_set_new(document, "unigram_loss", json_real(meta->unigram_loss));
         json_object_set_new(document, "unigram_bits_per_byte", json_real(bits_per_byte(meta->unigram_loss, meta)));
     }
-    json_object_set_new(document, "positions", positions_json(evaluation, loaded->config.tokens));
+    json_object_set_new(document, "positions", rows_json(evaluation->bucket_loss, evaluation->bucket_accuracy,
+                                                         evaluation->bucket_targets, evaluation->buckets));
+    json_object_set_new(document, "distances", rows_json(evaluation->distance_loss, evaluation->distance_accuracy,
+                                                         evaluation->distance_targets, evaluation->distances));
     json_object_set_new(document, "settings", snapshot_settings(&loaded->config));
     return document;
 }
 
 static void print_report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta, FILE *out) {
     double bits = bits_per_byte(evaluation->loss, meta);
-    fprintf(out, "%s on %s, %llu tokens in contexts of %zu, attention %s\n\n", loaded->path, loaded->config.data_dir,
+    fprintf(out, "%s on %s, %llu targets in contexts of %zu, attention %s\n\n", loaded->path, data_name(&loaded->config),
             (unsigned long long)evaluation->targets, loaded->config.tokens, loaded->config.method);
     fprintf(out, "                 loss  perplexity  bits per byte\n");
     fprintf(out, "this model   %8.4f  %10.2f", evaluation->loss, exp(evaluation->loss));
     if (bits > 0)
         fprintf(out, "  %13.4f\nunigram      %8.4f  %10.2f  %13.4f", bits, meta->unigram_loss, exp(meta->unigram_loss),
                 bits_per_byte(meta->unigram_loss, meta));
-    fprintf(out, "\naccuracy of the likeliest token: %.2f %%\n\nby position in the context:\n", 100 * evaluation->accuracy);
-    for (size_t b = 0; b < evaluation->buckets; b++) {
-        if (!evaluation->bucket_targets[b]) continue;
-        size_t end = evaluation_bucket_start(b + 1);
-        if (end > loaded->config.tokens) end = loaded->config.tokens;
-        fprintf(out, "%8zu to %-8zu loss %8.4f  accuracy %6.2f %%\n", evaluation_bucket_start(b), end - 1,
-                evaluation->bucket_loss[b], 100 * evaluation->bucket_accuracy[b]);
-    }
+    fprintf(out, "\naccuracy of the likeliest token: %.2f %%\n", 100 * evaluation->accuracy);
+    print_rows("by position in the context", evaluation->bucket_loss, evaluation->bucket_accuracy,
+               evaluation->bucket_targets, evaluation->buckets, out);
+    if (evaluation->distances)
+        print_rows("by distance to the answer", evaluation->distance_loss, evaluation->distance_accuracy,
+                   evaluation->distance_targets, evaluation->distances, out);
 }
 
 static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *error) {
@@ -87,6 +98,7 @@ int command_eval(int argc, char **argv) {
     }
     char assignment[CONFIG_TEXT + 16];
     if (values[DATA]) {
+        config_set(&line.config, "data.task=", ORIGIN_COMMAND_LINE, NULL); // a directory takes a task's place
         snprintf(assignment, sizeof assignment, "data.dir=%s", values[DATA]);
         if (!config_set(&line.config, assignment, ORIGIN_COMMAND_LINE, &error)) return command_fail(&error);
     }

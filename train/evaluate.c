@@ -33,7 +33,8 @@ static size_t bucket_of(size_t position) {
     return bucket;
 }
 
-static void add_batch(Evaluation *evaluation, const Buffers *buffers, size_t batch, size_t tokens) {
+static void add_batch(Evaluation *evaluation, const Buffers *buffers, const int32_t *distances, size_t batch,
+                      size_t tokens) {
     for (size_t row = 0; row < batch; row++)
         for (size_t t = 0; t < tokens; t++) {
             size_t i = row * tokens + t, bucket = bucket_of(t);
@@ -41,7 +42,21 @@ static void add_batch(Evaluation *evaluation, const Buffers *buffers, size_t bat
             evaluation->bucket_loss[bucket] += (double)buffers->losses[i];
             evaluation->bucket_accuracy[bucket] += buffers->correct[i];
             evaluation->bucket_targets[bucket]++;
+            if (!distances) continue;
+            size_t far = bucket_of((size_t)distances[i]);
+            evaluation->distance_loss[far] += (double)buffers->losses[i];
+            evaluation->distance_accuracy[far] += buffers->correct[i];
+            evaluation->distance_targets[far]++;
+            if (far >= evaluation->distances) evaluation->distances = far + 1;
         }
+}
+
+static void divide(double *loss, double *accuracy, const uint64_t *targets, size_t buckets) {
+    for (size_t b = 0; b < buckets; b++) {
+        if (!targets[b]) continue;
+        loss[b] /= (double)targets[b];
+        accuracy[b] /= (double)targets[b];
+    }
 }
 
 static void sum_up(Evaluation *evaluation) {
@@ -49,10 +64,9 @@ static void sum_up(Evaluation *evaluation) {
         evaluation->loss += evaluation->bucket_loss[b];
         evaluation->accuracy += evaluation->bucket_accuracy[b];
         evaluation->targets += evaluation->bucket_targets[b];
-        if (!evaluation->bucket_targets[b]) continue;
-        evaluation->bucket_loss[b] /= (double)evaluation->bucket_targets[b];
-        evaluation->bucket_accuracy[b] /= (double)evaluation->bucket_targets[b];
     }
+    divide(evaluation->bucket_loss, evaluation->bucket_accuracy, evaluation->bucket_targets, evaluation->buckets);
+    divide(evaluation->distance_loss, evaluation->distance_accuracy, evaluation->distance_targets, evaluation->distances);
     if (!evaluation->targets) return;
     evaluation->loss /= (double)evaluation->targets;
     evaluation->accuracy /= (double)evaluation->targets;
@@ -80,7 +94,7 @@ bool evaluate(Model *model, Batches *held_out, uint64_t limit, const volatile si
         for (size_t row = 0; row < batch; row++)
             if (served + row >= windows) memset(buffers.targets + row * tokens, 0xff, tokens * sizeof(int32_t));
         model_step(model, buffers.inputs, buffers.targets, 0, buffers.losses, buffers.correct);
-        add_batch(evaluation, &buffers, batch, tokens);
+        add_batch(evaluation, &buffers, batches_distances(held_out), batch, tokens);
         served += batch;
     }
     buffers_destroy(&buffers);

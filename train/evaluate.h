@@ -1,4 +1,4 @@
-// Held-out figures of a model: mean loss, perplexity, and loss by position in the context.
+// Held-out figures of a model: mean loss, accuracy, and both by position in the context and by distance.
 #ifndef ROPE_TRAIN_EVALUATE_H
 #define ROPE_TRAIN_EVALUATE_H
 
@@ -18,6 +18,10 @@ typedef struct Evaluation {
     size_t buckets;
     double bucket_loss[EVALUATION_BUCKETS], bucket_accuracy[EVALUATION_BUCKETS];
     uint64_t bucket_targets[EVALUATION_BUCKETS];
+    // The same buckets of the distance to what a task's target asks for; none for text.
+    size_t distances;
+    double distance_loss[EVALUATION_BUCKETS], distance_accuracy[EVALUATION_BUCKETS];
+    uint64_t distance_targets[EVALUATION_BUCKETS];
     bool stopped;      // *stop was raised before the end: the figures cover less
 } Evaluation;
 

@@ -11,7 +11,7 @@
 enum { PATH_SIZE = 4096, TOKENIZER_LIMIT = 1 << 28, STATES = 2 };
 
 static bool carried(const char *name) {
-    return !strncmp(name, "attention.", 10) || !strcmp(name, "data.dir") || !strcmp(name, "data.task");
+    return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5);
 }
 
 json_t *snapshot_settings(const Config *config) {

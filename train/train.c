@@ -63,8 +63,9 @@ static bool run_evaluation(Run *run, bool *improved, Error *error) {
         state->best_loss = run->evaluation.loss;
         state->best_step = state->step;
     }
-    metrics_say(&run->metrics, "held out at step %llu: loss %.4f, perplexity %.2f%s", (unsigned long long)state->step,
-                run->evaluation.loss, exp(run->evaluation.loss), *improved ? ", the best so far" : "");
+    metrics_say(&run->metrics, "held out at step %llu: loss %.4f, perplexity %.2f, accuracy %.2f %%%s",
+                (unsigned long long)state->step, run->evaluation.loss, exp(run->evaluation.loss),
+                100 * run->evaluation.accuracy, *improved ? ", the best so far" : "");
     return metrics_evaluation(&run->metrics, trainer, &run->evaluation, error);
 }
 
@@ -161,6 +162,7 @@ static json_t *report(const Run *run) {
     if (run->evaluated) {
         json_object_set_new(document, "held_out_loss", json_real(run->evaluation.loss));
         json_object_set_new(document, "perplexity", json_real(exp(run->evaluation.loss)));
+        json_object_set_new(document, "accuracy", json_real(run->evaluation.accuracy));
         double bits = bits_per_byte(run->evaluation.loss, &run->trainer.meta);
         if (bits > 0) json_object_set_new(document, "bits_per_byte", json_real(bits));
     }
