@@ -51,10 +51,11 @@ bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error) {
     size_t rounded = fits ? arena_bytes(bytes) : 0;
     unsigned char *base = fits ? aligned_alloc(alignment, rounded) : NULL;
     if (!base)
-        return error_set(error, ERROR_MEMORY,
-                         "There is no memory for the %s (%.1f MiB; the machine has %.1f). Use a smaller model, batch or "
-                         "context length.",
-                         name, (double)bytes / 1048576.0, (double)total / 1048576.0);
+        return error_set(
+            error, ERROR_MEMORY,
+            "There is no memory for the %s (%.1f MiB; the machine has %.1f). Use a smaller model, batch or "
+            "context length.",
+            name, (double)bytes / 1048576.0, (double)total / 1048576.0);
     if (alignment == HUGE_PAGE) madvise(base, rounded, MADV_HUGEPAGE); // advice only: failing costs speed
     // Touching every page now means that running out of memory shows here and not in the middle of a run.
     memset(base, 0, rounded);

@@ -9,7 +9,7 @@
 enum { ARENA_ALIGNMENT = 64 }; // bytes: a cache line, and the widest vector register
 
 typedef struct Arena {
-    const char *name;   // static string, shown in memory reports
+    const char *name;    // static string, shown in memory reports
     unsigned char *base; // NULL while measuring
     size_t capacity;     // bytes; SIZE_MAX while measuring
     size_t used;         // bytes taken
@@ -19,8 +19,8 @@ typedef struct Arena {
 
 // A measuring arena: takes nothing, counts everything.
 Arena arena_measure(const char *name);
-// Allocates `bytes` (zeroed, touched, aligned, huge pages advised when large). Fails with ERROR_MEMORY, at once when the
-// machine (or its control group) has less.
+// Allocates `bytes` (zeroed, touched, aligned, huge pages advised when large). Fails with ERROR_MEMORY, at once when
+// the machine (or its control group) has less.
 bool arena_create(Arena *arena, const char *name, size_t bytes, Error *error);
 // The bytes that arena_create takes from the system for an arena of this size: large ones are whole huge pages.
 size_t arena_bytes(size_t bytes);

@@ -1,9 +1,9 @@
 // Matrix products on OpenBLAS, and how they are shared out to threads.
 //
 // OpenBLAS's own threading cuts by the number of threads, so its bits depend on it, and on small or skinny products two
-// threads can be slower than one. Here C is cut into tiles by (m, n, k) alone; each tile is one single-threaded product.
-// The price is that every tile packs its own strips of A and B: (1/tile rows + 1/tile columns) packed elements per
-// multiplication, a few percent at 512 x 512.
+// threads can be slower than one. Here C is cut into tiles by (m, n, k) alone; each tile is one single-threaded
+// product. The price is that every tile packs its own strips of A and B: (1/tile rows + 1/tile columns) packed elements
+// per multiplication, a few percent at 512 x 512.
 #include "core/blas.h"
 
 #include <cblas.h>

@@ -152,7 +152,8 @@ void cpu_mend_blas(char **argv) {
     if (getenv("OPENBLAS_CORETYPE") || getenv("ROPE_BLAS_MENDED")) return;
     const char *core = openblas_get_corename(), *wanted = better_core(core);
     if (!wanted) return;
-    fprintf(stderr, "rope: OpenBLAS misread this CPU and uses its slow %s kernels; starting again with %s\n", core, wanted);
+    fprintf(stderr, "rope: OpenBLAS misread this CPU and uses its slow %s kernels; starting again with %s\n", core,
+            wanted);
     fflush(NULL);
     setenv("OPENBLAS_CORETYPE", wanted, 1);
     setenv("ROPE_BLAS_MENDED", "1", 1);

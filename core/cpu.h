@@ -9,29 +9,29 @@
 
 typedef enum Isa { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISA_COUNT } Isa;
 
-// The instruction set that our kernels use: the best that the CPU has, or less when ROPE_ISA=portable|avx2|avx512 says so.
+// The instruction set that our kernels use: the best of the CPU, or less when ROPE_ISA=portable|avx2|avx512 says so.
 Isa cpu_isa(void);
 const char *cpu_isa_name(Isa isa);
 
 typedef struct CpuInfo {
     char model[128];
-    size_t cores;              // in the affinity mask
-    size_t memory_total;       // bytes, the smaller of RAM and the cgroup's limit
-    size_t memory_available;   // bytes, likewise
-    char blas_core[64];        // OpenBLAS kernel in use
+    size_t cores;            // in the affinity mask
+    size_t memory_total;     // bytes, the smaller of RAM and the cgroup's limit
+    size_t memory_available; // bytes, likewise
+    char blas_core[64];      // OpenBLAS kernel in use
     char blas_config[256];
-    bool blas_openmp;          // openblas_get_parallel() == 2
-    bool blas_misread;         // the kernel is below what the CPU has
-    const char *blas_wanted;   // OPENBLAS_CORETYPE that would mend it, or NULL
+    bool blas_openmp;        // openblas_get_parallel() == 2
+    bool blas_misread;       // the kernel is below what the CPU has
+    const char *blas_wanted; // OPENBLAS_CORETYPE that would mend it, or NULL
     size_t blas_threads, openmp_threads;
 } CpuInfo;
 
 void cpu_info(CpuInfo *info);
 // The two memory figures alone; 0 if the system does not tell.
 void cpu_memory(size_t *total, size_t *available);
-// Call first in main (programs and tests): if the BLAS kernel is misread, sets OPENBLAS_CORETYPE, says so in one line on
-// standard error, and executes /proc/self/exe again, once (guarded by an environment variable). Returns if nothing is
-// to be done or the exec fails.
+// Call first in main (programs and tests): if the BLAS kernel is misread, sets OPENBLAS_CORETYPE, says so in one line
+// on standard error, and executes /proc/self/exe again, once (guarded by an environment variable). Returns if nothing
+// is to be done or the exec fails.
 void cpu_mend_blas(char **argv);
 
 #endif

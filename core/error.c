@@ -64,7 +64,7 @@ int error_exit_code(const Error *error) {
 }
 
 void error_require_failed(const char *condition, const char *file, int line) {
-    fprintf(stderr, "%s:%d: this must hold and does not: %s\nThis is a mistake in rope, not in what you gave it.\n", file,
-            line, condition);
+    fprintf(stderr, "%s:%d: this must hold and does not: %s\nThis is a mistake in rope, not in what you gave it.\n",
+            file, line, condition);
     abort();
 }

@@ -41,7 +41,8 @@ FileWriter *file_writer_open(const char *path, Error *error) {
 
 static bool flush(FileWriter *writer) {
     if (writer->error.kind != ERROR_NONE) return false;
-    if (!descriptor_write(writer->descriptor, writer->path, writer->buffer, writer->used, writer->written, &writer->error))
+    if (!descriptor_write(writer->descriptor, writer->path, writer->buffer, writer->used, writer->written,
+                          &writer->error))
         return false;
     writer->written += writer->used;
     writer->used = 0;
@@ -52,7 +53,8 @@ bool file_writer_write(FileWriter *writer, const void *data, size_t size) {
     if (writer->error.kind != ERROR_NONE) return false;
     if (size > WRITER_BUFFER - writer->used && !flush(writer)) return false;
     if (size >= WRITER_BUFFER) { // larger than the buffer, which is empty now: straight to the file
-        if (!descriptor_write(writer->descriptor, writer->path, data, size, writer->written, &writer->error)) return false;
+        if (!descriptor_write(writer->descriptor, writer->path, data, size, writer->written, &writer->error))
+            return false;
         writer->written += size;
     } else if (size > 0) {
         memcpy(writer->buffer + writer->used, data, size);

@@ -48,7 +48,8 @@ static bool read_growing(int descriptor, const char *path, size_t limit, char **
         if (done == 0) break;
         used += (size_t)done;
         if (used > limit)
-            return error_set(error, ERROR_USER, "%s is larger than the %zu bytes that such a file may have.", path, limit);
+            return error_set(error, ERROR_USER, "%s is larger than the %zu bytes that such a file may have.", path,
+                             limit);
     }
     (*data)[used] = '\0';
     *size = used;

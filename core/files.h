@@ -28,15 +28,16 @@ bool file_append_line(int descriptor, const char *line, size_t size, Error *erro
 // The whole file in malloc'd memory with a NUL appended; refuses more than `limit` bytes. *size excludes the NUL.
 // No such file, or too large a one, is the user's error. Reads pipes too.
 char *file_read_all(const char *path, size_t limit, size_t *size, Error *error);
-// Exactly `size` bytes at `offset`; a short file is ERROR_CORRUPT "truncated". No mmap: a file cut short must not be SIGBUS.
+// Exactly `size` bytes at `offset`; a short file is ERROR_CORRUPT "truncated". No mmap: a file cut short must not be
+// SIGBUS.
 bool file_read_at(int descriptor, const char *path, void *data, size_t size, uint64_t offset, Error *error);
 
 // Directories that appear whole: write into the temporary one (FINAL.tmp, empty, parents made; a leftover is removed),
 // then commit (fsync all in it, rename or exchange with the one that is there, fsync the parent).
-bool directory_make(const char *path, Error *error);            // mkdir -p
+bool directory_make(const char *path, Error *error); // mkdir -p
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
 bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
-bool directory_remove(const char *path, Error *error);          // recursive, does not follow links; fine if it is gone
+bool directory_remove(const char *path, Error *error); // recursive, does not follow links; fine if it is gone
 
 uint32_t checksum(uint32_t running, const void *data, size_t size); // zlib crc32; start with 0
 bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error);

@@ -66,7 +66,8 @@ static void copy_half(real *data, size_t count) {
     size_t half = count / 2;
 #pragma omp parallel for schedule(static)
     for (size_t start = 0; start < half; start += COPY_PIECE)
-        memcpy(data + half + start, data + start, sizeof(real) * (half - start < COPY_PIECE ? half - start : COPY_PIECE));
+        memcpy(data + half + start, data + start,
+               sizeof(real) * (half - start < COPY_PIECE ? half - start : COPY_PIECE));
 }
 
 double copy_rate(size_t bytes, size_t repeats) {

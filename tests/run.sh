@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs every test program of $BUILD and the scripts listed below: one line each, or the whole output of what failed. Then
-# one line for all. A crash, a time-out, a program that is missing or tests nothing are failures.
+# Runs every test program of $BUILD and the scripts listed below: one line each, or the whole output of what failed;
+# then one line for all. A crash, a time-out, a program that is missing or tests nothing are failures.
 cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build}
 export BUILD
@@ -37,7 +37,8 @@ reason() {
     case $status in
     124 | 137) echo "ran out of time after $limit s, or was killed" ;;
     126 | 127) echo "could not be started" ;;
-    *) if [ "$status" -gt 128 ]; then echo "crashed with signal $((status - 128))"; else echo "exit status $status"; fi ;;
+    129 | 1[3-9]? | 2??) echo "crashed with signal $((status - 128))" ;;
+    *) echo "exit status $status" ;;
     esac
 }
 
@@ -53,7 +54,8 @@ for source in tests/test_*.c tests/double_*.c; do
     elif [ "$good" -eq 0 ] || [ "$bad" -ne 0 ]; then
         report_failure "$((bad > 0 ? bad : 1))" "exit status 0, but $good tests passed and $bad failed"
     else
-        tallies=$(sed -n 's/^  \(.*\): \([0-9][0-9]*\) compared.*/\1 \2/p' "$output" | awk 'NR > 1 { printf ", " } { printf "%s", $0 }')
+        tallies=$(sed -n 's/^  \(.*\): \([0-9][0-9]*\) compared.*/\1 \2/p' "$output" |
+            awk 'NR > 1 { printf ", " } { printf "%s", $0 }')
         printf 'ok      %-24s %6s s  %3d tests: %s\n' "$name" "$seconds" "$good" "$tallies"
     fi
 done

@@ -20,7 +20,8 @@ typedef struct Product {
 static real *matrix(size_t rows, size_t columns, size_t pad, uint64_t seed) {
     real *values = guarded_new(rows * (columns + pad));
     for (size_t i = 0; i < rows; i++)
-        random_fill_normal(values + i * (columns + pad), columns, 1.0, (Random){.seed = seed, .stream = RANDOM_TEST, .step = i});
+        random_fill_normal(values + i * (columns + pad), columns, 1.0,
+                           (Random){.seed = seed, .stream = RANDOM_TEST, .step = i});
     return values;
 }
 
@@ -71,15 +72,16 @@ static void check_product(const Product *p, uint64_t seed) {
         for (size_t j = 0; j < p->n; j++)
             check_close(p->parallel ? "gemm_parallel" : "gemm", &o.c[i * o.ldc + j], &expected[i * p->n + j], 1,
                         bound[i * p->n + j], 0);
-        for (size_t j = p->n; p->beta == 0 && j < o.ldc; j++) assert_true(isnan(o.c[i * o.ldc + j])); // padding untouched
+        for (size_t j = p->n; p->beta == 0 && j < o.ldc; j++)
+            assert_true(isnan(o.c[i * o.ldc + j])); // padding untouched
     }
     operands_free(&o);
     free(expected);
     free(bound);
 }
 
-static const size_t shapes[][3] = {{1, 1, 1},   {1, 7, 5},    {7, 1, 3},     {3, 5, 0},      {2, 3, 1},
-                                   {17, 13, 11}, {33, 65, 31}, {64, 64, 64},  {1, 130, 67},   {131, 1, 19},
+static const size_t shapes[][3] = {{1, 1, 1},     {1, 7, 5},     {7, 1, 3},     {3, 5, 0},      {2, 3, 1},
+                                   {17, 13, 11},  {33, 65, 31},  {64, 64, 64},  {1, 130, 67},   {131, 1, 19},
                                    {129, 70, 40}, {97, 161, 77}, {256, 96, 48}, {130, 157, 90}, {519, 33, 40}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -89,9 +91,15 @@ static void test_products(void **state) {
     for (size_t i = 0; i < SHAPES; i++)
         for (unsigned variant = 0; variant < 32; variant++) {
             const real *scale = scales[variant >> 3 & 3];
-            Product product = {.transpose_a = variant & 1, .transpose_b = variant & 2, .parallel = variant & 4,
-                               .m = shapes[i][0], .n = shapes[i][1], .k = shapes[i][2], .pad = (variant + i) % 3 * 4,
-                               .alpha = scale[0], .beta = scale[1]};
+            Product product = {.transpose_a = variant & 1,
+                               .transpose_b = variant & 2,
+                               .parallel = variant & 4,
+                               .m = shapes[i][0],
+                               .n = shapes[i][1],
+                               .k = shapes[i][2],
+                               .pad = (variant + i) % 3 * 4,
+                               .alpha = scale[0],
+                               .beta = scale[1]};
             check_product(&product, 100 * i + variant);
         }
 }
@@ -111,7 +119,8 @@ static void compare_with_gemm(const Product *product, Operands *o, const real *c
     Product whole = *product;
     whole.parallel = false;
     multiply(&whole, o, o->c);
-    double *expected = malloc(sizeof *expected * product->n), bound = 16 * (REAL_EPSILON / 2) * (double)(product->k + 1);
+    double *expected = malloc(sizeof *expected * product->n),
+           bound = 16 * (REAL_EPSILON / 2) * (double)(product->k + 1);
     assert_non_null(expected);
     for (size_t i = 0; i < product->m; i++) {
         for (size_t j = 0; j < product->n; j++) expected[j] = o->c[i * o->ldc + j];
@@ -164,8 +173,12 @@ static void test_gemm_stays_on_its_thread(void **state) {
     size_t before = threads_count();
     threads_set(4);
     Product product = {.m = 600, .n = 600, .k = 600, .alpha = 1};
-    Operands o = {.a = calloc(360000, sizeof(real)), .b = calloc(360000, sizeof(real)), .c = calloc(360000, sizeof(real)),
-                  .lda = 600, .ldb = 600, .ldc = 600};
+    Operands o = {.a = calloc(360000, sizeof(real)),
+                  .b = calloc(360000, sizeof(real)),
+                  .c = calloc(360000, sizeof(real)),
+                  .lda = 600,
+                  .ldb = 600,
+                  .ldc = 600};
     assert_true(o.a && o.b && o.c);
     size_t alive = threads_alive();
     multiply(&product, &o, o.c);
@@ -210,12 +223,9 @@ static void test_rates(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_gemm_stays_on_its_thread),
-    cmocka_unit_test(test_products),
-    cmocka_unit_test(test_empty_products_touch_nothing),
-    cmocka_unit_test(test_bits_do_not_depend_on_threads),
-    cmocka_unit_test(test_gemm_inside_a_region),
-    cmocka_unit_test(test_rates),
+    cmocka_unit_test(test_gemm_stays_on_its_thread),     cmocka_unit_test(test_products),
+    cmocka_unit_test(test_empty_products_touch_nothing), cmocka_unit_test(test_bits_do_not_depend_on_threads),
+    cmocka_unit_test(test_gemm_inside_a_region),         cmocka_unit_test(test_rates),
 };
 
 TEST_MAIN(tests)

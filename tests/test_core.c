@@ -194,7 +194,8 @@ static void test_sum_pairwise(void **state) {
     enum { MOST = 10000 };
     static double values[MOST];
     Random random = {.seed = 5, .stream = RANDOM_TEST};
-    for (size_t i = 0; i < MOST; i++) values[i] = ldexp(random_normal(random, i), (int)random_below(random, MOST + i, 40));
+    for (size_t i = 0; i < MOST; i++)
+        values[i] = ldexp(random_normal(random, i), (int)random_below(random, MOST + i, 40));
     size_t cases = 0;
     for (size_t count = 0; count <= MOST; count = count < 200 ? count + 1 : count * 3 / 2, cases++) {
         long double exact = 0, magnitude = 0;

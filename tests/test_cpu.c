@@ -1,4 +1,5 @@
-// What the program finds out about the machine, and the mending of a misread BLAS kernel, played by this program itself.
+// What the program finds out about the machine, and the mending of a misread BLAS kernel, played by this program
+// itself.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,8 @@ static void test_blas_is_mended_once(void **state) {
     char expected[256];
     ask_child("ROPE_TEST_CORE=Prescott", answer, sizeof answer); // misread: one line, then the right one
     snprintf(expected, sizeof expected,
-             "rope: OpenBLAS misread this CPU and uses its slow Prescott kernels; starting again with %s\n%s\n", wanted, wanted);
+             "rope: OpenBLAS misread this CPU and uses its slow Prescott kernels; starting again with %s\n%s\n", wanted,
+             wanted);
     assert_string_equal(answer, expected);
     ask_child("ROPE_TEST_CORE=Prescott OPENBLAS_CORETYPE=Nehalem", answer, sizeof answer); // the user's choice stands
     assert_string_equal(answer, "Nehalem\n");

@@ -41,7 +41,8 @@ static void expect_content(const char *path, const void *data, size_t size) {
 static unsigned char *noise(size_t size) {
     unsigned char *data = malloc(size + 1);
     assert_non_null(data);
-    for (size_t i = 0; i < size; i++) data[i] = (unsigned char)random_bits((Random){.seed = 8, .stream = RANDOM_TEST}, i);
+    for (size_t i = 0; i < size; i++)
+        data[i] = (unsigned char)random_bits((Random){.seed = 8, .stream = RANDOM_TEST}, i);
     return data;
 }
 
@@ -259,7 +260,8 @@ static void test_read_at(void **state) {
             assert_true(file_read_at(descriptor, path, part, size, offset, NULL));
             assert_memory_equal(part, data + offset, size);
         }
-    const uint64_t beyond[][2] = {{1, 5000}, {5000, 1}, {2, 4999}, {1, UINT64_MAX}, {5000, INT64_MAX}, {1, (uint64_t)1 << 40}};
+    const uint64_t beyond[][2] = {{1, 5000},       {5000, 1},         {2, 4999},
+                                  {1, UINT64_MAX}, {5000, INT64_MAX}, {1, (uint64_t)1 << 40}};
     for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++, cases++) {
         Error error = {0};
         assert_false(file_read_at(descriptor, path, part, (size_t)beyond[i][0], beyond[i][1], &error));

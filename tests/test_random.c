@@ -19,7 +19,8 @@ static void test_philox_known_answers(void **state) {
     for (size_t i = 0; i < 2; i++) {
         uint32_t fill = known[i].fill;
         const uint32_t *w = known[i].words;
-        philox4x32_ctr_t out = philox4x32_R(10, (philox4x32_ctr_t){{fill, fill, fill, fill}}, (philox4x32_key_t){{fill, fill}});
+        philox4x32_ctr_t out =
+            philox4x32_R(10, (philox4x32_ctr_t){{fill, fill, fill, fill}}, (philox4x32_key_t){{fill, fill}});
         assert_memory_equal(out.v, w, sizeof known[i].words);
         uint64_t wide = fill | (uint64_t)fill << 32;
         Random random = {.seed = wide, .stream = 0, .step = wide};
@@ -27,7 +28,8 @@ static void test_philox_known_answers(void **state) {
         uint64_t low = w[0] | (uint64_t)w[1] << 32, high = w[2] | (uint64_t)w[3] << 32;
         assert_true(random_uniform(random, wide) == (double)(low >> 11) * 0x1p-53);
         assert_int_equal(random_below(random, wide, (uint64_t)1 << 63), low >> 1);
-        double normal = sqrt(-2 * log(1 - (double)(low >> 11) * 0x1p-53)) * cos(2 * M_PI * (double)(high >> 11) * 0x1p-53);
+        double normal =
+            sqrt(-2 * log(1 - (double)(low >> 11) * 0x1p-53)) * cos(2 * M_PI * (double)(high >> 11) * 0x1p-53);
         assert_true(fabs(random_normal(random, wide) - normal) < 1e-14);
     }
     check_count("philox words", 8);
@@ -79,7 +81,8 @@ static void test_random_moments(void **state) {
     assert_true(fabs(moments[3] / COUNT) < 5 * sqrt(15) / root);
     assert_true(fabs(moments[4] / COUNT - 3) < 5 * sqrt(96) / root);
     double chi = 0;
-    for (size_t i = 0; i < CELLS; i++) chi += pow((double)cells[i] - (double)COUNT / CELLS, 2) / ((double)COUNT / CELLS);
+    for (size_t i = 0; i < CELLS; i++)
+        chi += pow((double)cells[i] - (double)COUNT / CELLS, 2) / ((double)COUNT / CELLS);
     assert_true(chi < CELLS - 1 + 5 * sqrt(2 * (CELLS - 1)));
     for (size_t i = 0; i < 7; i++) assert_true(fabs((double)below[i] - COUNT / 7.0) < 5 * sqrt(COUNT * 6.0 / 49));
     for (size_t bit = 0; bit < 32; bit++) assert_true(fabs((double)ones[bit] - COUNT / 2.0) < 5 * root / 2);

@@ -59,7 +59,8 @@ static void test_exp_edges(void **state) {
         for (size_t length = 0; length <= COUNT; length++) { // whole and partial vectors
             real *out = guarded_new(length);
             tables[table]->exp(out, in, length);
-            for (size_t i = 0; i < length; i++, cases++) assert_true(isnan(expected[i]) ? isnan(out[i]) : out[i] == expected[i]);
+            for (size_t i = 0; i < length; i++, cases++)
+                assert_true(isnan(expected[i]) ? isnan(out[i]) : out[i] == expected[i]);
             guarded_free(out);
         }
     }

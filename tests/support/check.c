@@ -20,7 +20,9 @@ typedef struct GuardedHeader {
     uint64_t guard[GUARD_WORDS - 1];
 } GuardedHeader;
 
-static GuardedHeader *header_of(const real *values) { return (GuardedHeader *)((uintptr_t)values - sizeof(GuardedHeader)); }
+static GuardedHeader *header_of(const real *values) {
+    return (GuardedHeader *)((uintptr_t)values - sizeof(GuardedHeader));
+}
 
 real *guarded_new(size_t count) {
     size_t bytes;
@@ -89,8 +91,8 @@ double check_close(const char *what, const real *actual, const double *expected,
         if (tolerance > 0.0 && error / tolerance > worst) worst = error / tolerance;
     }
     if (wrong > 0)
-        fail_msg("%s: %zu of %zu are off; the first is [%zu]: %.9g instead of %.9g (allowed: %.3g + %.3g relative)", what,
-                 wrong, count, first, (double)actual[first], expected[first], absolute, relative);
+        fail_msg("%s: %zu of %zu are off; the first is [%zu]: %.9g instead of %.9g (allowed: %.3g + %.3g relative)",
+                 what, wrong, count, first, (double)actual[first], expected[first], absolute, relative);
     struct Tally *entry = tally(what);
     entry->count += count;
     if (worst > entry->worst) entry->worst = worst;
