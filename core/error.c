@@ -26,7 +26,7 @@ bool error_set(Error *error, ErrorKind kind, const char *format, ...) {
 
 bool error_errno(Error *error, const char *format, ...) {
     int cause = errno; // before anything here can change it
-    char what[sizeof error->message];
+    char what[ERROR_MESSAGE_SIZE];
     va_list arguments;
     va_start(arguments, format);
     int wanted = vsnprintf(what, sizeof what - 128, format, arguments); // leaves room for the cause
@@ -39,7 +39,7 @@ bool error_errno(Error *error, const char *format, ...) {
 
 void error_context(Error *error, const char *format, ...) {
     if (!error || error->kind == ERROR_NONE) return;
-    char context[sizeof error->message], message[sizeof error->message];
+    char context[ERROR_MESSAGE_SIZE], message[ERROR_MESSAGE_SIZE];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(context, sizeof context, format, arguments);

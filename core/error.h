@@ -19,9 +19,11 @@ typedef enum ErrorKind {
     ERROR_CORRUPT, // a checksum or a format does not hold: exit 1, names file and section
 } ErrorKind;
 
+enum { ERROR_MESSAGE_SIZE = 1024 };
+
 typedef struct Error {
     ErrorKind kind;
-    char message[1024]; // one or more complete sentences, no trailing newline
+    char message[ERROR_MESSAGE_SIZE]; // one or more complete sentences, no trailing newline
 } Error;
 
 // Sets *error (may be NULL) unless it already holds one: the first cause wins. Always returns false, so that a failing

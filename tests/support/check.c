@@ -31,7 +31,7 @@ real *guarded_new(size_t count) {
     unsigned char *block = aligned_alloc(64, (total + 63) / 64 * 64);
     assert_non_null(block);
     GuardedHeader *header = (GuardedHeader *)block;
-    real *values = (real *)(block + sizeof *header);
+    real *values = (void *)(block + sizeof *header);
     header->count = count;
     for (size_t i = 0; i < GUARD_WORDS - 1; i++) header->guard[i] = guard_word;
     for (size_t i = 0; i < count; i++) values[i] = (real)NAN;
