@@ -198,6 +198,8 @@ void lowrank_state_prefix(const LowrankPlan *plan, real *segment_state, bool fro
 
 // ---- lowrank_forward.c, lowrank_backward.c, lowrank_decode.c ---------------------------------------------------------
 void lowrank_forward(const AttentionPlan *plan, const AttentionForward *io);
+// measured (B,H) = Λ̂ of every active head, from norms alone.
+void lowrank_measure_logits(const AttentionPlan *plan, const AttentionForward *io, double *measured);
 // The states at which every segment starts, into shared.segment_state; nothing if there is one segment.
 void lowrank_segment_states(const LowrankPlan *plan, const LowrankHead *heads, const bool *active, const real *k,
                             size_t k_stride, const real *v, size_t v_stride, void *scratch);

@@ -210,6 +210,19 @@ static void forward_task(void *context, LowrankTask *task) {
     }
 }
 
+void lowrank_measure_logits(const AttentionPlan *base, const AttentionForward *io, double *measured) {
+    const LowrankPlan *plan = (const LowrankPlan *)base;
+    const AttentionSettings *s = &base->settings;
+    Forward forward = {plan, io, {0}, lowrank_shared_at(plan, io->scratch, NULL)};
+    lowrank_each_task(plan, io->scratch, io->active, plan->segments, measure_task, &forward);
+    for (size_t row = 0; row < s->batch * s->heads; row++) {
+        const size_t b = row / s->heads, h = row % s->heads, g = h / plan->group;
+        if (io->active && !io->active[g]) continue;
+        const double query = merge_segments(plan, &forward.shared, b, h).far;
+        measured[row] = s->logit_scale * sqrt(query * merge_segments(plan, &forward.shared, b, s->heads + g).far);
+    }
+}
+
 void lowrank_forward(const AttentionPlan *base, const AttentionForward *io) {
     const LowrankPlan *plan = (const LowrankPlan *)base;
     Forward forward = {plan, io, lowrank_saved_at(plan, io->saved, NULL), lowrank_shared_at(plan, io->scratch, NULL)};

@@ -9,6 +9,7 @@
 static const AttentionMethod *const methods[] = {
     &attention_exact,
     &attention_lowrank,
+    &attention_auto,
     &attention_toeplitz,
 };
 

@@ -1,0 +1,106 @@
+// Method auto: takes lowrank where its certificate is within the tolerance, exact where not, head by head; what it gives
+// is softmax within the tolerance; the choice follows the costs.
+#include <math.h>
+#include <string.h>
+
+#include "attention/attention.h"
+#include "tests/support/attention_reference.h"
+#include "tests/support/check.h"
+
+static AttentionPlan *plan_new(const char *method, const AttentionSettings *settings) {
+    Error error = {0};
+    AttentionPlan *plan = attention_create(attention_method_find(method), settings, &error);
+    if (!plan) fail_msg("%s", error.message);
+    return plan;
+}
+
+static AttentionSettings base_settings(void) {
+    AttentionSettings s = attention_defaults();
+    s.batch = 2, s.tokens = 300, s.heads = 4, s.kv_heads = 2, s.qk_size = 8, s.v_size = 16;
+    s.bound = BOUND_NONE, s.near = 16, s.degree = 4, s.logit_bound = 4, s.tolerance = 1e-2;
+    s.cost_exact = 1, s.cost_lowrank = 1e-3;
+    return s;
+}
+
+static void scale_head(AttentionProblem *problem, size_t head, real factor) {
+    const AttentionSettings *s = &problem->settings;
+    for (size_t t = 0; t < s->batch * s->tokens; t++)
+        for (size_t a = 0; a < s->qk_size; a++) problem->q[t * problem->q_stride + head * s->qk_size + a] *= factor;
+}
+
+static void test_softmax_within_tolerance(void **state) {
+    (void)state;
+    const double deviations[] = {0.05, 0.2, 0.35, 0.6, 3};
+    size_t fast = 0, slow = 0;
+    for (size_t i = 0; i < 5; i++) {
+        AttentionSettings s = base_settings();
+        AttentionProblem problem = attention_problem_new(&s, 2, deviations[i], 10 + i);
+        scale_head(&problem, 3, 20); // the second key/value head must be exact
+        AttentionPlan *plan = plan_new("auto", &s);
+        double used[4];
+        AttentionReport report = {.method_used = used};
+        attention_problem_run(&problem, plan, NULL, &report);
+        AttentionSolution solution = attention_solve(&problem, false, NULL);
+        for (size_t h = 0; h < 4; h++) {
+            const char *name = attention_method_name(attention_method_at((size_t)used[h]));
+            const bool lowrank = strcmp(name, "lowrank") == 0;
+            assert_true(lowrank || strcmp(name, "exact") == 0);
+            lowrank ? fast++ : slow++;
+            assert_true(used[h] == used[h / 2 * 2]);
+            if (h >= 2 && deviations[i] > 0.1) assert_false(lowrank);
+        }
+        attention_compare("softmax within the tolerance", "auto", &problem, &solution, 8 * s.tolerance, 0);
+        attention_solution_free(&solution);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+    assert_true(fast > 3 && slow > 3); // both ways were taken
+    check_count("heads on lowrank", fast);
+    check_count("heads on exact", slow);
+}
+
+// Where lowrank costs more, or nothing is within the tolerance, auto is exact to the bit.
+static void test_exact(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        AttentionSettings s = base_settings();
+        if (i == 0) s.cost_lowrank = 1e3;
+        else s.tolerance = 1e-14;
+        AttentionProblem problem = attention_problem_new(&s, 0, 0.1, 20);
+        AttentionProblem other = attention_problem_new(&s, 0, 0.1, 20);
+        AttentionPlan *plan = plan_new("auto", &s), *exact = plan_new("exact", &s);
+        attention_problem_run(&problem, plan, NULL, NULL);
+        attention_problem_run(&other, exact, NULL, NULL);
+        check_same_bits("auto against exact: o", problem.o, other.o, problem.o_count * sizeof(real));
+        check_same_bits("auto against exact: dk", problem.dk, other.dk, problem.k_count * sizeof(real));
+        char text[300];
+        attention_explain(plan, text, sizeof text);
+        assert_non_null(strstr(text, "no polynomial is cheaper"));
+        attention_problem_free(&problem);
+        attention_problem_free(&other);
+        attention_destroy(plan);
+        attention_destroy(exact);
+    }
+}
+
+// Costs are measured when none are given, and the explanation fits whatever room there is.
+static void test_calibration(void **state) {
+    (void)state;
+    AttentionSettings s = base_settings();
+    s.cost_exact = s.cost_lowrank = 0;
+    AttentionPlan *plan = plan_new("auto", &s);
+    assert_true(attention_plan_settings(plan)->cost_exact > 0 && attention_plan_settings(plan)->cost_lowrank > 0);
+    char text[64];
+    for (size_t size = 1; size <= sizeof text; size++) {
+        memset(text, 'x', sizeof text);
+        attention_explain(plan, text, size);
+        assert_true(memchr(text, '\0', size) != NULL);
+    }
+    check_count("explanations", sizeof text);
+    attention_destroy(plan);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_softmax_within_tolerance), cmocka_unit_test(test_exact), cmocka_unit_test(test_calibration),
+};
+TEST_MAIN(tests)
