@@ -128,18 +128,19 @@ static void test_mqar_gaps(void **state) {
 // A value must not be guessable from its key.
 static void test_values_do_not_follow_keys(void **state) {
     (void)state;
-    enum { EXAMPLES = 2000 };
+    enum { EXAMPLES = 8000, KEYS = 31, VALUES = 32 };
     TaskSettings settings = settings_for("mqar");
-    settings.vocabulary = 33; // 15 keys, 17 values
-    size_t together[15][17] = {{0}};
+    settings.vocabulary = 2 * VALUES;
+    settings.tokens = 32;
+    size_t together[KEYS][VALUES] = {{0}};
     for (uint64_t example = 0; example < EXAMPLES; example++) {
         task_batch(&settings, example, inputs, targets, distances);
-        for (size_t j = 0; j < settings.pairs; j++) together[inputs[2 * j] - 1][inputs[2 * j + 1] - 16]++;
+        for (size_t j = 0; j < settings.pairs; j++) together[inputs[2 * j] - 1][inputs[2 * j + 1] - VALUES]++;
     }
-    double expected = EXAMPLES * 8.0 / (15 * 17);
-    for (size_t k = 0; k < 15; k++)
-        for (size_t v = 0; v < 17; v++) assert_true(fabs((double)together[k][v] - expected) < 5.5 * sqrt(expected));
-    check_count("frequencies of key-value pairs", 15 * 17);
+    double expected = EXAMPLES * 8.0 / (KEYS * VALUES);
+    for (size_t k = 0; k < KEYS; k++)
+        for (size_t v = 0; v < VALUES; v++) assert_true(fabs((double)together[k][v] - expected) < 5.5 * sqrt(expected));
+    check_count("frequencies of key-value pairs", KEYS * VALUES);
 }
 
 static void test_needle(void **state) {
