@@ -9,7 +9,7 @@
 #include "core/tile.h"
 
 enum {
-    KEY_TILE = 64,       // keys per tile of logits; a multiple of 16
+    KEY_TILE = 128,      // keys per tile of logits; a multiple of 16
     QUERY_TILE = 48,     // queries per tile: with the keys' tiles, one tile of each operand stays near
     QUERY_STRIP = 12,    // queries per product where the causal mask crosses a tile: less masked work
     ROUND_TOKENS = 16384 // key/value heads × tokens that are packed at a time: bounds the scratch

@@ -73,9 +73,9 @@ size_t exact_backward_thread_bytes(const ExactPlan *plan) {
     return arena.used;
 }
 
-// Enough tasks for many cores where batch and heads are few; segments of at least four tiles.
+// Enough tasks for many cores where batch and heads are few; segments of at least two tiles.
 size_t exact_segments(const AttentionSettings *settings) {
-    const size_t rows = settings->batch * settings->kv_heads, longest = settings->tokens / (4 * KEY_TILE);
+    const size_t rows = settings->batch * settings->kv_heads, longest = settings->tokens / (2 * KEY_TILE);
     return larger(1, smaller(rows < 64 ? 64 / rows : 1, longest));
 }
 
