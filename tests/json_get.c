@@ -18,8 +18,10 @@ int main(int argc, char **argv) {
             return 1;
         }
     }
-    if (json_is_string(at)) puts(json_string_value(at));
-    else if (json_dumpf(at, stdout, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17)) == 0) putchar('\n');
+    if (json_is_string(at))
+        puts(json_string_value(at));
+    else if (json_dumpf(at, stdout, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17)) == 0)
+        putchar('\n');
     json_decref(document);
     return 0;
 }

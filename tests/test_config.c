@@ -87,8 +87,8 @@ static void defaults_are_sound(void **state) {
 
 static void bound_follows_the_method(void **state) {
     (void)state;
-    static const char *const cases[][2] = {{"exact", "none"}, {"exact,exact", "none"}, {"lowrank", "ball"},
-                                           {"auto", "ball"},  {"exact,lowrank", "ball"}};
+    static const char *const cases[][2] = {
+        {"exact", "none"}, {"exact,exact", "none"}, {"lowrank", "ball"}, {"auto", "ball"}, {"exact,lowrank", "ball"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config config;
         Error error = {0};
@@ -115,8 +115,9 @@ static void files_are_read(void **state) {
     (void)state;
     Config config;
     Error error = {0};
-    const char *text = "\xef\xbb\xbf; comment\n# comment\n[model]\r\nlayers = 3 ; three\n  width = 96   # indented\nheads=4\n\n"
-                       "[optim]\nbetas = 0.8, 0.99\n[train]\nout = runs/a#b\ntokens = 123456789012\n";
+    const char *text =
+        "\xef\xbb\xbf; comment\n# comment\n[model]\r\nlayers = 3 ; three\n  width = 96   # indented\nheads=4\n\n"
+        "[optim]\nbetas = 0.8, 0.99\n[train]\nout = runs/a#b\ntokens = 123456789012\n";
     assert_true(read_text(&config, text, &error));
     assert_int_equal(config.layers, 3);
     assert_int_equal(config.width, 96);
@@ -190,10 +191,14 @@ static void settings_are_refused(void **state) {
 static void combinations_are_refused(void **state) {
     (void)state;
     static const char *const cases[][3] = {
-        {"model.heads=3", "model.width=100", "qk_size"},        {"model.heads=4", "model.kv_heads=3", "kv_heads"},
-        {"model.qk_size=7", "model.heads=4", "qk_size"},        {"attention.method=exact,exact", "model.layers=3", "one for each"},
-        {"attention.far_size=7", "model.heads=4", "far_size"},  {"attention.far_size=66", "model.qk_size=64", "far_size"},
-        {"optim.warmup=50", "train.steps=50", "warmup"},        {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
+        {"model.heads=3", "model.width=100", "qk_size"},
+        {"model.heads=4", "model.kv_heads=3", "kv_heads"},
+        {"model.qk_size=7", "model.heads=4", "qk_size"},
+        {"attention.method=exact,exact", "model.layers=3", "one for each"},
+        {"attention.far_size=7", "model.heads=4", "far_size"},
+        {"attention.far_size=66", "model.qk_size=64", "far_size"},
+        {"optim.warmup=50", "train.steps=50", "warmup"},
+        {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config config;
@@ -215,8 +220,9 @@ static void printed_reads_back(void **state) {
     config_defaults(&config);
     size_t changed = 0;
     for (size_t i = 0; i < config_key_count(); i++) {
-        static const char *const tries[] = {"3", "0.1234567890123456789", "true", "false", "ball", "same", "none", "taylor",
-                                            "wsd", "a/b c;d#e", "copy"};
+        static const char *const tries[] = {
+            "3",   "0.1234567890123456789", "true", "false", "ball", "same", "none", "taylor", "wsd", "a/b c;d#e",
+            "copy"};
         char name[64], assignment[128], before[CONFIG_TEXT], after[CONFIG_TEXT];
         config_key_name(i, name);
         config_value(&config, i, before);
@@ -287,10 +293,10 @@ static void words_are_near(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(defaults_are_sound),      cmocka_unit_test(bound_follows_the_method),
-    cmocka_unit_test(files_are_read),          cmocka_unit_test(files_are_refused),
-    cmocka_unit_test(settings_are_refused),    cmocka_unit_test(combinations_are_refused),
-    cmocka_unit_test(printed_reads_back),      cmocka_unit_test(overlay_takes_what_was_set),
+    cmocka_unit_test(defaults_are_sound),   cmocka_unit_test(bound_follows_the_method),
+    cmocka_unit_test(files_are_read),       cmocka_unit_test(files_are_refused),
+    cmocka_unit_test(settings_are_refused), cmocka_unit_test(combinations_are_refused),
+    cmocka_unit_test(printed_reads_back),   cmocka_unit_test(overlay_takes_what_was_set),
     cmocka_unit_test(words_are_near),
 };
 TEST_MAIN(tests)

@@ -9,10 +9,10 @@
 enum { TASK_HELD_OUT_EXAMPLES = 3000 }; // Zoology's number
 
 struct Batches {
-    Loader *loader;       // shards; NULL: a task
+    Loader *loader; // shards; NULL: a task
     TaskSettings task;
-    uint64_t example;     // the next one
-    int32_t *distances;   // (batch, tokens)
+    uint64_t example;   // the next one
+    int32_t *distances; // (batch, tokens)
 };
 
 static TaskFiller filler_of(const char *word) {
@@ -23,10 +23,15 @@ static TaskFiller filler_of(const char *word) {
 }
 
 static bool open_task(Batches *batches, const Config *config, BatchesPart part, size_t batch, Error *error) {
-    batches->task = (TaskSettings){.name = config->task, .batch = batch, .tokens = config->tokens,
-                                   .vocabulary = config->vocabulary, .pairs = config->pairs,
-                                   .gap_power = config->gap_power, .filler = filler_of(config->filler),
-                                   .least_distance = config->least_distance, .seed = config->seed,
+    batches->task = (TaskSettings){.name = config->task,
+                                   .batch = batch,
+                                   .tokens = config->tokens,
+                                   .vocabulary = config->vocabulary,
+                                   .pairs = config->pairs,
+                                   .gap_power = config->gap_power,
+                                   .filler = filler_of(config->filler),
+                                   .least_distance = config->least_distance,
+                                   .seed = config->seed,
                                    .held_out = part == BATCHES_HELD_OUT};
     if (!task_check(&batches->task, error)) return false;
     batches->distances = calloc(batch * config->tokens, sizeof(int32_t));
@@ -35,11 +40,16 @@ static bool open_task(Batches *batches, const Config *config, BatchesPart part, 
 
 static bool open_shards(Batches *batches, const Config *config, BatchesPart part, size_t batch, Error *error) {
     if (!*config->data_dir)
-        return error_set(error, ERROR_USER, "There are no data: set data.dir to a directory made by rope prepare, or "
-                                            "data.task.");
-    DataSettings settings = {.path = config->data_dir, .split = part == BATCHES_TRAIN ? "train" : "val",
-                             .batch = batch, .tokens = config->tokens, .seed = config->seed,
-                             .shuffle = part == BATCHES_TRAIN, .vocabulary = config->vocabulary};
+        return error_set(error, ERROR_USER,
+                         "There are no data: set data.dir to a directory made by rope prepare, or "
+                         "data.task.");
+    DataSettings settings = {.path = config->data_dir,
+                             .split = part == BATCHES_TRAIN ? "train" : "val",
+                             .batch = batch,
+                             .tokens = config->tokens,
+                             .seed = config->seed,
+                             .shuffle = part == BATCHES_TRAIN,
+                             .vocabulary = config->vocabulary};
     batches->loader = loader_open(&settings, error);
     return batches->loader != NULL;
 }
@@ -75,8 +85,10 @@ DataPosition batches_position(const Batches *batches) {
 }
 
 void batches_seek(Batches *batches, DataPosition position) {
-    if (batches->loader) loader_seek(batches->loader, position);
-    else batches->example = position.window;
+    if (batches->loader)
+        loader_seek(batches->loader, position);
+    else
+        batches->example = position.window;
 }
 
 void batches_close(Batches *batches) {

@@ -14,7 +14,8 @@ typedef struct Batches Batches;
 Batches *batches_open(const Config *config, BatchesPart part, size_t batch, Error *error);
 // inputs, targets (batch, tokens) =. Targets that do not count are -1.
 bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *error);
-// How far back lies what each target of the last batch asks for: (batch, tokens), 0 where nothing is asked; NULL for text.
+// How far back lies what each target of the last batch asks for: (batch, tokens), 0 where nothing is asked. NULL for
+// text.
 const int32_t *batches_distances(const Batches *batches);
 uint64_t batches_windows(const Batches *batches); // sequences in one pass over the data, or in a task's held-out set
 DataPosition batches_position(const Batches *batches);

@@ -149,7 +149,8 @@ static char *settings_help(const Command *command) {
     size_t size;
     FILE *out = open_memstream(&text, &size);
     if (!out) return NULL;
-    fprintf(out, "%s\vSettings, in a file or as --section.key=value (--print-config explains them):\n", command->summary);
+    fprintf(out, "%s\vSettings, in a file or as --section.key=value (--print-config explains them):\n",
+            command->summary);
     for (size_t i = 0; i < config_key_count(); i++) {
         char name[64];
         config_key_name(i, name);
@@ -172,8 +173,10 @@ static void fill_options(const CommandOption *options, struct argp_option rows[M
         rows[count++] = (struct argp_option){options[i].name, key, options[i].argument, 0, options[i].help, 0};
     }
     for (size_t i = 0; i < 3; i++)
-        rows[count++] = (struct argp_option){common[i].name, common[i].letter ? common[i].letter : COMMON_CONFIG + (int)i,
-                                             common[i].argument, 0, common[i].help, 1};
+        rows[count++] =
+            (struct argp_option){common[i].name,     common[i].letter ? common[i].letter : COMMON_CONFIG + (int)i,
+                                 common[i].argument, 0,
+                                 common[i].help,     1};
 }
 
 void command_parse(const Command *command, const CommandOption *options, const char **values, int argc, char **argv,
@@ -240,8 +243,8 @@ int command_fail(const Error *error) {
 
 void command_print_json(json_t *document) {
     REQUIRE(document);
-    bool written = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0 && putchar('\n') != EOF &&
-                   fflush(stdout) == 0;
+    bool written = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0 &&
+                   putchar('\n') != EOF && fflush(stdout) == 0;
     json_decref(document);
     if (written) return;
     fprintf(stderr, "rope: Writing to standard output failed.\n");

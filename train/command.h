@@ -8,8 +8,8 @@
 
 typedef struct Command {
     const char *name;
-    const char *arguments; // "CHECKPOINT [--data DIR]"
-    const char *summary;   // one line
+    const char *arguments;             // "CHECKPOINT [--data DIR]"
+    const char *summary;               // one line
     int (*run)(int argc, char **argv); // argv[0] is the command's name; returns the exit code
 } Command;
 
@@ -32,14 +32,14 @@ typedef struct CommandOption {
 } CommandOption;
 
 typedef struct CommandLine {
-    Config config;        // defaults, then --config files, then overrides in order; not yet resolved
-    bool json;            // --json
-    bool print_config;    // --print-config: config_print and exit 0
+    Config config;     // defaults, then --config files, then overrides in order; not yet resolved
+    bool json;         // --json
+    bool print_config; // --print-config: config_print and exit 0
     const char *positional[64];
     size_t positional_count;
     struct {
         const char *name, *value;
-    } given[64];          // the command's own options in order, for those that may be given again
+    } given[64]; // the command's own options in order, for those that may be given again
     size_t given_count;
 } CommandLine;
 

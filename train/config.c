@@ -48,7 +48,8 @@ static bool unknown_key(const char *section, const char *name, Error *error) {
         size_t in_key = words_distance(name, config_keys[i].key);
         size_t in_section = words_distance(section, config_keys[i].section);
         bool known_section = in_section == 0;
-        if (!(words_close(name, in_key) && (in_key == 0 || known_section || words_close(section, in_section)))) continue;
+        if (!(words_close(name, in_key) && (in_key == 0 || known_section || words_close(section, in_section))))
+            continue;
         full_name(&config_keys[i], candidate);
         if (2 * in_key + in_section < least) {
             least = 2 * in_key + in_section;
@@ -84,7 +85,8 @@ void config_defaults(Config *config) {
     for (size_t i = 0; i < config_keys_count; i++) {
         const ConfigKey *key = &config_keys[i];
         size_t index;
-        if (key->preset) REQUIRE(assign(config, key->section, key->key, key->preset, ORIGIN_DEFAULT, NULL, 0, &index, NULL));
+        if (key->preset)
+            REQUIRE(assign(config, key->section, key->key, key->preset, ORIGIN_DEFAULT, NULL, 0, &index, NULL));
     }
 }
 
@@ -149,12 +151,15 @@ static bool derive_vocabulary(Config *config, Error *error) {
 
 static bool check_together(const Config *config, Error *error) {
     if (config_origin(config, "model.qk_size") == ORIGIN_DERIVED && (config->qk_size == 0 || config->qk_size % 2))
-        return error_set(error, ERROR_USER, "model.width (%zu) over model.heads (%zu) gives heads of size %zu, but RoPE "
-                         "turns pairs: make it even, or set model.qk_size.", config->width, config->heads, config->qk_size);
+        return error_set(error, ERROR_USER,
+                         "model.width (%zu) over model.heads (%zu) gives heads of size %zu, but RoPE "
+                         "turns pairs: make it even, or set model.qk_size.",
+                         config->width, config->heads, config->qk_size);
     ModelSettings settings;
     if (!config_model(config, 1, false, &settings, error) || !model_config_check(&settings.config, error)) return false;
     if (settings.method_count != 1 && settings.method_count != config->layers)
-        return error_set(error, ERROR_USER, "attention.method lists %zu methods for %zu layers: name one, or one for each.",
+        return error_set(error, ERROR_USER,
+                         "attention.method lists %zu methods for %zu layers: name one, or one for each.",
                          settings.method_count, config->layers);
     if (config->far_size % 2 || config->far_size > config->qk_size)
         return error_set(error, ERROR_USER, "attention.far_size (%zu) must be even and at most model.qk_size (%zu).",
@@ -224,12 +229,19 @@ void config_print(const Config *config, FILE *out, bool with_help) {
 }
 
 OptimSettings config_optim(const Config *config) {
-    return (OptimSettings){.method = config->optimizer, .learning_rate = config->learning_rate, .beta1 = config->beta1,
-                           .beta2 = config->beta2, .epsilon = config->epsilon, .weight_decay = config->weight_decay,
+    return (OptimSettings){.method = config->optimizer,
+                           .learning_rate = config->learning_rate,
+                           .beta1 = config->beta1,
+                           .beta2 = config->beta2,
+                           .epsilon = config->epsilon,
+                           .weight_decay = config->weight_decay,
                            .clip = config->clip};
 }
 
 Schedule config_schedule(const Config *config) {
-    return (Schedule){.name = config->schedule, .steps = config->steps, .warmup = config->warmup,
-                      .floor = config->min_lr_share, .decay_share = config->wsd_decay_share};
+    return (Schedule){.name = config->schedule,
+                      .steps = config->steps,
+                      .warmup = config->warmup,
+                      .floor = config->min_lr_share,
+                      .decay_share = config->wsd_decay_share};
 }

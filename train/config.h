@@ -1,5 +1,5 @@
 // The configuration: one table (config_table.c) of section, key, type, default, range, help serves files,
-// --section.key=value, --help, --print-config, the resolved config.ini of a run, and the checkpoint's "rope_c" settings.
+// --section.key=value, --help, --print-config, the resolved config.ini of a run, and the checkpoint's "rope_c".
 #ifndef ROPE_TRAIN_CONFIG_H
 #define ROPE_TRAIN_CONFIG_H
 
@@ -10,19 +10,20 @@
 #include "model/model.h"
 #include "optim/optim.h"
 
-enum { CONFIG_TEXT = 512 };     // bytes of a text value, NUL included
-enum { CONFIG_MAX_KEYS = 96 };  // rows of the table at most
+enum { CONFIG_TEXT = 512 };    // bytes of a text value, NUL included
+enum { CONFIG_MAX_KEYS = 96 }; // rows of the table at most
 
 typedef enum ConfigOrigin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_COMMAND_LINE, ORIGIN_DERIVED } ConfigOrigin;
 
 typedef struct Config {
     // [model]
-    size_t layers, width, heads, kv_heads, qk_size, v_size, ffn, tokens, vocabulary; // kv_heads, qk_size, v_size, ffn, vocabulary: 0 = derived
+    size_t layers, width, heads, kv_heads, qk_size, v_size, ffn, tokens,
+        vocabulary; // kv_heads, qk_size, v_size, ffn, vocabulary: 0 = derived
     double rope_theta, norm_epsilon;
     bool tie, qk_norm, token_shift;
     // [attention]
-    char method[CONFIG_TEXT];       // one name, or a comma-separated list, one per layer
-    char logit_scale[32];           // "1/sqrt(d)", "1/d", or a number
+    char method[CONFIG_TEXT];                                // one name, or a comma-separated list, one per layer
+    char logit_scale[32];                                    // "1/sqrt(d)", "1/d", or a number
     char bound[16], near_bound[16], far[16], polynomial[16]; // bound "": derived from the method
     double entry_bound, logit_bound, tolerance, kernel_decay, cost_exact, cost_lowrank;
     size_t far_size, degree, near, chunk, kernel_window;
@@ -33,12 +34,12 @@ typedef struct Config {
     size_t warmup;
     // [data]
     char data_dir[CONFIG_TEXT];
-    char task[32], filler[16];      // task "": data_dir
+    char task[32], filler[16]; // task "": data_dir
     size_t pairs, least_distance;
     double gap_power;
     // [train]
     size_t steps, batch, accumulate, eval_every, eval_batches, save_every, keep, sample_every, log_every, threads;
-    uint64_t train_tokens;          // 0: steps counts
+    uint64_t train_tokens; // 0: steps counts
     uint64_t seed;
     char out[CONFIG_TEXT];
     // Where each row of the table got its value.

@@ -11,9 +11,9 @@
 
 typedef struct Reading {
     Config *config;
-    const char *path;  // kept for the life of the program: origins point to it
+    const char *path; // kept for the life of the program: origins point to it
     FILE *stream;
-    unsigned line;     // of the line that inih holds
+    unsigned line;                  // of the line that inih holds
     unsigned seen[CONFIG_MAX_KEYS]; // line of the key's first appearance in this file
     Error *error;
 } Reading;

@@ -19,11 +19,11 @@ typedef enum KeyType {
 typedef struct ConfigKey {
     const char *section, *key;
     KeyType type;
-    size_t offset, room;    // in Config
-    const char *preset;     // the default, as text; NULL for KEY_PAIR
-    double low, high;       // numbers: the closed range
-    const char *choices;    // KEY_CHOICE: comma-separated
-    const char *help;       // one line
+    size_t offset, room; // in Config
+    const char *preset;  // the default, as text; NULL for KEY_PAIR
+    double low, high;    // numbers: the closed range
+    const char *choices; // KEY_CHOICE: comma-separated
+    const char *help;    // one line
 } ConfigKey;
 
 extern const ConfigKey config_keys[];

@@ -72,7 +72,8 @@ static bool parse_methods(const char *text, char *out, size_t room, Error *error
         char word[64];
         snprintf(word, sizeof word, "%.*s", (int)length, text);
         if (!attention_method_find(word)) return unknown_word(word, names, error);
-        if (used + length + 2 > room) return error_set(error, ERROR_USER, "The list is longer than %zu bytes.", room - 2);
+        if (used + length + 2 > room)
+            return error_set(error, ERROR_USER, "The list is longer than %zu bytes.", room - 2);
         used += (size_t)snprintf(out + used, room - used, "%s%s", used ? "," : "", word);
         text += length;
         text += strspn(text, " \t");

@@ -42,25 +42,30 @@ static void measure(Diagnosis *diagnosis) {
 static void judge(Diagnosis *diagnosis) {
     const CpuInfo *cpu = &diagnosis->cpu;
     if (cpu->blas_misread)
-        complain(diagnosis, "OpenBLAS takes this CPU for an old one and uses its %s kernels, several times too slow. "
-                 "Start rope with OPENBLAS_CORETYPE=%s.", cpu->blas_core,
-                 cpu->blas_wanted ? cpu->blas_wanted : "Haswell");
+        complain(diagnosis,
+                 "OpenBLAS takes this CPU for an old one and uses its %s kernels, several times too slow. "
+                 "Start rope with OPENBLAS_CORETYPE=%s.",
+                 cpu->blas_core, cpu->blas_wanted ? cpu->blas_wanted : "Haswell");
     if (!cpu->blas_openmp)
-        complain(diagnosis, "OpenBLAS is not the OpenMP build, so its threads and ours get in each other's way. Install "
-                 "libopenblas-openmp-dev and choose it with update-alternatives --config libblas.so.3-$(uname -m)-linux-gnu.");
+        complain(diagnosis,
+                 "OpenBLAS is not the OpenMP build, so its threads and ours get in each other's way. Install "
+                 "libopenblas-openmp-dev and choose it with update-alternatives --config libblas.so.3-$(uname "
+                 "-m)-linux-gnu.");
     if (threads_count() < cpu->cores)
-        complain(diagnosis, "%zu of %zu cores are used. Unset OMP_NUM_THREADS or set train.threads = 0.", threads_count(),
-                 cpu->cores);
+        complain(diagnosis, "%zu of %zu cores are used. Unset OMP_NUM_THREADS or set train.threads = 0.",
+                 threads_count(), cpu->cores);
     if (threads_count() > cpu->cores)
         complain(diagnosis, "%zu threads share %zu cores. Lower OMP_NUM_THREADS or train.threads.", threads_count(),
                  cpu->cores);
     // Hyper-threads share units, and other programs take time: only a clear loss is worth a word.
     if (threads_count() > 1 && diagnosis->all_rate < 1.15 * diagnosis->core_rate)
-        complain(diagnosis, "%zu threads reach %.0f GFLOP/s, one reaches %.0f: other programs are running, or the cores "
-                 "are halves of one. Try train.threads = %zu.", threads_count(), diagnosis->all_rate,
-                 diagnosis->core_rate, (threads_count() + 1) / 2);
+        complain(diagnosis,
+                 "%zu threads reach %.0f GFLOP/s, one reaches %.0f: other programs are running, or the cores "
+                 "are halves of one. Try train.threads = %zu.",
+                 threads_count(), diagnosis->all_rate, diagnosis->core_rate, (threads_count() + 1) / 2);
     if (cpu->memory_available < (size_t)512 << 20)
-        complain(diagnosis, "Only %zu MiB of memory are available. Close other programs or raise the container's limit.",
+        complain(diagnosis,
+                 "Only %zu MiB of memory are available. Close other programs or raise the container's limit.",
                  cpu->memory_available >> 20);
 }
 
@@ -69,19 +74,21 @@ static json_t *report(const Diagnosis *diagnosis) {
     json_t *problems = json_array();
     for (size_t i = 0; i < diagnosis->problem_count; i++)
         json_array_append_new(problems, json_string(diagnosis->problems[i]));
-    return json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:f, s:f, s:f, s:f, s:o}", "cpu", cpu->model,
-        "instruction_set", cpu_isa_name(cpu_isa()), "cores", (json_int_t)cpu->cores, "memory_total",
-        (json_int_t)cpu->memory_total, "memory_available", (json_int_t)cpu->memory_available, "blas_core", cpu->blas_core,
-        "blas_config", cpu->blas_config, "blas_openmp", (int)cpu->blas_openmp, "blas_misread", (int)cpu->blas_misread,
-        "blas_threads", (json_int_t)cpu->blas_threads, "openmp_threads", (json_int_t)cpu->openmp_threads,
-        "sgemm_gflops_per_core", diagnosis->core_rate, "sgemm_gflops", diagnosis->all_rate, "openblas_gflops",
-        diagnosis->library_rate, "copy_bytes_per_s", diagnosis->copy, "problems", problems);
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:f, s:f, s:f, s:f, s:o}", "cpu",
+                     cpu->model, "instruction_set", cpu_isa_name(cpu_isa()), "cores", (json_int_t)cpu->cores,
+                     "memory_total", (json_int_t)cpu->memory_total, "memory_available",
+                     (json_int_t)cpu->memory_available, "blas_core", cpu->blas_core, "blas_config", cpu->blas_config,
+                     "blas_openmp", (int)cpu->blas_openmp, "blas_misread", (int)cpu->blas_misread, "blas_threads",
+                     (json_int_t)cpu->blas_threads, "openmp_threads", (json_int_t)cpu->openmp_threads,
+                     "sgemm_gflops_per_core", diagnosis->core_rate, "sgemm_gflops", diagnosis->all_rate,
+                     "openblas_gflops", diagnosis->library_rate, "copy_bytes_per_s", diagnosis->copy, "problems",
+                     problems);
 }
 
 static void print_report(const Diagnosis *diagnosis) {
     const CpuInfo *cpu = &diagnosis->cpu;
-    fprintf(stderr, "CPU             %s, %zu cores, our kernels use %s\n", cpu->model, cpu->cores, cpu_isa_name(cpu_isa()));
+    fprintf(stderr, "CPU             %s, %zu cores, our kernels use %s\n", cpu->model, cpu->cores,
+            cpu_isa_name(cpu_isa()));
     fprintf(stderr, "memory          %.1f GiB, %.1f GiB available\n", (double)cpu->memory_total / (1 << 30),
             (double)cpu->memory_available / (1 << 30));
     fprintf(stderr, "OpenBLAS        %s kernels, %s (%s)\n", cpu->blas_core, cpu->blas_openmp ? "OpenMP" : "not OpenMP",
@@ -90,7 +97,8 @@ static void print_report(const Diagnosis *diagnosis) {
     fprintf(stderr, "sgemm           %.0f GFLOP/s on one core, %.0f on all (OpenBLAS's own threads: %.0f)\n",
             diagnosis->core_rate, diagnosis->all_rate, diagnosis->library_rate);
     fprintf(stderr, "memory copy     %.1f GB/s\n", diagnosis->copy / 1e9);
-    for (size_t i = 0; i < diagnosis->problem_count; i++) fprintf(stderr, "PROBLEM         %s\n", diagnosis->problems[i]);
+    for (size_t i = 0; i < diagnosis->problem_count; i++)
+        fprintf(stderr, "PROBLEM         %s\n", diagnosis->problems[i]);
     if (!diagnosis->problem_count) fprintf(stderr, "Nothing here slows training down.\n");
 }
 
@@ -107,7 +115,9 @@ int command_doctor(int argc, char **argv) {
     cpu_info(&diagnosis.cpu);
     measure(&diagnosis);
     judge(&diagnosis);
-    if (line.json) command_print_json(report(&diagnosis));
-    else print_report(&diagnosis);
+    if (line.json)
+        command_print_json(report(&diagnosis));
+    else
+        print_report(&diagnosis);
     return diagnosis.problem_count ? 1 : 0;
 }

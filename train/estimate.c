@@ -34,9 +34,13 @@ size_t peak_bytes(void) {
 static bool add_up(Estimate *estimate, Error *error) {
     const ModelNeeds *model = &estimate->model;
     estimate->total_bytes = 0;
-    const size_t parts[] = {arena_bytes(model->parameter_bytes), arena_bytes(model->gradient_bytes),
-                            arena_bytes(model->activation_bytes), arena_bytes(model->scratch_bytes),
-                            arena_bytes(estimate->moment_bytes), estimate->buffer_bytes, estimate->program_bytes};
+    const size_t parts[] = {arena_bytes(model->parameter_bytes),
+                            arena_bytes(model->gradient_bytes),
+                            arena_bytes(model->activation_bytes),
+                            arena_bytes(model->scratch_bytes),
+                            arena_bytes(estimate->moment_bytes),
+                            estimate->buffer_bytes,
+                            estimate->program_bytes};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (!size_add(estimate->total_bytes, parts[i], &estimate->total_bytes))
             return error_set(error, ERROR_USER, "The model's memory does not fit in an address.");
@@ -74,7 +78,8 @@ bool estimate_fits(const Config *config, const Estimate *estimate, Error *error)
                      "The run needs %.2f GiB and %.2f GiB are available (activations and scratch: %.2f GiB). Lower "
                      "train.batch (%zu; train.accumulate makes up for it), model.tokens (%zu), or the model.",
                      gib(estimate->total_bytes), gib(estimate->available_bytes),
-                     gib(estimate->model.activation_bytes + estimate->model.scratch_bytes), config->batch, config->tokens);
+                     gib(estimate->model.activation_bytes + estimate->model.scratch_bytes), config->batch,
+                     config->tokens);
 }
 
 // The first layer of each method that occurs is enough to tell the rate.
@@ -130,8 +135,9 @@ void estimate_print(const Config *config, const Estimate *estimate, FILE *out) {
     const double mib = 1 << 20;
     const ModelNeeds *model = &estimate->model;
     fprintf(out, "parameters  %.3f M\n", (double)model->parameters / 1e6);
-    fprintf(out, "memory      %.0f MiB: weights %.1f, gradients %.1f, moments %.1f, activations %.1f, scratch %.1f, "
-                 "batches %.1f, program %.1f; %.0f MiB available\n",
+    fprintf(out,
+            "memory      %.0f MiB: weights %.1f, gradients %.1f, moments %.1f, activations %.1f, scratch %.1f, "
+            "batches %.1f, program %.1f; %.0f MiB available\n",
             (double)estimate->total_bytes / mib, (double)model->parameter_bytes / mib,
             (double)model->gradient_bytes / mib, (double)estimate->moment_bytes / mib,
             (double)model->activation_bytes / mib, (double)model->scratch_bytes / mib,
@@ -147,13 +153,12 @@ void estimate_print(const Config *config, const Estimate *estimate, FILE *out) {
 
 json_t *estimate_json(const Estimate *estimate) {
     const ModelNeeds *model = &estimate->model;
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "parameters",
-                     (json_int_t)model->parameters, "parameter_bytes", (json_int_t)model->parameter_bytes,
-                     "gradient_bytes", (json_int_t)model->gradient_bytes, "moment_bytes",
-                     (json_int_t)estimate->moment_bytes, "activation_bytes", (json_int_t)model->activation_bytes,
-                     "scratch_bytes", (json_int_t)model->scratch_bytes, "buffer_bytes",
-                     (json_int_t)estimate->buffer_bytes, "program_bytes", (json_int_t)estimate->program_bytes,
-                     "total_bytes", (json_int_t)estimate->total_bytes, "available_bytes",
-                     (json_int_t)estimate->available_bytes, "step_flops", estimate->step_flops, "step_seconds",
-                     estimate->step_seconds);
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "parameters", (json_int_t)model->parameters,
+        "parameter_bytes", (json_int_t)model->parameter_bytes, "gradient_bytes", (json_int_t)model->gradient_bytes,
+        "moment_bytes", (json_int_t)estimate->moment_bytes, "activation_bytes", (json_int_t)model->activation_bytes,
+        "scratch_bytes", (json_int_t)model->scratch_bytes, "buffer_bytes", (json_int_t)estimate->buffer_bytes,
+        "program_bytes", (json_int_t)estimate->program_bytes, "total_bytes", (json_int_t)estimate->total_bytes,
+        "available_bytes", (json_int_t)estimate->available_bytes, "step_flops", estimate->step_flops, "step_seconds",
+        estimate->step_seconds);
 }

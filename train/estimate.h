@@ -8,14 +8,14 @@
 
 typedef struct Estimate {
     ModelNeeds model;
-    size_t moment_bytes;   // optimizer
-    size_t buffer_bytes;   // batches and the held-out figures
-    size_t program_bytes;  // libraries, BLAS work space
+    size_t moment_bytes;  // optimizer
+    size_t buffer_bytes;  // batches and the held-out figures
+    size_t program_bytes; // libraries, BLAS work space
     size_t total_bytes;
     size_t available_bytes; // memory that the machine has left for us
     double step_flops;      // one update, all its batches
     double probe_flops_per_s;
-    double step_seconds;    // 0: not probed
+    double step_seconds; // 0: not probed
 } Estimate;
 
 // Sizes only; nothing large is allocated.

@@ -13,9 +13,10 @@ static json_t *rows_json(const double *loss, const double *accuracy, const uint6
     json_t *rows = json_array();
     for (size_t b = 0; b < buckets; b++) {
         if (!targets[b]) continue;
-        json_array_append_new(rows, json_pack("{s:I, s:I, s:f, s:f, s:I}", "from", (json_int_t)evaluation_bucket_start(b),
-                                              "to", (json_int_t)evaluation_bucket_start(b + 1) - 1, "loss", loss[b],
-                                              "accuracy", accuracy[b], "targets", (json_int_t)targets[b]));
+        json_array_append_new(rows,
+                              json_pack("{s:I, s:I, s:f, s:f, s:I}", "from", (json_int_t)evaluation_bucket_start(b),
+                                        "to", (json_int_t)evaluation_bucket_start(b + 1) - 1, "loss", loss[b],
+                                        "accuracy", accuracy[b], "targets", (json_int_t)targets[b]));
     }
     return rows;
 }
@@ -42,18 +43,21 @@ static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const 
         json_object_set_new(document, "unigram_loss", json_real(meta->unigram_loss));
         json_object_set_new(document, "unigram_bits_per_byte", json_real(bits_per_byte(meta->unigram_loss, meta)));
     }
-    json_object_set_new(document, "positions", rows_json(evaluation->bucket_loss, evaluation->bucket_accuracy,
-                                                         evaluation->bucket_targets, evaluation->buckets));
-    json_object_set_new(document, "distances", rows_json(evaluation->distance_loss, evaluation->distance_accuracy,
-                                                         evaluation->distance_targets, evaluation->distances));
+    json_object_set_new(document, "positions",
+                        rows_json(evaluation->bucket_loss, evaluation->bucket_accuracy, evaluation->bucket_targets,
+                                  evaluation->buckets));
+    json_object_set_new(document, "distances",
+                        rows_json(evaluation->distance_loss, evaluation->distance_accuracy,
+                                  evaluation->distance_targets, evaluation->distances));
     json_object_set_new(document, "settings", snapshot_settings(&loaded->config));
     return document;
 }
 
 static void print_report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta, FILE *out) {
     double bits = bits_per_byte(evaluation->loss, meta);
-    fprintf(out, "%s on %s, %llu targets in contexts of %zu, attention %s\n\n", loaded->path, data_name(&loaded->config),
-            (unsigned long long)evaluation->targets, loaded->config.tokens, loaded->config.method);
+    fprintf(out, "%s on %s, %llu targets in contexts of %zu, attention %s\n\n", loaded->path,
+            data_name(&loaded->config), (unsigned long long)evaluation->targets, loaded->config.tokens,
+            loaded->config.method);
     fprintf(out, "                 loss  perplexity  bits per byte\n");
     fprintf(out, "this model   %8.4f  %10.2f", evaluation->loss, exp(evaluation->loss));
     if (bits > 0)
@@ -75,8 +79,10 @@ static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, loaded->config.batch, error);
     bool fine = held_out && evaluate(loaded->model, held_out, limit, NULL, &evaluation, error);
     batches_close(held_out);
-    if (fine && line->json) command_print_json(report(loaded, &evaluation, &meta));
-    else if (fine) print_report(loaded, &evaluation, &meta, stderr);
+    if (fine && line->json)
+        command_print_json(report(loaded, &evaluation, &meta));
+    else if (fine)
+        print_report(loaded, &evaluation, &meta, stderr);
     return fine;
 }
 

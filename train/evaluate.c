@@ -66,7 +66,8 @@ static void sum_up(Evaluation *evaluation) {
         evaluation->targets += evaluation->bucket_targets[b];
     }
     divide(evaluation->bucket_loss, evaluation->bucket_accuracy, evaluation->bucket_targets, evaluation->buckets);
-    divide(evaluation->distance_loss, evaluation->distance_accuracy, evaluation->distance_targets, evaluation->distances);
+    divide(evaluation->distance_loss, evaluation->distance_accuracy, evaluation->distance_targets,
+           evaluation->distances);
     if (!evaluation->targets) return;
     evaluation->loss /= (double)evaluation->targets;
     evaluation->accuracy /= (double)evaluation->targets;

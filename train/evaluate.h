@@ -11,8 +11,8 @@
 enum { EVALUATION_BUCKETS = 40 };
 
 typedef struct Evaluation {
-    double loss;       // nats per counted target
-    double accuracy;   // share of counted targets that are the largest logit
+    double loss;     // nats per counted target
+    double accuracy; // share of counted targets that are the largest logit
     uint64_t targets;
     // Positions [2^(b-1), 2^b) in bucket b; position 0 in bucket 0.
     size_t buckets;
@@ -22,7 +22,7 @@ typedef struct Evaluation {
     size_t distances;
     double distance_loss[EVALUATION_BUCKETS], distance_accuracy[EVALUATION_BUCKETS];
     uint64_t distance_targets[EVALUATION_BUCKETS];
-    bool stopped;      // *stop was raised before the end: the figures cover less
+    bool stopped; // *stop was raised before the end: the figures cover less
 } Evaluation;
 
 // Runs `limit` batches (0: one pass) from the start of the held-out data, each sequence once. Fails on read errors.

@@ -48,9 +48,11 @@ static bool fits(const ModelSettings *settings, Error *error) {
     cpu_info(&cpu);
     size_t total = needs.parameter_bytes + needs.activation_bytes + needs.scratch_bytes;
     if (total <= cpu.memory_available) return true;
-    return error_set(error, ERROR_USER, "The model needs %.2f GiB at %zu tokens and batch %zu, and %.2f GiB are available: "
-                     "lower train.batch or model.tokens.", (double)total / (1 << 30), settings->config.tokens,
-                     settings->batch, (double)cpu.memory_available / (1 << 30));
+    return error_set(error, ERROR_USER,
+                     "The model needs %.2f GiB at %zu tokens and batch %zu, and %.2f GiB are available: "
+                     "lower train.batch or model.tokens.",
+                     (double)total / (1 << 30), settings->config.tokens, settings->batch,
+                     (double)cpu.memory_available / (1 << 30));
 }
 
 bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, size_t batch, Error *error) {

@@ -41,7 +41,8 @@ bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Erro
     if (!text) return false;
     size_t kept = kept_bytes(text, step, &metrics->before);
     free(text);
-    if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0) return error_errno(error, "Cutting %s back", path);
+    if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0)
+        return error_errno(error, "Cutting %s back", path);
     return true;
 }
 
@@ -71,17 +72,19 @@ bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, 
     RunState *state = &trainer->state;
     double mean = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
     double tokens = (double)(trainer->config->accumulate * trainer->config->batch * trainer->config->tokens);
-    json_t *line = json_pack("{s:I, s:I, s:o, s:o, s:f, s:I}", "step", (json_int_t)state->step, "tokens",
-                             (json_int_t)state->tokens, "loss", number(mean), "grad_norm", number(result->gradient_norm),
-                             "learning_rate", result->learning_rate, "skipped", (json_int_t)state->skipped);
+    json_t *line =
+        json_pack("{s:I, s:I, s:o, s:o, s:f, s:I}", "step", (json_int_t)state->step, "tokens",
+                  (json_int_t)state->tokens, "loss", number(mean), "grad_norm", number(result->gradient_norm),
+                  "learning_rate", result->learning_rate, "skipped", (json_int_t)state->skipped);
     AttentionSummary attention = trainer_attention(trainer);
     if (attention.present)
         json_object_set_new(line, "attention",
-                            json_pack("{s:o, s:o, s:o, s:I}", "logit_bound", number(attention.logit_bound), "output_bound",
-                                      number(attention.output_bound), "clipped", number(attention.clipped), "fell_back",
-                                      (json_int_t)state->fell_back));
-    json_object_set_new(line, "time", json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms",
-                                                1e3 * step_seconds, "tokens_per_s", tokens / fmax(step_seconds, 1e-9)));
+                            json_pack("{s:o, s:o, s:o, s:I}", "logit_bound", number(attention.logit_bound),
+                                      "output_bound", number(attention.output_bound), "clipped",
+                                      number(attention.clipped), "fell_back", (json_int_t)state->fell_back));
+    json_object_set_new(line, "time",
+                        json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms", 1e3 * step_seconds,
+                                  "tokens_per_s", tokens / fmax(step_seconds, 1e-9)));
     state->loss_sum = 0;
     state->loss_count = 0;
     return append(metrics, line, error);
@@ -116,18 +119,24 @@ void metrics_say(Metrics *metrics, const char *format, ...) {
 }
 
 static void format_count(double value, char text[16]) {
-    if (value >= 1e6) snprintf(text, 16, "%.2fM", value / 1e6);
-    else if (value >= 1e4) snprintf(text, 16, "%.1fk", value / 1e3);
-    else snprintf(text, 16, "%.0f", value);
+    if (value >= 1e6)
+        snprintf(text, 16, "%.2fM", value / 1e6);
+    else if (value >= 1e4)
+        snprintf(text, 16, "%.1fk", value / 1e3);
+    else
+        snprintf(text, 16, "%.0f", value);
 }
 
 static void format_time(double seconds, char text[24]) {
     unsigned long whole = (unsigned long)fmin(fmax(seconds, 0) + 0.5, 3.6e8);
-    if (whole >= 3600) snprintf(text, 24, "%lu:%02lu:%02lu", whole / 3600, whole / 60 % 60, whole % 60);
-    else snprintf(text, 24, "%lu:%02lu", whole / 60, whole % 60);
+    if (whole >= 3600)
+        snprintf(text, 24, "%lu:%02lu:%02lu", whole / 3600, whole / 60 % 60, whole % 60);
+    else
+        snprintf(text, 24, "%lu:%02lu", whole / 60, whole % 60);
 }
 
-void metrics_show(Metrics *metrics, const Trainer *trainer, const StepResult *result, double step_seconds, bool logged) {
+void metrics_show(Metrics *metrics, const Trainer *trainer, const StepResult *result, double step_seconds,
+                  bool logged) {
     const Config *config = trainer->config;
     double now = clock_seconds(), tokens = (double)(config->accumulate * config->batch * config->tokens);
     double rate = tokens / fmax(step_seconds, 1e-9);
@@ -139,11 +148,13 @@ void metrics_show(Metrics *metrics, const Trainer *trainer, const StepResult *re
     char speed[16], left[24];
     format_count(metrics->last_tokens_per_s, speed);
     // Evaluations and checkpoints so far are in the time so far, so they are in what is left as well.
-    format_time((now - metrics->start) / (double)(done ? done : 1) * (double)(config->steps - trainer->state.step), left);
+    format_time((now - metrics->start) / (double)(done ? done : 1) * (double)(config->steps - trainer->state.step),
+                left);
     clear_live(metrics);
     fprintf(stderr, "step %llu/%zu  loss %.4f  lr %.2e  grad %.3g  %s tokens/s  ETA %s%s%s",
             (unsigned long long)trainer->state.step, config->steps, isnan(result->loss) ? (double)NAN : result->loss,
-            result->learning_rate, isnan(result->gradient_norm) ? (double)NAN : result->gradient_norm, speed, left, result->skipped ? "  SKIPPED" : "", metrics->terminal ? "" : "\n");
+            result->learning_rate, isnan(result->gradient_norm) ? (double)NAN : result->gradient_norm, speed, left,
+            result->skipped ? "  SKIPPED" : "", metrics->terminal ? "" : "\n");
     metrics->live = metrics->terminal;
     fflush(stderr);
 }

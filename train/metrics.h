@@ -10,11 +10,11 @@
 
 typedef struct Metrics {
     int descriptor;
-    double before;          // seconds that earlier sessions trained
-    double start;           // clock of this session
+    double before;                  // seconds that earlier sessions trained
+    double start;                   // clock of this session
     double last, last_tokens_per_s; // of the progress display
-    uint64_t first_step;    // of this session
-    bool terminal, live;    // standard error is a terminal; a live line is on it
+    uint64_t first_step;            // of this session
+    bool terminal, live;            // standard error is a terminal; a live line is on it
 } Metrics;
 
 // Opens OUT/metrics.jsonl and drops every line after `step`: what a resumed run will write again.

@@ -17,10 +17,12 @@ static json_t *report(const PrepareSettings *settings, const PrepareResult *resu
 
 static void print_report(const PrepareSettings *settings, const PrepareResult *result) {
     double train = result->train_bytes ? (double)result->train_tokens / (double)result->train_bytes : 0;
-    fprintf(stderr, "%s: %zu tokens in the vocabulary; %llu tokens to train on from %llu bytes (%.4f tokens per byte), "
-            "%llu held out from %llu bytes\n", settings->out, result->vocabulary,
-            (unsigned long long)result->train_tokens, (unsigned long long)result->train_bytes, train,
-            (unsigned long long)result->val_tokens, (unsigned long long)result->val_bytes);
+    fprintf(stderr,
+            "%s: %zu tokens in the vocabulary; %llu tokens to train on from %llu bytes (%.4f tokens per byte), "
+            "%llu held out from %llu bytes\n",
+            settings->out, result->vocabulary, (unsigned long long)result->train_tokens,
+            (unsigned long long)result->train_bytes, train, (unsigned long long)result->val_tokens,
+            (unsigned long long)result->val_bytes);
     fprintf(stderr, "a unigram model's held-out loss is %.4f (%.4f bits per byte): what training has to beat\n",
             result->unigram_loss, bits_per_byte(result->unigram_loss, result));
 }
@@ -51,11 +53,16 @@ int command_prepare(int argc, char **argv) {
         .quiet = values[QUIET] != NULL,
     };
     PrepareResult result;
-    if (!settings.input_count) error_set(&error, ERROR_USER, "prepare takes text files, or - for standard input.");
-    else if (!settings.out || !*settings.out) error_set(&error, ERROR_USER, "prepare needs --out DIR.");
-    else data_prepare(&settings, &result, &error);
+    if (!settings.input_count)
+        error_set(&error, ERROR_USER, "prepare takes text files, or - for standard input.");
+    else if (!settings.out || !*settings.out)
+        error_set(&error, ERROR_USER, "prepare needs --out DIR.");
+    else
+        data_prepare(&settings, &result, &error);
     if (error.kind != ERROR_NONE) return command_fail(&error);
-    if (line.json) command_print_json(report(&settings, &result));
-    else print_report(&settings, &result);
+    if (line.json)
+        command_print_json(report(&settings, &result));
+    else
+        print_report(&settings, &result);
     return 0;
 }

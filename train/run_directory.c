@@ -57,7 +57,8 @@ static bool step_path(const RunDirectory *run, uint64_t step, char *path, Error 
     return path_join(path, RUN_PATH, run->path, name, error);
 }
 
-// Half-written checkpoints and links of a run that was killed carry .tmp or .old; nobody else writes while we hold the lock.
+// Half-written checkpoints and links of a run that was killed carry .tmp or .old; nobody else writes while we hold the
+// lock.
 static bool sweep(const RunDirectory *run, Error *error) {
     DIR *listing = opendir(run->path);
     if (!listing) return error_errno(error, "Listing %s", run->path);
@@ -165,8 +166,10 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
         *found = step_path(run, steps[i], path, &why) && snapshot_load(path, trainer, &why);
         if (*found) break;
         refused = why.kind == ERROR_USER || why.kind == ERROR_MEMORY;
-        if (refused) error_set(error, why.kind, "%s", why.message);
-        else fprintf(stderr, "rope: Passing over %s: %s\n", path, why.message);
+        if (refused)
+            error_set(error, why.kind, "%s", why.message);
+        else
+            fprintf(stderr, "rope: Passing over %s: %s\n", path, why.message);
     }
     free(steps);
     if (refused) return false;

@@ -9,7 +9,7 @@ enum { RUN_PATH = 4096 };
 
 typedef struct RunDirectory {
     char path[RUN_PATH];
-    int lock;       // descriptor of the locked directory
+    int lock; // descriptor of the locked directory
 } RunDirectory;
 
 // Makes the directory if need be, locks it against a second trainer, and removes what a killed run left half-written.

@@ -20,8 +20,10 @@ static void write_to_output(void *context, const char *text, size_t size) {
 static void write_to_stream(void *context, const char *text, size_t size) {
     for (size_t i = 0, length; i < size; i += length) {
         length = utf8_length(text + i, size - i);
-        if (length) fwrite(text + i, 1, length, context);
-        else fputs("\xef\xbf\xbd", context);
+        if (length)
+            fwrite(text + i, 1, length, context);
+        else
+            fputs("\xef\xbf\xbd", context);
         length += !length;
     }
 }
@@ -41,8 +43,8 @@ static bool write_json(const Loaded *loaded, const Tokenizer *tokenizer, Writing
     if (prompt_out) fclose(prompt_out);
     if (out) fclose(out);
     if (fine)
-        command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:f}", "checkpoint", loaded->path, "prompt", prompt, "text",
-                                     text, "prompt_tokens", (json_int_t)writing->prompt_tokens, "tokens",
+        command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:f}", "checkpoint", loaded->path, "prompt", prompt,
+                                     "text", text, "prompt_tokens", (json_int_t)writing->prompt_tokens, "tokens",
                                      (json_int_t)writing->drawn, "tokens_per_s",
                                      writing->seconds > 0 ? (double)writing->drawn / writing->seconds : 0.0));
     free(prompt);
@@ -99,7 +101,10 @@ int command_sample(int argc, char **argv) {
         .seed = command_integer("seed", values[SEED], 1, 0, UINT64_MAX),
     };
     const char *prompt = values[PROMPT] ? values[PROMPT] : "";
-    Writing writing = {.sampling = &sampling, .prompt = prompt, .prompt_size = strlen(prompt), .stop = asked_to_stop,
+    Writing writing = {.sampling = &sampling,
+                       .prompt = prompt,
+                       .prompt_size = strlen(prompt),
+                       .stop = asked_to_stop,
                        .tokens = (size_t)command_integer("tokens", values[TOKENS], 200, 0, (uint64_t)1 << 40)};
     bool fine = run(&loaded, &line, &writing, &error);
     loaded_close(&loaded);

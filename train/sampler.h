@@ -21,15 +21,15 @@ void sampler_destroy(Sampler *sampler);
 
 typedef struct Writing {
     const SamplerSettings *sampling;
-    const char *prompt;       // "" starts from the beginning-of-text token, or a new line
+    const char *prompt; // "" starts from the beginning-of-text token, or a new line
     size_t prompt_size;
-    size_t tokens;            // to draw at most; stops at the end-of-text token
+    size_t tokens;                                               // to draw at most; stops at the end-of-text token
     void (*write)(void *context, const char *text, size_t size); // whole characters, as they come
     void *context;
-    size_t drawn;             // = tokens drawn
-    double seconds;           // = time spent drawing, prompt excluded
-    size_t prompt_tokens;     // =
-    bool (*stop)(void);       // may be NULL
+    size_t drawn;         // = tokens drawn
+    double seconds;       // = time spent drawing, prompt excluded
+    size_t prompt_tokens; // =
+    bool (*stop)(void);   // may be NULL
 } Writing;
 
 // Feeds the prompt, then draws. A text longer than the model's context slides: the last half of it is fed again.

@@ -10,9 +10,7 @@
 
 enum { PATH_SIZE = 4096, TOKENIZER_LIMIT = 1 << 28, STATES = 2 };
 
-static bool carried(const char *name) {
-    return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5);
-}
+static bool carried(const char *name) { return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5); }
 
 json_t *snapshot_settings(const Config *config) {
     json_t *settings = json_object();
@@ -81,7 +79,8 @@ bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tok
     char temporary[PATH_SIZE];
     if (!directory_begin(directory, temporary, sizeof temporary, error)) return false;
     json_t *settings = snapshot_settings(config);
-    CheckpointInfo info = {.rope_c = settings, .bos = tokenizer ? tokenizer_bos(tokenizer) : -1,
+    CheckpointInfo info = {.rope_c = settings,
+                           .bos = tokenizer ? tokenizer_bos(tokenizer) : -1,
                            .eos = tokenizer ? tokenizer_eos(tokenizer) : -1};
     bool fine = settings && checkpoint_write(temporary, trainer->model, &info, error) &&
                 (!tokenizer || copy_tokenizer(temporary, config->data_dir, error)) &&
@@ -110,12 +109,15 @@ bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {
     if (!state_read(directory, &state, &seed, &optimizer_steps, &fingerprint, error)) return false;
     if (!checkpoint_read_config(directory, &shape, NULL, error)) return false;
     if (!same_model(&shape, &model_settings(trainer->model)->config))
-        return error_set(error, ERROR_USER, "%s holds a model of another shape than the [model] settings say. To go on "
-                         "with it, take the run's own config.ini; for another model choose another train.out.", directory);
+        return error_set(error, ERROR_USER,
+                         "%s holds a model of another shape than the [model] settings say. To go on "
+                         "with it, take the run's own config.ini; for another model choose another train.out.",
+                         directory);
     if (seed != trainer->config->seed)
-        return error_set(error, ERROR_USER, "%s was trained with train.seed = %llu, which decides the order of its data; "
-                         "it is %llu now.", directory, (unsigned long long)seed,
-                         (unsigned long long)trainer->config->seed);
+        return error_set(error, ERROR_USER,
+                         "%s was trained with train.seed = %llu, which decides the order of its data; "
+                         "it is %llu now.",
+                         directory, (unsigned long long)seed, (unsigned long long)trainer->config->seed);
     if (!checkpoint_read_weights(directory, trainer->model, error)) return false;
 
     char path[PATH_SIZE], prefixes[STATES][64];

@@ -17,8 +17,9 @@ enum { STATE_VERSION = 1, STATE_LIMIT = 1 << 20, PATH_SIZE = 4096, CRC_DIGITS = 
 static const char seal[] = "\"crc32\": \"";
 
 uint32_t config_fingerprint(const Config *config) {
-    static const char *const without[] = {"data.dir", "train.out", "train.threads", "train.keep", "train.save_every",
-                                          "train.sample_every", "attention.cost_exact", "attention.cost_lowrank"};
+    static const char *const without[] = {
+        "data.dir",         "train.out",          "train.threads",        "train.keep",
+        "train.save_every", "train.sample_every", "attention.cost_exact", "attention.cost_lowrank"};
     uint32_t crc = 0;
     for (size_t i = 0; i < config_key_count(); i++) {
         char name[64], value[CONFIG_TEXT];
@@ -101,15 +102,15 @@ bool state_write(const char *directory, const RunState *state, uint64_t seed, ui
     char settings[16];
     snprintf(settings, sizeof settings, "%08" PRIx32, fingerprint);
     json_t *document = json_pack(
-        "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I}, s:I, s:f, s:I, s:o, s:I, s:b, s:s, s:o, s:s}", "version",
-        STATE_VERSION, "step", (json_int_t)state->step, "updates", (json_int_t)state->updates, "tokens",
+        "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I}, s:I, s:f, s:I, s:o, s:I, s:b, s:s, s:o, s:s}",
+        "version", STATE_VERSION, "step", (json_int_t)state->step, "updates", (json_int_t)state->updates, "tokens",
         (json_int_t)state->tokens, "skipped", (json_int_t)state->skipped, "skipped_in_row",
         (json_int_t)state->skipped_in_row, "fell_back", (json_int_t)state->fell_back, "optimizer_steps",
         (json_int_t)optimizer_steps, "data", "epoch", (json_int_t)state->data.epoch, "window",
         (json_int_t)state->data.window, "seed", (json_int_t)seed, "loss_sum", state->loss_sum, "loss_count",
         (json_int_t)state->loss_count, "best_loss", state->best_step ? json_real(state->best_loss) : json_null(),
-        "best_step", (json_int_t)state->best_step, "eval_due", (int)state->eval_due, "settings", settings, "files", files,
-        "crc32", "00000000");
+        "best_step", (json_int_t)state->best_step, "eval_due", (int)state->eval_due, "settings", settings, "files",
+        files, "crc32", "00000000");
     char *text = document ? json_dumps(document, JSON_REAL_PRECISION(17)) : NULL;
     json_decref(document);
     char *line = text ? malloc(strlen(text) + 2) : NULL;
@@ -147,24 +148,33 @@ static bool check_files(const char *directory, const json_t *files, Error *error
     return count > 0 || error_set(error, ERROR_CORRUPT, "%s/state.json names no files.", directory);
 }
 
-static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *optimizer_steps, uint32_t *fingerprint) {
+static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *optimizer_steps,
+                   uint32_t *fingerprint) {
     json_int_t step, updates, tokens, skipped, in_row, fell_back, optimizer, epoch, window, own_seed, count, best_step;
     json_t *best;
     int version, eval_due;
     const char *settings;
     double loss_sum;
-    if (json_unpack(document, "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I}, s:I, s:F, s:I, s:o, s:I, s:b, s:s}",
+    if (json_unpack(document,
+                    "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I}, s:I, s:F, s:I, s:o, s:I, s:b, s:s}",
                     "version", &version, "step", &step, "updates", &updates, "tokens", &tokens, "skipped", &skipped,
                     "skipped_in_row", &in_row, "fell_back", &fell_back, "optimizer_steps", &optimizer, "data", "epoch",
                     &epoch, "window", &window, "seed", &own_seed, "loss_sum", &loss_sum, "loss_count", &count,
                     "best_loss", &best, "best_step", &best_step, "eval_due", &eval_due, "settings", &settings) != 0)
         return false;
     if (version != STATE_VERSION || step < 0 || epoch < 0 || window < 0 || own_seed < 0 || optimizer < 0) return false;
-    *state = (RunState){.step = (uint64_t)step, .updates = (uint64_t)updates, .tokens = (uint64_t)tokens,
-                        .skipped = (uint64_t)skipped, .skipped_in_row = (uint64_t)in_row,
-                        .fell_back = (uint64_t)fell_back, .data = {(uint64_t)epoch, (uint64_t)window},
-                        .loss_sum = loss_sum, .loss_count = (uint64_t)count, .best_loss = json_number_value(best),
-                        .best_step = (uint64_t)best_step, .eval_due = eval_due != 0};
+    *state = (RunState){.step = (uint64_t)step,
+                        .updates = (uint64_t)updates,
+                        .tokens = (uint64_t)tokens,
+                        .skipped = (uint64_t)skipped,
+                        .skipped_in_row = (uint64_t)in_row,
+                        .fell_back = (uint64_t)fell_back,
+                        .data = {(uint64_t)epoch, (uint64_t)window},
+                        .loss_sum = loss_sum,
+                        .loss_count = (uint64_t)count,
+                        .best_loss = json_number_value(best),
+                        .best_step = (uint64_t)best_step,
+                        .eval_due = eval_due != 0};
     *seed = (uint64_t)own_seed;
     *optimizer_steps = (uint64_t)optimizer;
     *fingerprint = (uint32_t)strtoul(settings, NULL, 16);
@@ -190,9 +200,9 @@ bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t
     RunState own;
     uint64_t own_seed, own_steps;
     uint32_t own_fingerprint;
-    bool fine = document && unpack(document, state ? state : &own, seed ? seed : &own_seed,
-                                   optimizer_steps ? optimizer_steps : &own_steps,
-                                   fingerprint ? fingerprint : &own_fingerprint);
+    bool fine = document &&
+                unpack(document, state ? state : &own, seed ? seed : &own_seed,
+                       optimizer_steps ? optimizer_steps : &own_steps, fingerprint ? fingerprint : &own_fingerprint);
     if (!fine) error_set(error, ERROR_CORRUPT, "%s is damaged: its checksum or its form does not hold.", path);
     fine = fine && check_files(directory, json_object_get(document, "files"), error);
     json_decref(document);

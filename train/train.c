@@ -21,13 +21,13 @@ typedef struct Run {
     RunDirectory directory;
     Trainer trainer;
     Metrics metrics;
-    Tokenizer *tokenizer;   // NULL: synthetic data, or shards without one
+    Tokenizer *tokenizer; // NULL: synthetic data, or shards without one
     Estimate estimate;
-    Evaluation evaluation;  // the last one
+    Evaluation evaluation; // the last one
     bool evaluated;
     double last_loss;
-    uint64_t saved_step;    // UINT64_MAX: none yet
-    char saved[RUN_PATH];   // path of the last checkpoint
+    uint64_t saved_step;  // UINT64_MAX: none yet
+    char saved[RUN_PATH]; // path of the last checkpoint
 } Run;
 
 static bool open_tokenizer(Run *run, Error *error) {
@@ -79,8 +79,8 @@ static bool asked_to_stop(void) { return signals_stop != 0; }
 static bool show_sample(Run *run, Error *error) {
     if (!run->tokenizer) return true;
     SamplerSettings settings = {.temperature = 0.8, .top_k = 40, .top_p = 1, .seed = run->trainer.state.step};
-    Writing writing = {.sampling = &settings, .prompt = "", .tokens = SAMPLE_TOKENS, .write = write_to_error,
-                       .stop = asked_to_stop};
+    Writing writing = {
+        .sampling = &settings, .prompt = "", .tokens = SAMPLE_TOKENS, .write = write_to_error, .stop = asked_to_stop};
     metrics_say(&run->metrics, "sample at step %llu:", (unsigned long long)run->trainer.state.step);
     bool fine = write_text(run->trainer.model, run->tokenizer, &writing, error);
     fputc('\n', stderr);
@@ -102,11 +102,13 @@ static bool run_step(Run *run, Error *error) {
     bool last = state->step == run->config->steps, logged = last || due(state->step, run->config->log_every);
     metrics_show(&run->metrics, trainer, &result, seconds, logged);
     if (result.skipped)
-        metrics_say(&run->metrics, "rope: Step %llu is skipped: loss %g, gradient norm %g. Weights and moments are as "
-                    "they were.", (unsigned long long)state->step, unsigned_nan(result.loss),
-                    unsigned_nan(result.gradient_norm));
+        metrics_say(&run->metrics,
+                    "rope: Step %llu is skipped: loss %g, gradient norm %g. Weights and moments are as "
+                    "they were.",
+                    (unsigned long long)state->step, unsigned_nan(result.loss), unsigned_nan(result.gradient_norm));
     if (state->skipped_in_row >= SKIPS_IN_ROW)
-        return error_set(error, ERROR_CORRUPT, "%d steps in a row had no finite loss and gradient, so the run stops at "
+        return error_set(error, ERROR_CORRUPT,
+                         "%d steps in a row had no finite loss and gradient, so the run stops at "
                          "step %llu. A lower optim.learning_rate, a longer optim.warmup or optim.clip help.",
                          SKIPS_IN_ROW, (unsigned long long)state->step);
     state->eval_due = last || due(state->step, run->config->eval_every);
@@ -155,10 +157,10 @@ static void explain_end(Run *run, const Error *error) {
 static json_t *report(const Run *run) {
     const RunState *state = &run->trainer.state;
     json_t *document = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "out", run->directory.path, "checkpoint", run->saved, "step",
-        (json_int_t)state->step, "steps", (json_int_t)run->config->steps, "tokens", (json_int_t)state->tokens, "skipped",
-        (json_int_t)state->skipped, "loss", run->last_loss, "seconds", metrics_seconds(&run->metrics), "peak_bytes",
-        (json_int_t)peak_bytes(), "estimate", estimate_json(&run->estimate));
+        "{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "out", run->directory.path, "checkpoint", run->saved,
+        "step", (json_int_t)state->step, "steps", (json_int_t)run->config->steps, "tokens", (json_int_t)state->tokens,
+        "skipped", (json_int_t)state->skipped, "loss", run->last_loss, "seconds", metrics_seconds(&run->metrics),
+        "peak_bytes", (json_int_t)peak_bytes(), "estimate", estimate_json(&run->estimate));
     if (run->evaluated) {
         json_object_set_new(document, "held_out_loss", json_real(run->evaluation.loss));
         json_object_set_new(document, "perplexity", json_real(exp(run->evaluation.loss)));
@@ -175,8 +177,10 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (!run_open(&run->directory, run->config->out, error)) return false;
     const char *path = run->directory.path;
     if (!resume && run_has_checkpoints(&run->directory))
-        return error_set(error, ERROR_USER, "%s holds a run already: --resume goes on with it; for a new one choose "
-                         "another --train.out or remove it.", path);
+        return error_set(error, ERROR_USER,
+                         "%s holds a run already: --resume goes on with it; for a new one choose "
+                         "another --train.out or remove it.",
+                         path);
     if (!trainer_create(&run->trainer, run->config, true, error) || !open_tokenizer(run, error)) return false;
     if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
     uint64_t step = run->trainer.state.step;

@@ -120,8 +120,8 @@ bool trainer_step(Trainer *trainer, StepResult *result, Error *error) {
     for (size_t i = 0; i < config->accumulate; i++) {
         const int32_t *batch = trainer->targets + i * stride;
         double share = (double)model_count_targets(batch, stride) / (double)(targets ? targets : 1);
-        double loss = model_step(trainer->model, trainer->inputs + i * stride, batch, targets ? 1.0 / (double)targets : 0,
-                                 NULL, NULL);
+        double loss = model_step(trainer->model, trainer->inputs + i * stride, batch,
+                                 targets ? 1.0 / (double)targets : 0, NULL, NULL);
         if (share > 0) result->loss += share * loss;
         state->fell_back += (uint64_t)trainer_attention(trainer).fell_back;
     }

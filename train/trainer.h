@@ -8,18 +8,18 @@
 
 // Everything but weights and moments that a run needs to go on bit for bit. Saved in state.json.
 typedef struct RunState {
-    uint64_t step;           // steps done, skipped ones included
-    uint64_t updates;        // steps that changed the weights
-    uint64_t tokens;         // tokens read
-    uint64_t skipped;        // steps without an update, because loss or gradient was not finite
+    uint64_t step;    // steps done, skipped ones included
+    uint64_t updates; // steps that changed the weights
+    uint64_t tokens;  // tokens read
+    uint64_t skipped; // steps without an update, because loss or gradient was not finite
     uint64_t skipped_in_row;
-    uint64_t fell_back;      // heads × batch rows that ran the exact far field, all steps
+    uint64_t fell_back; // heads × batch rows that ran the exact far field, all steps
     DataPosition data;
-    double loss_sum;         // of the steps since the last line of metrics
+    double loss_sum; // of the steps since the last line of metrics
     uint64_t loss_count;
-    double best_loss;        // held-out; meaningful if best_step > 0
+    double best_loss; // held-out; meaningful if best_step > 0
     uint64_t best_step;
-    bool eval_due;           // the held-out evaluation of `step` is still to be done
+    bool eval_due; // the held-out evaluation of `step` is still to be done
 } RunState;
 
 typedef struct StepResult {
@@ -36,13 +36,13 @@ typedef struct AttentionSummary {
 } AttentionSummary;
 
 typedef struct Trainer {
-    const Config *config;    // outlives the trainer
+    const Config *config; // outlives the trainer
     Model *model;
     Optim *optim;
     Batches *train, *held_out;
-    PrepareResult meta;      // of the data; zero if there is no meta.json
+    PrepareResult meta; // of the data; zero if there is no meta.json
     Schedule schedule;
-    bool reporting;          // attention is not plain softmax: its certificates and clipping are in the metrics
+    bool reporting; // attention is not plain softmax: its certificates and clipping are in the metrics
     RunState state;
     int32_t *inputs, *targets; // (accumulate, batch, tokens)
 } Trainer;
