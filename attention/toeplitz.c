@@ -22,6 +22,7 @@ ToeplitzSaved toeplitz_saved_at(const ToeplitzPlan *plan, void *saved, size_t *b
     ToeplitzSaved parts = {
         .shift = ARENA_TAKE(&arena, real, heads * settings->tokens),
         .inverse = ARENA_TAKE(&arena, real, heads * settings->tokens),
+        .far_share = ARENA_TAKE(&arena, real, heads * settings->tokens),
         .measured = ARENA_TAKE(&arena, double, heads),
         .exact_far = ARENA_TAKE(&arena, unsigned char, heads),
     };
@@ -179,7 +180,7 @@ static void judge(const ToeplitzPlan *plan, ToeplitzUnit *unit, const ToeplitzSa
         unit->exact_far[member] = settings->far == FAR_EXACT || (plan->expands && !within);
         saved->measured[at] = measured;
         saved->exact_far[at] = unit->exact_far[member];
-        if (report) toeplitz_report_forward(plan, unit, member, measured, report);
+        if (report) toeplitz_report_bounds(plan, unit, member, measured, report);
     }
 }
 
@@ -240,5 +241,6 @@ void toeplitz_forward(const AttentionPlan *base, const AttentionForward *io) {
         for (size_t task = 0; task < units * plan->group * blocks; task++)
             toeplitz_rows_forward(plan, &scratch.unit[task / (plan->group * blocks)], &scratch.work[threads_here()], io,
                                   &saved, task / blocks % plan->group, task % blocks * TOEPLITZ_TILE);
+        for (size_t u = 0; io->report && u < units; u++) toeplitz_report_forward(plan, &scratch.unit[u], &saved, io);
     }
 }

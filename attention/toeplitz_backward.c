@@ -105,6 +105,7 @@ void toeplitz_backward(const AttentionPlan *base, const AttentionBackward *io) {
     const size_t blocks = (settings->tokens + TOEPLITZ_TILE - 1) / TOEPLITZ_TILE, tiles = (plan->group + 1) * blocks;
     const ToeplitzSaved saved = toeplitz_saved_at(plan, (void *)io->saved, NULL);
     ToeplitzScratch scratch = toeplitz_scratch_at(plan, io->scratch, NULL);
+    if (io->report) toeplitz_report_clear_gradients(plan, io->report, io->active);
     for (size_t next = 0, units; (units = toeplitz_wave(plan, &scratch, io->active, &next));) {
         toeplitz_load(plan, &scratch, units, io->q, io->q_stride, io->k, io->k_stride, io->v, io->v_stride);
         for (size_t u = 0; u < units; u++) {

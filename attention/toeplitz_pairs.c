@@ -138,14 +138,17 @@ void toeplitz_rows_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, T
         work->total[r] = transformed ? sums[size * plan->stride + r] : 0;
         work->shift[r] = transformed ? (real)plan->shift[tile.head] : -INFINITY;
     }
+    const size_t at = (unit->batch * settings->heads + tile.head) * settings->tokens + first;
+    for (size_t r = 0; r < tile.rows; r++) saved->far_share[at + r] = work->total[r]; // on its way to a share
     size_t j, last;
     for (key_range(&tile, &j, &last); j < last; j += TILE)
         if (tile_logits(&tile, j)) attend(&tile, io->v + (row + j) * io->v_stride + unit->kv_head * size, io->v_stride);
-    const size_t at = (unit->batch * settings->heads + tile.head) * settings->tokens + first;
     for (size_t r = 0; r < tile.rows; r++) {
         const real inverse = 1 / work->total[r];
         real *o = io->o + (row + first + r) * io->o_stride + tile.head * size;
         for (size_t e = 0; e < size; e++) o[e] = work->sum[r * size + e] * inverse;
+        if (saved->far_share[at + r] != 0) // 0·exp(…) could be 0·Inf
+            saved->far_share[at + r] *= inverse * (real)exp(plan->shift[tile.head] - (double)work->shift[r]);
         saved->shift[at + r] = work->shift[r];
         saved->inverse[at + r] = inverse;
     }

@@ -24,10 +24,24 @@ static bool check_settings(const ToeplitzPlan *plan, Error *error) {
     if (plan->far_size % 2 && plan->position.rotates)
         return error_set(error, ERROR_USER, "attention.far_size = %zu is not even: rotary dimensions come in pairs.",
                          settings->far_size);
+    return true;
+}
+
+// Tables over lags come before anything else is known: a length that is out of reach must not be tried.
+static bool check_tables(const AttentionSettings *settings, Error *error) {
+    const double size = (double)settings->qk_size, tokens = (double)settings->tokens;
+    // rotations (T·D), W_t over 2D entries and 2T lags, and as many doubles while the plan is made
+    const double bytes = tokens * size * (5.0 * sizeof(real) + (settings->causal ? 2.0 : 4.0) * sizeof(double));
+    CpuInfo cpu;
+    cpu_info(&cpu);
     if (settings->tokens > (size_t)1 << 28)
         return error_set(error, ERROR_USER, "%zu tokens are more than transforms of method toeplitz are made for.",
                          settings->tokens);
-    return true;
+    return bytes <= (double)cpu.memory_available ||
+           error_set(error, ERROR_USER,
+                     "Method toeplitz needs %.0f MiB for the position kernel of %zu tokens and size %zu, but %.0f MiB of "
+                     "memory are available.",
+                     bytes / 1048576.0, settings->tokens, settings->qk_size, (double)cpu.memory_available / 1048576.0);
 }
 
 static void choose_wave(ToeplitzPlan *plan) {
@@ -53,7 +67,7 @@ static bool lay_out(ToeplitzPlan *plan, Error *error) {
     plan->slices = toeplitz_least(settings->v_size + 1, TOEPLITZ_SLICES);
     plan->workers = threads_count();
     plan->bound = bound_make(settings);
-    if (!position_create(&plan->position, settings, error) || !check_settings(plan, error) ||
+    if (!check_tables(settings, error) || !position_create(&plan->position, settings, error) || !check_settings(plan, error) ||
         !toeplitz_support_create(plan, error))
         return false;
     plan->bias_heads = plan->position.kind == POSITION_ALIBI ? settings->heads : 1;

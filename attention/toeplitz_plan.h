@@ -52,7 +52,8 @@ typedef struct ToeplitzPlan {
     size_t *far_entry;        // (far_entries) which of them are between far dimensions
     PositionEntry *far_place; // (far_entries) row and column as places among the far dimensions
     real *weight;             // (support, position.lag_count) W_t, reversed as position.h's tables
-    double weight_norm;       // ‖W_t‖₂ ≤ this for the lags of the far field
+    double weight_norm;       // ‖W_t‖₂ ≤ this for all lags
+    double absolute_share;    // ‖|W_t|‖₂ / weight_norm at most, with absolute values of the entries: for rounding
     size_t bias_heads;        // heads with a bias of their own: H, or 1
     double *shift;            // (H) largest bias of the far field's lags: kernels hold exp(b_t - shift)
     size_t rungs;
@@ -68,6 +69,7 @@ typedef struct ToeplitzPlan {
 typedef struct ToeplitzSaved {
     real *shift;             // (B,H,T) m_i: weights were exp(x - m_i)
     real *inverse;           // (B,H,T) 1/Z_i
+    real *far_share;         // (B,H,T) share of the transformed sum in Z_i
     double *measured;        // (B,H) Λ
     unsigned char *exact_far;// (B,H) the far field is the true exp
 } ToeplitzSaved;
@@ -156,8 +158,11 @@ void toeplitz_keys_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, 
                             const AttentionBackward *io, const ToeplitzSaved *saved, size_t first);
 // ---- toeplitz_report.c: certificates and counts ----------------------------------------------------------------------
 void toeplitz_report_clear(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active);
-void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, size_t member, double measured,
-                             const AttentionReport *report);
+void toeplitz_report_clear_gradients(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active);
+void toeplitz_report_bounds(const ToeplitzPlan *plan, const ToeplitzUnit *unit, size_t member, double measured,
+                            const AttentionReport *report);
+void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const ToeplitzSaved *saved,
+                             const AttentionForward *io);
 void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const ToeplitzSaved *saved,
                               const AttentionBackward *io);
 // ---- toeplitz_decode.c ------------------------------------------------------------------------------------------------

@@ -1,7 +1,16 @@
-// What a step of method `toeplitz` reports per head: measured Λ, shares of bounded entries, fallbacks.
+// What a step of method `toeplitz` reports per head: measured Λ, shares of bounded entries, fallbacks, and certificates
+// (certificate.h) against the true exp over the same fields.
+//
+// Rounding of the transforms. A product with a kernel C of a column x errs by about ε·√log₂N·‖C‖₂‖x‖₂ at every output:
+// transforms spread their errors evenly. No bound of that size can be proved (a worst case is √N times larger), so
+// certificates allow ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is proved.
+// ‖C‖₂ ≤ ‖exp(b)‖₂ over the rung's lags, ‖x‖₂ ≤ √inputs·max|v|, and the monomials add up to at most Σ|c_t|(s‖|W|‖‖q‖‖k‖)^t.
 #include <math.h>
 
+#include "attention/certificate.h"
 #include "attention/toeplitz_plan.h"
+
+enum { ROUNDING = 4 };
 
 // Sets array[head] = value for the heads that run.
 static void fill(const ToeplitzPlan *plan, double *array, double value, const bool *active) {
@@ -15,18 +24,26 @@ static size_t method_index(void) {
     return index;
 }
 
+static void raise(double *array, size_t head, double value) {
+    if (array && !(value <= array[head])) array[head] = value; // a NaN shows
+}
+
 void toeplitz_report_clear(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {
-    double *const arrays[] = {report->logit_bound, report->output_bound, report->dq_bound, report->dk_bound,
-                              report->dv_bound,    report->clipped,      report->fell_back};
+    double *const arrays[] = {report->logit_bound, report->output_bound, report->clipped, report->fell_back};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) fill(plan, arrays[i], 0.0, active);
     fill(plan, report->method_used, (double)method_index(), active);
 }
 
-void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, size_t member, double measured,
-                             const AttentionReport *report) {
+void toeplitz_report_clear_gradients(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {
+    double *const arrays[] = {report->dq_bound, report->dk_bound, report->dv_bound};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) fill(plan, arrays[i], 0.0, active);
+}
+
+void toeplitz_report_bounds(const ToeplitzPlan *plan, const ToeplitzUnit *unit, size_t member, double measured,
+                            const AttentionReport *report) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t head = unit->kv_head * plan->group + member;
-    if (report->logit_bound) report->logit_bound[head] = fmax(report->logit_bound[head], measured);
+    raise(report->logit_bound, head, measured);
     if (report->fell_back) report->fell_back[head] += plan->expands && unit->exact_far[member];
     const double share = (double)bound_units(plan->bound, settings->tokens, plan->far_size);
     if (report->clipped && share > 0.0) // of the entries of q and k together, over all batch rows
@@ -34,7 +51,191 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
             (unit->changed[member] + unit->changed[plan->group]) / (2.0 * share * (double)settings->batch);
 }
 
+// One head of one batch row, and what its certificates start from.
+typedef struct Head {
+    const ToeplitzPlan *plan;
+    const ToeplitzUnit *unit;
+    const ToeplitzSaved *saved;
+    size_t head, at;          // at: of the head's first token in saved
+    Certificate certificate;
+    double noise[TOEPLITZ_RUNGS]; // rounding of a rung's sums per unit of exp(shift)·max|v|
+    double rung_norm;         // largest ‖exp(b - shift)‖₂ of a rung
+} Head;
+
+static double row_length(const real *row, size_t stride, size_t size) {
+    double square = 0.0;
+    for (size_t a = 0; a < size; a++) square += (double)row[a * stride] * (double)row[a * stride];
+    return sqrt(square);
+}
+
+// Smallest and largest value of a column of V.
+static void value_range(const ToeplitzUnit *unit, size_t column, size_t stride, size_t tokens, double *low, double *high) {
+    const real *v = unit->value + column * stride;
+    *low = *high = (double)v[0];
+    for (size_t t = 1; t < tokens; t++) {
+        *low = fmin(*low, (double)v[t]);
+        *high = fmax(*high, (double)v[t]);
+    }
+}
+
+static CertificateFacts gather(const Head *head, const real *q, size_t q_stride) {
+    const ToeplitzPlan *plan = head->plan;
+    const AttentionSettings *settings = &plan->base.settings;
+    const size_t member = head->head % plan->group, size = settings->qk_size, tokens = settings->tokens;
+    CertificateFacts facts = {
+        .logit_scale = settings->logit_scale * plan->weight_norm, // γ meets W before it meets k: ‖Wk‖ ≤ ‖W‖‖k‖
+        .measured = head->saved->measured[head->unit->batch * settings->heads + head->head],
+        .far_query = head->unit->norm[member],
+        .far_key = head->unit->norm[plan->group],
+        .features = plan->terms.queries,
+        .degree = settings->degree,
+        .qk_size = size,
+        .v_size = settings->v_size,
+        .near = settings->near,
+        .chunk = TOEPLITZ_TILE,
+        .tokens = tokens,
+        .polynomial = plan->expands && !head->saved->exact_far[head->unit->batch * settings->heads + head->head],
+    };
+    if (settings->near == 0) { // no near pair: lengths of the far ones keep infinite certificates infinite, not 0·Inf
+        facts.near_key = facts.far_key;
+        facts.near_query = facts.far_query;
+    }
+    // the unbounded rows are longer than the bounded ones, so they serve for near_bound = same too
+    for (size_t t = 0; settings->near > 0 && t < tokens; t++) {
+        facts.near_key = fmax(facts.near_key, row_length(head->unit->near_key + t, plan->stride, size));
+        facts.near_query = fmax(facts.near_query, row_length(q + t * q_stride, 1, size));
+    }
+    for (size_t t = 0; t < tokens; t++)
+        facts.value_norm = fmax(facts.value_norm, row_length(head->unit->value + t, plan->stride, settings->v_size));
+    for (size_t c = 0; c < settings->v_size; c++) {
+        double low, high;
+        value_range(head->unit, c, plan->stride, tokens, &low, &high);
+        facts.value_range = fmax(facts.value_range, high - low);
+        facts.value_largest = fmax(facts.value_largest, fmax(-low, high));
+    }
+    facts.value_radius = facts.value_norm;
+    return facts;
+}
+
+static Head make_head(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const ToeplitzSaved *saved, size_t member,
+                      const real *q, size_t q_stride) {
+    const AttentionSettings *settings = &plan->base.settings;
+    Head head = {.plan = plan, .unit = unit, .saved = saved, .head = unit->kv_head * plan->group + member};
+    head.at = (unit->batch * settings->heads + head.head) * settings->tokens;
+    const CertificateFacts facts = gather(&head, q, q_stride);
+    head.certificate = certificate_make(&facts, facts.polynomial ? &plan->polynomial : NULL);
+    head.certificate.depth = 0; // the transforms' rounding stands in for a chain's: set per token below
+    const double magnitude = polynomial_magnitude(&plan->polynomial, facts.measured * plan->absolute_share);
+    for (size_t r = 0; facts.polynomial && r < plan->rungs; r++) {
+        const Rung *rung = &plan->rung[r];
+        double square = 0.0;
+        for (ptrdiff_t lag = settings->causal ? 0 : 1 - (ptrdiff_t)rung->inputs; lag < (ptrdiff_t)rung->inputs; lag++) {
+            if (toeplitz_is_near(plan, lag)) continue;
+            const double bias = plan->position.bias ? position_bias(&plan->position, head.head, lag) : 0.0;
+            square += exp(2.0 * (bias - plan->shift[head.head]));
+        }
+        head.rung_norm = fmax(head.rung_norm, sqrt(square));
+        head.noise[r] = ROUNDING * REAL_EPSILON * log2((double)rung->transform.length) * sqrt(square) *
+                        sqrt((double)rung->inputs) * magnitude;
+    }
+    return head;
+}
+
+static size_t rung_of(const ToeplitzPlan *plan, size_t token) {
+    size_t r = 0;
+    while (r < plan->rungs && token < plan->rung[r].first) r++;
+    return r;
+}
+
+// Token i as certificates see it; sets the certificate's rounding to that of i's rung.
+static CertificateToken make_token(Head *head, size_t i) {
+    const ToeplitzPlan *plan = head->plan;
+    const AttentionSettings *settings = &plan->base.settings;
+    const double log_sum = (double)head->saved->shift[head->at + i] - log((double)head->saved->inverse[head->at + i]);
+    CertificateToken token = {(double)head->saved->far_share[head->at + i], log_sum, 0.0};
+    if (!head->certificate.facts.polynomial || !toeplitz_sees_far(plan, i)) return token;
+    const size_t near = settings->near, after = settings->tokens - 1 - i;
+    token.far_keys = i + 1 > near ? (double)(i + 1 - near) : 0.0;
+    if (!settings->causal && after >= near) token.far_keys += (double)(after - (near > 0 ? near - 1 : 0));
+    // far_rounding·n²·Σ|c_t|Λ̂^t is what certificate.c makes of it
+    head->certificate.far_rounding = head->noise[rung_of(plan, i)] * exp(plan->shift[head->head]) /
+                                     (token.far_keys * token.far_keys * head->certificate.magnitude);
+    return token;
+}
+
+void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const ToeplitzSaved *saved,
+                             const AttentionForward *io) {
+    const AttentionSettings *settings = &plan->base.settings;
+    const size_t row = unit->batch * settings->tokens, size = settings->v_size;
+    for (size_t m = 0; io->report->output_bound && m < plan->group; m++) {
+        const size_t h = unit->kv_head * plan->group + m;
+        Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
+        if (!head.certificate.facts.polynomial) continue; // exact: nothing but rounding
+        for (size_t i = 0; i < settings->tokens; i++) {
+            const CertificateToken token = make_token(&head, i);
+            const real *o = io->o + (row + i) * io->o_stride + h * size;
+            double reach = 0.0; // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
+            for (size_t e = 0; e < size; e++)
+                if (isnan((double)o[e])) reach = NAN;
+            reach += head.certificate.facts.value_range;
+            raise(io->report->output_bound, h, certificate_output(&head.certificate, &token, reach));
+        }
+    }
+}
+
 void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const ToeplitzSaved *saved,
                               const AttentionBackward *io) {
-    (void)plan, (void)unit, (void)saved, (void)io;
+    const AttentionSettings *settings = &plan->base.settings;
+    const size_t row = unit->batch * settings->tokens, size = settings->v_size;
+    double dk = 0.0, dv = 0.0; // of this key/value head: all of its query heads together
+    for (size_t m = 0; m < plan->group; m++) {
+        const size_t h = unit->kv_head * plan->group + m;
+        Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
+        const CertificateFacts *facts = &head.certificate.facts;
+        if (!facts->polynomial) continue;
+        const double most_weight = exp(plan->shift[h] + facts->measured) *
+                                   (1.0 + polynomial_error(&plan->polynomial, facts->measured));
+        CertificateSums sums = {0};
+        double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0;
+        for (size_t i = 0; i < settings->tokens; i++) {
+            const CertificateToken token = make_token(&head, i);
+            const real *d_o = io->d_o + (row + i) * io->o_stride + h * size;
+            double square = 0.0, sum = 0.0, largest = 0.0;
+            for (size_t e = 0; e < size; e++) {
+                const double d = fabs((double)d_o[e]);
+                square += d * d;
+                sum += d;
+                largest = fmax(largest, d);
+            }
+            const CertificateGradient gradient =
+                certificate_gradient(&head.certificate, &token, sqrt(square), largest, sum * facts->value_range);
+            raise(io->report->dq_bound, h, gradient.dq);
+            // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries
+            const double weight = fmin(1.0, most_weight * exp(-token.log_sum)), inverse = exp(-token.log_sum);
+            far_dk += weight * gradient.far_dk;
+            far_dv += weight * gradient.far_dv;
+            near_dk = fmax(near_dk, gradient.near_dk);
+            near_dv = fmax(near_dv, gradient.near_dv);
+            sums.norm += inverse * sqrt(square);
+            sums.largest += inverse * largest;
+            sums.far_dk += inverse * gradient.far_dk;
+            sums.far_dv += inverse * gradient.far_dv;
+        }
+        const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
+        // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
+        const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
+        head.certificate.far_rounding = ROUNDING * REAL_EPSILON * log2((double)plan->most_length) * head.rung_norm *
+                                        exp(plan->shift[h]) * magnitude / head.certificate.magnitude /
+                                        (double)settings->tokens;
+        dk += far_dk + certificate_key_rounding(&head.certificate, &sums);
+        dv += far_dv + certificate_value_rounding(&head.certificate, &sums);
+        if (reach > 0.0) { // without a near field its shares may be infinite
+            dk += reach * near_dk;
+            dv += reach * near_dv;
+        }
+    }
+    for (size_t m = 0; m < plan->group; m++) {
+        raise(io->report->dk_bound, unit->kv_head * plan->group + m, dk);
+        raise(io->report->dv_bound, unit->kv_head * plan->group + m, dv);
+    }
 }

@@ -6,7 +6,7 @@
 
 #include "attention/toeplitz_plan.h"
 
-// W_t as a matrix over all dimensions, for lags the far field uses.
+// W_t as a matrix.
 static void weight_matrix(const ToeplitzPlan *plan, double *w, ptrdiff_t lag) {
     const size_t size = plan->base.settings.qk_size;
     memset(w, 0, size * size * sizeof *w);
@@ -42,8 +42,10 @@ static bool table_norm(ToeplitzPlan *plan, Error *error) {
     if (!a) return error_set(error, ERROR_MEMORY, "There is no memory for a %zu × %zu matrix.", size, size);
     const ptrdiff_t tokens = (ptrdiff_t)plan->base.settings.tokens;
     for (ptrdiff_t lag = plan->base.settings.causal ? 0 : 1 - tokens; lag < tokens; lag++) {
-        if (toeplitz_is_near(plan, lag)) continue;
         weight_matrix(plan, a, lag);
+        // ‖|W|‖₂ ≤ √(‖W‖₁‖W‖∞); the share becomes one when the norm is known
+        for (size_t i = 0; i < size * size; i++) b[i / size + i % size * size] = a[i];
+        plan->absolute_share = fmax(plan->absolute_share, sqrt(row_norm(a, size) * row_norm(b, size)));
         for (size_t i = 0; i < 4; i++) {
             gram(b, a, size);
             memcpy(a, b, size * size * sizeof *a);
@@ -98,9 +100,12 @@ bool toeplitz_support_create(ToeplitzPlan *plan, Error *error) {
     }
     find_shifts(plan);
     plan->weight_norm = 1.0; // rotations keep lengths; decay and window only shorten
+    plan->absolute_share = position->rotates ? sqrt(2.0) : 1.0;
     if (position->kind != POSITION_TABLE) return true;
-    plan->weight_norm = 0.0;
-    return table_norm(plan, error);
+    plan->weight_norm = plan->absolute_share = 0.0;
+    if (!table_norm(plan, error)) return false;
+    if (plan->weight_norm > 0.0) plan->absolute_share /= plan->weight_norm;
+    return true;
 }
 
 // Sequences over lags first_lag … T-1 that the entries of S are multiples of.

@@ -1,0 +1,334 @@
+// Method toeplitz in single precision: against the double reference of the same polynomial, against lowrank where both
+// compute the same function, certificates, causality, rounding of long transforms, threads, decoding, refusals.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention/method.h"
+#include "attention/polynomial.h"
+#include "attention/toeplitz.h"
+#include "core/random.h"
+#include "core/threads.h"
+#include "tests/support/attention_reference.h"
+#include "tests/support/check.h"
+#include "tests/support/table_file.h"
+
+static double value(const void *context, double x) { return polynomial_value(context, x); }
+static double slope(const void *context, double x) { return polynomial_derivative(context, x); }
+
+static AttentionSettings base_settings(const char *kernel, size_t tokens, size_t size, size_t degree) {
+    AttentionSettings settings = attention_defaults();
+    settings.batch = 1;
+    settings.tokens = tokens;
+    settings.heads = 2;
+    settings.kv_heads = 1;
+    settings.qk_size = size;
+    settings.v_size = 5;
+    settings.kernel = kernel;
+    settings.rope_theta = 100.0;
+    settings.kernel_decay = 0.99;
+    settings.kernel_window = 20;
+    settings.logit_bound = 2.0;
+    settings.far_size = 0;
+    settings.near = 0;
+    settings.degree = degree;
+    return settings;
+}
+
+static AttentionPlan *new_plan(const AttentionMethod *method, const AttentionSettings *settings) {
+    Error error = {0};
+    AttentionPlan *plan = attention_create(method, settings, &error);
+    if (!plan) fail_msg("%s", error.message);
+    return plan;
+}
+
+static void test_reference(void **state) {
+    (void)state;
+    const char *kernels[] = {"rope", "rope-decay", "rope-window", "alibi", "table"};
+    for (size_t k = 0; k < 5; k++)
+        for (size_t degree = 2; degree <= 4; degree += 2)
+            for (size_t causal = 0; causal < 2; causal++) {
+                AttentionSettings settings = base_settings(kernels[k], 257, 4, degree);
+                if (k == 4) settings.kernel = table_file_write("reference", 4, 257, true);
+                if (k == 4) settings.logit_scale = 0.2, settings.bound = BOUND_CLIP;
+                settings.causal = causal;
+                Polynomial polynomial;
+                Error error = {0};
+                const ReferenceFar far = {value, slope, &polynomial};
+                assert_true(polynomial_create(&polynomial, settings.polynomial, degree, settings.logit_bound, &error));
+                AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+                AttentionProblem problem = attention_problem_new(&settings, 1, 1.0, k);
+                attention_problem_run(&problem, plan, NULL, NULL);
+                AttentionSolution solution = attention_solve(&problem, true, &far);
+                attention_compare("double reference", settings.kernel, &problem, &solution, 3e-6, 2e-5);
+                attention_solution_free(&solution);
+                attention_problem_free(&problem);
+                attention_destroy(plan);
+            }
+}
+
+// Where W_t is a rotation or alibi is absent, lowrank evaluates the same polynomial without transforms.
+static void test_lowrank(void **state) {
+    (void)state;
+    for (size_t near = 0; near <= 40; near += 20)
+        for (size_t far_size = 0; far_size <= 4; far_size += 4)
+            for (size_t tokens = 1; tokens < 700; tokens = 3 * tokens + 7) {
+                AttentionSettings settings = base_settings("rope", tokens, 8, 2);
+                settings.near = near;
+                settings.far_size = far_size;
+                AttentionPlan *plans[] = {new_plan(&attention_toeplitz, &settings), new_plan(&attention_lowrank, &settings)};
+                AttentionProblem problems[2];
+                for (size_t m = 0; m < 2; m++) {
+                    problems[m] = attention_problem_new(&settings, 0, 1.0, near);
+                    attention_problem_run(&problems[m], plans[m], NULL, NULL);
+                }
+                const struct { const char *what; real *a, *b; size_t count; } pairs[] = {
+                    {"o against lowrank", problems[0].o, problems[1].o, problems[0].o_count},
+                    {"dq against lowrank", problems[0].dq, problems[1].dq, problems[0].q_count},
+                    {"dk against lowrank", problems[0].dk, problems[1].dk, problems[0].k_count},
+                    {"dv against lowrank", problems[0].dv, problems[1].dv, problems[0].v_count},
+                };
+                for (size_t p = 0; p < 4; p++) {
+                    double *expected = malloc(pairs[p].count * sizeof *expected);
+                    for (size_t i = 0; i < pairs[p].count; i++) expected[i] = (double)pairs[p].b[i];
+                    check_close(pairs[p].what, pairs[p].a, expected, pairs[p].count, 2e-5, 2e-5);
+                    free(expected);
+                }
+                for (size_t m = 0; m < 2; m++) {
+                    attention_problem_free(&problems[m]);
+                    attention_destroy(plans[m]);
+                }
+            }
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median_of(double *values, size_t count) {
+    qsort(values, count, sizeof *values, by_value);
+    return values[count / 2];
+}
+
+// Errors against the true exp over the same fields never exceed what the report certifies.
+static void test_certificates(void **state) {
+    (void)state;
+    enum { CASES = 60 };
+    double ratios[4][CASES];
+    const char *kernels[] = {"rope", "rope-decay", "rope-window", "alibi", "table"};
+    for (size_t n = 0; n < CASES; n++) {
+        AttentionSettings settings = base_settings(kernels[n % 5], 60 + n, 4, 1 + n / 5 % 4);
+        if (n % 5 == 4) settings.kernel = table_file_write("certified", 4, settings.tokens, n % 2);
+        settings.near = n % 3 == 2 ? 9 : 0;
+        settings.causal = settings.near > 0 || n % 2;
+        settings.logit_bound = 1.0 + 0.25 * (double)(n % 4);
+        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, n % 7 == 0 ? 0.3 : 1.0, n);
+        const size_t q_row = problem.q_stride, k_row = problem.k_stride;
+        for (size_t i = 0; n % 4 == 1 && i < problem.q_count; i++) // all tokens agree: every logit at its largest
+            problem.q[i] = problem.q[i % q_row];
+        for (size_t i = 0; n % 4 == 1 && i < problem.k_count; i++) problem.k[i] = problem.k[i % k_row];
+        double numbers[5][2];
+        AttentionReport report = {.output_bound = numbers[0], .dq_bound = numbers[1], .dk_bound = numbers[2],
+                                  .dv_bound = numbers[3], .fell_back = numbers[4]};
+        attention_problem_run(&problem, plan, NULL, &report);
+        problem.settings.far = FAR_EXACT;
+        AttentionSolution solution = attention_solve(&problem, true, NULL);
+        const struct { real *actual; double *expected; size_t heads, size; } parts[] = {
+            {problem.o, solution.o, 2, 5}, {problem.dq, solution.dq, 2, 4}, {problem.dk, solution.dk, 1, 4},
+            {problem.dv, solution.dv, 1, 5}};
+        for (size_t p = 0; p < 4; p++) {
+            double most = 0.0;
+            for (size_t t = 0; t < settings.tokens; t++)
+                for (size_t h = 0; h < parts[p].heads; h++)
+                    for (size_t e = 0; e < parts[p].size; e++) {
+                        const size_t at = (t * parts[p].heads + h) * parts[p].size + e;
+                        const double difference = fabs((double)parts[p].actual[at] - parts[p].expected[at]);
+                        if (!(difference <= numbers[p][h] + 1e-6 * fabs(parts[p].expected[at])) && numbers[4][h] == 0.0)
+                            fail_msg("case %zu (%s), part %zu: error %g above the certified %g", n, settings.kernel, p,
+                                     difference, numbers[p][h]);
+                        most = fmax(most, difference / numbers[p][h]);
+                    }
+            ratios[p][n] = numbers[4][0] > 0.0 ? 0.0 : most;
+        }
+        attention_solution_free(&solution);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+    check_count("certified problems", CASES);
+    printf("median of measured over certified: o %.2g, dq %.2g, dk %.2g, dv %.2g\n", median_of(ratios[0], CASES),
+           median_of(ratios[1], CASES), median_of(ratios[2], CASES), median_of(ratios[3], CASES));
+}
+
+// Changing token t changes earlier outputs by rounding only: transforms leak, but no more than their noise.
+static void test_causality(void **state) {
+    (void)state;
+    const size_t tokens = 1000;
+    double most = 0.0;
+    for (size_t near = 0; near <= 16; near += 16) {
+        AttentionSettings settings = base_settings("rope-window", tokens, 4, 2);
+        settings.near = near;
+        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        for (size_t t = 1; t < tokens; t += 333) {
+            AttentionProblem before = attention_problem_new(&settings, 0, 1.0, 1), after = attention_problem_new(&settings, 0, 1.0, 1);
+            for (size_t i = t * after.k_stride; i < after.k_count; i++) after.k[i] = -after.k[i];
+            for (size_t i = t * after.v_stride; i < after.v_count; i++) after.v[i] = 3 - after.v[i];
+            attention_problem_run(&before, plan, NULL, NULL);
+            attention_problem_run(&after, plan, NULL, NULL);
+            for (size_t i = 0; i < t * before.o_stride; i++) most = fmax(most, fabs((double)(before.o[i] - after.o[i])));
+            check_count("outputs before a change", t * before.o_stride);
+            double later = 0.0;
+            for (size_t i = t * before.o_stride; i < before.o_count; i++) later = fmax(later, fabs((double)(before.o[i] - after.o[i])));
+            assert_true(later > 0.01);
+            attention_problem_free(&before);
+            attention_problem_free(&after);
+        }
+        attention_destroy(plan);
+    }
+    printf("largest change of an output before the changed token: %.2g\n", most);
+    assert_true(most < 5e-5);
+}
+
+// Largest error of sampled outputs against the reference, in units of ε: it must grow as slowly as √log T. Token 0 and
+// its neighbours are among the samples: without rungs their error would grow as T.
+static void test_growth(void **state) {
+    (void)state;
+    double first = 0.0;
+    for (size_t tokens = 128; tokens <= 32768; tokens *= 4) {
+        AttentionSettings settings = base_settings("rope", tokens, 2, 2);
+        settings.rope_theta = 1e4;
+        settings.heads = 1;
+        settings.v_size = 2;
+        Polynomial polynomial;
+        Error error = {0};
+        const ReferenceFar far = {value, slope, &polynomial};
+        assert_true(polynomial_create(&polynomial, settings.polynomial, 2, settings.logit_bound, &error));
+        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, 9);
+        attention_problem_run(&problem, plan, NULL, NULL);
+        AttentionReference *reference = reference_create(&settings, true, &far, &error);
+        assert_non_null(reference);
+        reference_load(reference, 0, problem.q, 2, problem.k, 2, problem.v, 2);
+        double most = 0.0, row[2];
+        for (size_t n = 0; n < 200; n++) {
+            const size_t i = n < 100 ? n : tokens - 1 - (n - 100) * (tokens - 100) / 100;
+            reference_row(reference, i, row);
+            for (size_t e = 0; e < 2; e++) most = fmax(most, fabs((double)problem.o[2 * i + e] - row[e]));
+        }
+        check_count("outputs of long sequences", 200);
+        const double scaled = most / (double)FLT_EPSILON / sqrt(log2((double)tokens));
+        printf("T=%zu: error %.2g = %.2f ε √log2 T\n", tokens, most, scaled);
+        if (first == 0.0) first = scaled;
+        assert_true(scaled < 4.0 * first && scaled < 60.0);
+        reference_destroy(reference);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    const size_t restore = threads_count();
+    AttentionSettings settings = base_settings("rope-decay", 333, 4, 3);
+    settings.batch = 2;
+    settings.near = 10;
+    AttentionProblem problems[3];
+    for (size_t n = 0; n < 3; n++) {
+        threads_set(n == 0 ? 1 : n == 1 ? 2 : 5);
+        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        problems[n] = attention_problem_new(&settings, 0, 1.0, 4);
+        attention_problem_run(&problems[n], plan, NULL, NULL);
+        attention_destroy(plan);
+    }
+    threads_set(restore);
+    for (size_t n = 1; n < 3; n++) {
+        check_same_bits("o over threads", problems[0].o, problems[n].o, problems[0].o_count * sizeof(real));
+        check_same_bits("dq over threads", problems[0].dq, problems[n].dq, problems[0].q_count * sizeof(real));
+        check_same_bits("dk over threads", problems[0].dk, problems[n].dk, problems[0].k_count * sizeof(real));
+        check_same_bits("dv over threads", problems[0].dv, problems[n].dv, problems[0].v_count * sizeof(real));
+    }
+    for (size_t n = 0; n < 3; n++) attention_problem_free(&problems[n]);
+}
+
+static void test_decode(void **state) {
+    (void)state;
+    const char *kernels[] = {"rope", "rope-window", "alibi", "table"};
+    for (size_t k = 0; k < 4; k++)
+        for (size_t near = 0; near <= 6; near += 6) {
+            AttentionSettings settings = base_settings(kernels[k], 50, 4, 3);
+            if (k == 3) settings.kernel = table_file_write("decode", 4, 50, true), settings.logit_scale = 0.2;
+            if (k == 3) settings.bound = BOUND_CLIP; // the ball's guarantee is for ‖W‖ ≤ 1
+            settings.near = near;
+            AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+            AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, k);
+            attention_problem_run(&problem, plan, NULL, NULL);
+            const AttentionNeeds needs = attention_needs(plan);
+            void *cache = aligned_alloc(64, (needs.decode_bytes + 63) / 64 * 64);
+            void *scratch = aligned_alloc(64, (needs.scratch_bytes + 63) / 64 * 64);
+            attention_decode_begin(plan, cache);
+            for (size_t t = 0; t < settings.tokens; t++) {
+                real o[10];
+                double expected[10];
+                attention_decode(plan, cache, o, problem.q + t * problem.q_stride, problem.k + t * problem.k_stride,
+                                 problem.v + t * problem.v_stride, t, scratch);
+                for (size_t e = 0; e < 10; e++) expected[e] = (double)problem.o[t * problem.o_stride + e];
+                check_close("decode against forward", o, expected, 10, 5e-6, 5e-6);
+            }
+            free(cache);
+            free(scratch);
+            attention_problem_free(&problem);
+            attention_destroy(plan);
+        }
+}
+
+static void refuse(const AttentionSettings *settings, const char *message) {
+    Error error = {0};
+    AttentionPlan *plan = attention_create(&attention_toeplitz, settings, &error);
+    if (plan || error.kind != ERROR_USER || !strstr(error.message, message))
+        fail_msg("expected a refusal with '%s', got '%s'", message, plan ? "a plan" : error.message);
+    check_count("refusals", 1);
+}
+
+static void test_counts(void **state) {
+    (void)state;
+    AttentionSettings settings = base_settings("rope", 100, 8, 2);
+    AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+    ToeplitzCounts counts;
+    assert_true(toeplitz_counts(plan, &counts));
+    assert_int_equal(counts.support, 16);
+    assert_int_equal(counts.terms, 153); // C(18, 2), Lemma C.2
+    assert_int_equal(counts.query_monomials, 45);
+    assert_int_equal(counts.pairs, 149);
+    assert_int_equal(counts.rungs, 2);
+    assert_true(counts.forward_transforms == 2.0 * 6.0 * (45.0 + 2.0 * 45.0)); // rungs · (E+1) · (keys + 2 heads)
+    assert_true(toeplitz_bare_seconds(plan, false, 1) > 0.0);
+    attention_destroy(plan);
+    plan = new_plan(&attention_exact, &settings);
+    assert_false(toeplitz_counts(plan, &counts));
+    attention_destroy(plan);
+    settings.qk_size = 64;
+    settings.degree = 4;
+    refuse(&settings, "more than 1048576 terms");
+    settings.degree = 2;
+    settings.tokens = (size_t)1 << 28;
+    refuse(&settings, "MiB for the position kernel of 268435456 tokens");
+    settings.tokens = (size_t)1 << 29;
+    refuse(&settings, "536870912 tokens are more");
+    settings = base_settings("alibi", 100, 8, 2);
+    settings.far_size = 4;
+    refuse(&settings, "attention.far_size");
+    settings = base_settings("rope", 100, 8, 2);
+    settings.far = FAR_NONE;
+    refuse(&settings, "attention.near");
+    settings = base_settings("/nonexistent", 100, 8, 2);
+    refuse(&settings, "/nonexistent");
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_reference), cmocka_unit_test(test_lowrank), cmocka_unit_test(test_certificates),
+    cmocka_unit_test(test_causality), cmocka_unit_test(test_growth),  cmocka_unit_test(test_threads),
+    cmocka_unit_test(test_decode),    cmocka_unit_test(test_counts),
+};
+TEST_MAIN(tests)
