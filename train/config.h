@@ -17,8 +17,8 @@ typedef enum ConfigOrigin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_COMMAND_LINE, OR
 
 typedef struct Config {
     // [model]
-    size_t layers, width, heads, kv_heads, qk_size, v_size, ffn, tokens,
-        vocabulary; // kv_heads, qk_size, v_size, ffn, vocabulary: 0 = derived
+    // 0 is derived: kv_heads, qk_size, v_size, ffn, vocabulary
+    size_t layers, width, heads, kv_heads, qk_size, v_size, ffn, tokens, vocabulary;
     double rope_theta, norm_epsilon;
     bool tie, qk_norm, token_shift;
     // [attention]

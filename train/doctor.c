@@ -57,6 +57,13 @@ static void judge(Diagnosis *diagnosis) {
     if (threads_count() > cpu->cores)
         complain(diagnosis, "%zu threads share %zu cores. Lower OMP_NUM_THREADS or train.threads.", threads_count(),
                  cpu->cores);
+    double load;
+    if (getloadavg(&load, 1) == 1 && load > 1.5 * (double)cpu->cores)
+        complain(
+            diagnosis,
+            "Other programs keep %.1f threads busy on %zu cores, so the figures above are low. If that is to stay, "
+            "set OMP_WAIT_POLICY=passive: threads that wait then do not spin.",
+            load, cpu->cores);
     // Hyper-threads share units, and other programs take time: only a clear loss is worth a word.
     if (threads_count() > 1 && diagnosis->all_rate < 1.15 * diagnosis->core_rate)
         complain(diagnosis,
