@@ -12,6 +12,7 @@
 #include "core/files.h"
 #include "core/threads.h"
 #include "train/command.h"
+#include "train/lists.h"
 #include "train/signals.h"
 #include "train/snapshot.h"
 #include "train/statistics.h"
@@ -167,33 +168,6 @@ static bool measure(Profile *profile, const Config *base, const Limits *limits, 
     return fine;
 }
 
-// "512,1024,4K": ascending numbers, K = 1024.
-static size_t parse_lengths(const char *text, size_t *lengths) {
-    size_t count = 0;
-    while (count < PROFILE_MAX_LENGTHS) {
-        char *end;
-        unsigned long long number = strtoull(text, &end, 10);
-        if (end == text || *text == '-') return 0;
-        if (*end == 'K' || *end == 'k') {
-            number *= 1024;
-            end++;
-        }
-        if (number == 0 || number > (1u << 24) || (count && number <= lengths[count - 1])) return 0;
-        lengths[count++] = (size_t)number;
-        if (!*end) return count;
-        if (*end != ',') return 0;
-        text = end + 1;
-    }
-    return 0;
-}
-
-// Splits `text` at commas in place.
-static size_t parse_methods(char *text, const char **methods) {
-    size_t count = 0;
-    for (char *rest = text, *word; (word = strsep(&rest, ",")) && count < PROFILE_MAX_METHODS;) methods[count++] = word;
-    return count;
-}
-
 static int finish(const Profile *profile, const Config *config, bool json, Error *error) {
     char path[RUN_PATH], json_path[RUN_PATH];
     json_t *document = profile_document(profile);
@@ -228,8 +202,9 @@ int command_profile(int argc, char **argv) {
     char *methods = strdup(values[METHODS] ? values[METHODS] : "exact,lowrank");
     REQUIRE(methods);
     profile.length_count =
-        parse_lengths(values[TOKENS] ? values[TOKENS] : "512,1K,2K,4K,8K,16K,32K,64K", profile.lengths);
-    profile.method_count = parse_methods(methods, profile.methods);
+        list_lengths(values[TOKENS] ? values[TOKENS] : "512,1K,2K,4K,8K,16K,32K,64K", profile.lengths,
+                     PROFILE_MAX_LENGTHS);
+    profile.method_count = list_words(methods, profile.methods, PROFILE_MAX_METHODS);
     profile.batch = (size_t)command_integer("batch", values[BATCH], 1, 1, 1 << 20);
     Limits limits = {.step_seconds = command_number("limit", values[LIMIT], 60, 1e-3, 1e6)};
     limits.cell_seconds = limits.step_seconds;

@@ -1,0 +1,51 @@
+// rope bench attention|gemm|step: options and dispatch (bench.h).
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/bench.h"
+#include "train/command.h"
+#include "train/lists.h"
+
+int command_bench(int argc, char **argv) {
+    enum { TOKENS, METHOD, BATCH, ROUNDS, LIMIT, OPTIONS };
+    static const CommandOption table[] = {
+        {"tokens", 't', "LIST", "attention: context lengths, ascending (1K,4K,16K,64K)"},
+        {"method", 'm', "LIST", "attention: methods to compare, the first is the yardstick (exact,lowrank)"},
+        {"batch", 'b', "N", "attention: batch rows (1)"},
+        {"rounds", 'r', "N", "medians over N interleaved rounds (5)"},
+        {"limit", 'l', "SECONDS", "attention: leave out what would take longer forward and backward (20)"},
+        {NULL, 0, NULL, NULL},
+    };
+    const char *values[OPTIONS];
+    static CommandLine line;
+    static BenchOptions options;
+    Error error = {0};
+    command_parse(command_find("bench"), table, values, argc, argv, &line);
+    char *methods = strdup(values[METHOD] ? values[METHOD] : "exact,lowrank");
+    REQUIRE(methods);
+    options.length_count = list_lengths(values[TOKENS] ? values[TOKENS] : "1K,4K,16K,64K", options.lengths, BENCH_MAX_LENGTHS);
+    options.method_count = list_words(methods, options.methods, BENCH_MAX_METHODS);
+    options.batch = (size_t)command_integer("batch", values[BATCH], 1, 1, 1 << 20);
+    options.rounds = (size_t)command_integer("rounds", values[ROUNDS], 5, 1, BENCH_MAX_ROUNDS);
+    options.limit = command_number("limit", values[LIMIT], 20, 1e-3, 1e6);
+    const char *what = line.positional_count == 1 ? line.positional[0] : "";
+    json_t *document = NULL;
+    if (!options.length_count)
+        error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.", values[TOKENS]);
+    else if (strcmp(what, "attention") == 0)
+        document = bench_attention(&line.config, &options, &error);
+    else if (strcmp(what, "gemm") == 0)
+        document = bench_gemm(&options, &error);
+    else if (strcmp(what, "step") == 0)
+        document = bench_step(&line.config, &options, &error);
+    else
+        error_set(&error, ERROR_USER, "Say what to measure: rope bench attention, rope bench gemm or rope bench step.");
+    free(methods);
+    if (!document) return command_fail(&error);
+    if (line.json)
+        command_print_json(document);
+    else
+        json_decref(document);
+    return 0;
+}

@@ -1,0 +1,30 @@
+// Lists on the command line (lists.h).
+#include "train/lists.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+size_t list_lengths(const char *text, size_t *lengths, size_t capacity) {
+    size_t count = 0;
+    while (count < capacity) {
+        char *end;
+        unsigned long long number = strtoull(text, &end, 10);
+        if (end == text || *text == '-') return 0;
+        if (*end == 'K' || *end == 'k') {
+            number *= 1024;
+            end++;
+        }
+        if (number == 0 || number > (1u << 24) || (count && number <= lengths[count - 1])) return 0;
+        lengths[count++] = (size_t)number;
+        if (!*end) return count;
+        if (*end != ',') return 0;
+        text = end + 1;
+    }
+    return 0;
+}
+
+size_t list_words(char *text, const char **words, size_t capacity) {
+    size_t count = 0;
+    for (char *rest = text, *word; (word = strsep(&rest, ",")) && count < capacity;) words[count++] = word;
+    return count;
+}
