@@ -32,8 +32,8 @@ bool safetensors_ours(const Safetensors *file); // written by safetensors_write:
 // Shape of a tensor; false if absent.
 bool safetensors_shape(const Safetensors *file, const char *name, size_t *rank, size_t shape[4]);
 // out (product of the shape) =, converted from F32, F16, BF16 or F64. Absent name, another shape, a wrong checksum or
-// a short file: ERROR_CORRUPT naming file and tensor; `out` is then unspecified. Conversions are exact where real holds the
-// value (subnormals, infinities and NaN stay what they are), else rounded to nearest.
+// a short file: ERROR_CORRUPT naming file and tensor; `out` is then unspecified. Conversions are exact where real holds
+// the value (subnormals, infinities and NaN stay what they are), else rounded to nearest.
 bool safetensors_read(Safetensors *file, const char *name, size_t rank, const size_t *shape, real *out, Error *error);
 void safetensors_close(Safetensors *file);
 

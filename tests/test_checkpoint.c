@@ -294,7 +294,8 @@ static void test_flat(void **state) {
     const char *directory = directory_new("numbers");
     error_clear(&error);
     assert_true(checkpoint_write(directory, model, NULL, &error));
-    assert_true(checkpoint_write_flat(join(directory, "model.safetensors"), table, (const char *[]){""}, arrays, 1, &error));
+    path = join(directory, "model.safetensors");
+    assert_true(checkpoint_write_flat(path, table, (const char *[]){""}, arrays, 1, &error));
     assert_false(load(directory, model, &error));
     assert_int_equal(error.kind, ERROR_CORRUPT);
     check_count("flat files refused", 4);
@@ -334,8 +335,9 @@ static void write_one(const Foreign *foreign, const Model *model, const char *na
         if (t == foreign->without) continue;
         data = realloc(data, (count + size) * sizeof *data);
         for (size_t i = 0; i < size; i++) data[count + i] = draw_bits(foreign->dtype, t, i);
-        json_t *shape = tensor && tensor->rank == 2 ? json_pack("[I,I]", (json_int_t)tensor->rows, (json_int_t)tensor->columns)
-                                                    : json_pack("[I]", (json_int_t)size);
+        json_t *shape = json_array();
+        if (tensor && tensor->rank == 2) json_array_append_new(shape, json_integer((json_int_t)tensor->rows));
+        json_array_append_new(shape, json_integer((json_int_t)(tensor ? tensor->columns : size)));
         json_object_set_new(header, key,
                             json_pack("{s:s, s:o, s:[I,I]}", "dtype", foreign->dtype, "shape", shape, "data_offsets",
                                       (json_int_t)(2 * count), (json_int_t)(2 * (count + size))));
@@ -466,9 +468,11 @@ typedef struct Change {
 static void test_foreign_settings(void **state) {
     (void)state;
     static const Change refused[] = {
-        {"architectures", "[\"MistralForCausalLM\"]"}, {"architectures", "[]"}, {"architectures", "\"LlamaForCausalLM\""},
+        {"architectures", "[\"MistralForCausalLM\"]"}, {"architectures", "[]"},
+        {"architectures", "\"LlamaForCausalLM\""},
         {"architectures", "[\"LlamaForCausalLM\", \"Qwen3ForCausalLM\"]"}, {"architectures", "[1]"},
-        {"rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8.0}"}, {"rope_scaling", "{\"type\":\"linear\",\"factor\":2}"},
+        {"rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8.0}"},
+        {"rope_scaling", "{\"type\":\"linear\",\"factor\":2}"},
         {"rope_scaling", "{}"}, {"rope_scaling", "2"}, {"rope_scaling", "{\"rope_type\":1}"},
         {"rope_parameters", "{\"rope_type\":\"yarn\"}"}, {"rope_parameters", "{\"full_attention\":{}}"},
         {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":7}"}, // against rope_theta outside
@@ -490,7 +494,8 @@ static void test_foreign_settings(void **state) {
     static const char *const bad_sizes[] = {"0", "-1", "2147483648", "4294967296", "9223372036854775807",
                                             "-9223372036854775808", "1.5", "8.0", "\"8\"", "true", "[8]", "{}"};
     static const Change accepted[] = {
-        {"rope_scaling", "{\"rope_type\":\"default\"}"}, {"rope_scaling", "{\"type\":\"default\"}"}, {"rope_scaling", NULL},
+        {"rope_scaling", "{\"rope_type\":\"default\"}"}, {"rope_scaling", "{\"type\":\"default\"}"},
+        {"rope_scaling", NULL},
         {"num_key_value_heads", "null"}, {"num_key_value_heads", NULL}, {"head_dim", "null"}, {"head_dim", "6"},
         {"sliding_window", "4096"}, {"hidden_act", NULL}, {"tie_word_embeddings", NULL}, {"architectures", NULL},
         {"architectures", "null"}, {"layer_types", "null"}, {"quantization_config", "null"}, {"pretraining_tp", "2"},
@@ -528,20 +533,23 @@ static void test_foreign_settings(void **state) {
 
     // Sizes that are possible but are not those of the weights: refused by comparing headers, before allocation.
     for (size_t i = 0; i < 7; i++) {
-        write_changed(foreign.directory, &settings.config, sizes[i], i == 4 || i == 5 ? "1" : i == 3 ? "200" : "1048576");
+        const char *value = i == 4 || i == 5 ? "1" : i == 3 ? "200" : "1048576";
+        write_changed(foreign.directory, &settings.config, sizes[i], value);
         Error error = {0};
         ModelConfig config;
-        if (checkpoint_read_config(foreign.directory, &config, NULL, &error)) fail_msg("another %s was accepted", sizes[i]);
+        if (checkpoint_read_config(foreign.directory, &config, NULL, &error))
+            fail_msg("another %s was accepted", sizes[i]);
     }
     check_count("sizes other than the weights' refused", 7);
-    static const char *const texts[] = {"", "{", "[]", "null", "{\"a\":1,\"a\":1}", "{\"hidden_size\":9223372036854775808}",
-                                        "{\"rope_theta\":NaN}", "{\"rope_theta\":1e999}", "{} {}", "\xff\xfe"};
+    static const char *const texts[] = {"", "{", "[]", "null", "{\"a\":1,\"a\":1}",
+                                        "{\"hidden_size\":9223372036854775808}", "{\"rope_theta\":NaN}", "{\"rope_theta\":1e999}", "{} {}", "\xff\xfe"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         write_bytes(join(foreign.directory, "config.json"), texts[i], strlen(texts[i]));
         Error error = {0};
         ModelConfig config;
         assert_false(checkpoint_read_config(foreign.directory, &config, NULL, &error));
-        if (error.kind != ERROR_CORRUPT || !strstr(error.message, "contents")) fail_msg("%s: %s", texts[i], error.message);
+        if (error.kind != ERROR_CORRUPT || !strstr(error.message, "contents"))
+            fail_msg("%s: %s", texts[i], error.message);
     }
     check_count("texts that are no configuration refused", sizeof texts / sizeof *texts);
     model_destroy(model);
@@ -550,7 +558,8 @@ static void test_foreign_settings(void **state) {
 static void refuse_foreign(const Foreign *foreign, Model *model, const char *word) {
     Error error = {0};
     if (load(foreign->directory, model, &error)) fail_msg("accepted instead of naming %s", word);
-    if (error.kind != ERROR_CORRUPT || !strstr(error.message, word)) fail_msg("'%s' does not name %s", error.message, word);
+    if (error.kind != ERROR_CORRUPT || !strstr(error.message, word))
+        fail_msg("'%s' does not name %s", error.message, word);
     check_count("foreign weights refused", 1);
 }
 
@@ -618,12 +627,45 @@ static void test_foreign_nan(void **state) {
     model_destroy(model);
 }
 
+// What is passed over in files of others is an error in ours: a tied model's checkpoint with an output matrix.
+static void test_surplus_in_ours(void **state) {
+    (void)state;
+    ModelSettings settings = plain_settings();
+    Model *untied = filled(&settings);
+    settings.config.tie = true;
+    Model *tied = filled(&settings);
+    const char *directory = directory_new("surplus");
+    Error error = {0};
+    assert_true(checkpoint_write(directory, tied, NULL, &error));
+    size_t size;
+    char *text = read_bytes(join(directory, "config.json"), &size), sum[9];
+    snprintf(sum, sizeof sum, "%08x", checksum(0, text, size));
+    free(text);
+    const TensorTable *table = model_tensors(untied);
+    SafetensorsItem *items = calloc(table->count, sizeof *items);
+    for (size_t i = 0; i < table->count; i++) {
+        const Tensor *tensor = &table->tensors[i];
+        items[i] = (SafetensorsItem){tensor->name, (size_t)tensor->rank, {tensor->rows, tensor->columns},
+                                     model_parameters(untied) + tensor->offset};
+        if (tensor->rank == 1) items[i].shape[0] = tensor->columns;
+    }
+    const char *metadata[] = {"config.crc32", sum, NULL}, *path = join(directory, "model.safetensors");
+    for (size_t surplus = 0; surplus < 2; surplus++) { // lm_head comes last in the table
+        assert_true(safetensors_write(path, items, table->count - 1 + surplus, metadata, &error));
+        assert_true(load(directory, tied, &error) == !surplus);
+    }
+    assert_non_null(strstr(error.message, "lm_head.weight"));
+    check_count("surplus tensors refused", 1);
+    free(items);
+    model_destroy(untied), model_destroy(tied);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_round_trips),      cmocka_unit_test(test_inexpressible),
     cmocka_unit_test(test_every_damage),     cmocka_unit_test(test_not_finite),
     cmocka_unit_test(test_flat),             cmocka_unit_test(test_foreign),
     cmocka_unit_test(test_foreign_settings), cmocka_unit_test(test_foreign_weights),
-    cmocka_unit_test(test_foreign_nan),
+    cmocka_unit_test(test_foreign_nan),      cmocka_unit_test(test_surplus_in_ours),
 };
 
 TEST_MAIN(tests)

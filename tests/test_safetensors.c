@@ -197,7 +197,9 @@ static void test_hostile_headers(void **state) {
         "{" T("a", "F32", "[\"4\"]", "[0,16]") "}", "{" T("a", "F32", "[true]", "[0,16]") "}",
         "{" T("a", "F32", "[-4]", "[0,16]") "}", "{" T("a", "F32", "[-2,-2]", "[0,16]") "}",
         "{" T("a", "F32", "4", "[0,16]") "}", "{" T("a", "F32", "null", "[0,16]") "}",
+        " {" T("a", "F32", "[4]", "[0,16]") "}",                             // does not start with {
         "{" T("a", "F32", "[1,1,1,1,4]", "[0,16]") "}",                      // rank
+        "{" T("a", "F32", "[4,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", "[0,16]") "}",
         "{" T("a", "F32", "[4611686018427387905,4]", "[0,16]") "}",          // 2^62 + 1 times 4 wraps to 4
         "{" T("a", "F32", "[4294967296,4294967296]", "[0,0]") "}",           // wraps to 0
         "{" T("a", "F32", "[4611686018427387908]", "[0,16]") "}",            // bytes wrap to 16
@@ -250,6 +252,31 @@ static void test_hostile_headers(void **state) {
     check_count("hostile headers refused", cases);
 }
 
+// A header whose own checksum holds must still have one for every tensor.
+static void test_checksums_of_tensors(void **state) {
+    (void)state;
+    static const char *const sums[] = {"", ",\"crc32.a\":\"ecbb4b55\"", ",\"crc32.a\":\"ecbb4b54\"",
+                                       ",\"crc32.a\":\"ECBB4B55\"", ",\"crc32.b\":\"ecbb4b55\""};
+    static const char data[16] = {0}; // whose crc32 is ecbb4b55
+    const char *path = path_of("sums.safetensors");
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) {
+        char header[300], sum[9];
+        uint64_t length = (uint64_t)snprintf(header, sizeof header, "{\"__metadata__\":{\"crc32.header\":\"00000000\""
+                                             ",\"writer\":\"rope.c\"%s}," T("a", "F32", "[4]", "[0,16]") "}", sums[i]);
+        snprintf(sum, sizeof sum, "%08x", checksum(checksum(0, &length, 8), header, length));
+        memcpy(strstr(header, "00000000"), sum, 8);
+        write_foreign(path, header, length, data, sizeof data);
+        Error error = {0};
+        real out[4];
+        Safetensors *file = safetensors_open(path, &error);
+        bool good = file && safetensors_read(file, "a", 1, (size_t[]){4}, out, &error);
+        if (good != (i == 1) || (!good && !strstr(error.message, "'a': its checksum")))
+            fail_msg("%s: %s", sums[i], error.message);
+        safetensors_close(file);
+    }
+    check_count("tensors without a good checksum refused", sizeof sums / sizeof *sums - 1);
+}
+
 // Lengths that lie, nesting that eats the stack, things that are not files.
 static void test_hostile_files(void **state) {
     (void)state;
@@ -261,9 +288,11 @@ static void test_hostile_files(void **state) {
         memcpy(bytes, &lengths[i], 8);
         memcpy(bytes + 8, "{}", 2);
         write_bytes(path, bytes, sizeof bytes);
+        if (lengths[i] == 100000001) assert_int_equal(truncate(path, 100000100), 0); // too long, although it is there
         Error error = {0};
         assert_null(safetensors_open(path, &error));
         assert_int_equal(error.kind, ERROR_CORRUPT);
+        assert_non_null(strstr(error.message, "a length of"));
     }
     enum { DEPTH = 1 << 20 };
     char *deep = malloc(DEPTH);
@@ -376,6 +405,7 @@ static void test_shrinks_while_open(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_large),         cmocka_unit_test(test_every_damage),
     cmocka_unit_test(test_hostile_headers), cmocka_unit_test(test_hostile_files), cmocka_unit_test(test_conversion),
+    cmocka_unit_test(test_checksums_of_tensors),
     cmocka_unit_test(test_shrinks_while_open),
 };
 
