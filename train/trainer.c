@@ -7,6 +7,9 @@
 
 #include "core/clock.h"
 
+// A gradient beyond this is as good as infinite: its square would not fit into a second moment, nor ever leave it.
+static const double largest_gradient = 1e19;
+
 static size_t batch_tokens(const Config *config) { return config->batch * config->tokens; }
 
 size_t trainer_buffer_bytes(const Config *config) {
@@ -129,14 +132,15 @@ bool trainer_step(Trainer *trainer, StepResult *result, Error *error) {
     phase_enter(PHASE_OPTIMIZER);
     real *parameters = model_parameters(trainer->model), *gradients = model_gradients(trainer->model);
     result->gradient_norm = optim_gradient_norm(gradients, model_tensors(trainer->model)->elements);
-    result->skipped = !isfinite(result->loss) || !isfinite(result->gradient_norm) || !moments_finite(trainer);
+    bool clipped = config->clip > 0 && result->gradient_norm > config->clip;
+    double scale = clipped ? config->clip / result->gradient_norm : 1;
+    result->skipped = !isfinite(result->loss) || !isfinite(result->gradient_norm) ||
+                      result->gradient_norm * scale > largest_gradient || !moments_finite(trainer);
     if (result->skipped) {
         state->skipped++;
         state->skipped_in_row++;
     } else {
-        bool clipped = config->clip > 0 && result->gradient_norm > config->clip;
-        optim_update(trainer->optim, parameters, gradients, result->learning_rate,
-                     clipped ? config->clip / result->gradient_norm : 1);
+        optim_update(trainer->optim, parameters, gradients, result->learning_rate, scale);
         state->updates++;
         state->skipped_in_row = 0;
         state->loss_sum += result->loss;

@@ -1,0 +1,330 @@
+// The training step and its checkpoints: accumulation, clipping, numbers that are not finite, and runs that stop
+// anywhere and go on bit for bit. Models of a few thousand numbers; shards short enough for many epochs.
+#include "tests/support/check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/files.h"
+#include "core/random.h"
+#include "core/threads.h"
+#include "train/snapshot.h"
+#include "train/state.h"
+
+enum { VOCABULARY = 16, PATH = 512 };
+static const size_t state_bytes = offsetof(RunState, eval_due) + sizeof(bool); // without the padding behind it
+
+static const char *shards(void) {
+    static const char *directory;
+    if (directory) return directory;
+    directory = temporary_directory();
+    const size_t counts[] = {70, 45, 33};
+    const char *const names[] = {"train_a.bin", "train_b.bin", "val.bin"};
+    for (size_t i = 0; i < 3; i++) {
+        char path[PATH];
+        int32_t ids[70];
+        Error error = {0};
+        for (size_t t = 0; t < counts[i]; t++)
+            ids[t] = (int32_t)random_below((Random){i, RANDOM_TEST, 0}, t, VOCABULARY);
+        assert_true(path_join(path, sizeof path, directory, names[i], &error));
+        ShardWriter *writer = shard_create(path, VOCABULARY, &error);
+        assert_non_null(writer);
+        if (!shard_append(writer, ids, counts[i], &error) || !shard_finish(writer, NULL, NULL, &error))
+            fail_msg("%s", error.message);
+    }
+    return directory;
+}
+
+// Settings of a toy run; `more` are assignments, NULL at the end.
+static Config settings(const char *const *more) {
+    static const char *const common[] = {"model.layers=1",  "model.width=16",       "model.heads=2",
+                                         "model.kv_heads=1", "model.tokens=8",      "model.vocabulary=16",
+                                         "train.batch=2",    "train.accumulate=2",  "train.steps=1000",
+                                         "optim.warmup=5",   "optim.learning_rate=0.01", NULL};
+    Config config;
+    Error error = {0};
+    char directory[PATH];
+    snprintf(directory, sizeof directory, "data.dir=%s", shards());
+    config_defaults(&config);
+    bool good = config_set(&config, directory, ORIGIN_COMMAND_LINE, &error);
+    for (size_t i = 0; good && common[i]; i++) good = config_set(&config, common[i], ORIGIN_COMMAND_LINE, &error);
+    for (size_t i = 0; good && more && more[i]; i++) good = config_set(&config, more[i], ORIGIN_COMMAND_LINE, &error);
+    if (!good || !config_resolve(&config, &error)) fail_msg("%s", error.message);
+    return config;
+}
+
+static void create(Trainer *trainer, const Config *config) {
+    Error error = {0};
+    if (!trainer_create(trainer, config, false, &error)) fail_msg("%s", error.message);
+}
+
+static StepResult step(Trainer *trainer) {
+    StepResult result;
+    Error error = {0};
+    if (!trainer_step(trainer, &result, &error)) fail_msg("%s", error.message);
+    return result;
+}
+
+static size_t elements(const Trainer *trainer) { return model_tensors(trainer->model)->elements; }
+
+static double norm(const real *values, size_t count) {
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) sum += (double)values[i] * (double)values[i];
+    return sqrt(sum);
+}
+
+// Four sequences make the same step however they are cut into batches: plain text, and a task whose examples do not
+// all ask, so that batches have different numbers of targets.
+static void test_accumulation(void **unused) {
+    (void)unused;
+    static const char *const sources[] = {NULL, "data.task=induction"};
+    static const char *const cuts[][2] = {{"train.batch=4", "train.accumulate=1"},
+                                          {"train.batch=2", "train.accumulate=2"},
+                                          {"train.batch=1", "train.accumulate=4"}};
+    for (size_t source = 0; source < 2; source++) {
+        double loss[3], length[3];
+        for (size_t cut = 0; cut < 3; cut++) {
+            const char *more[] = {cuts[cut][0], cuts[cut][1], sources[source], "data.dir=", NULL};
+            if (!sources[source]) more[2] = NULL;
+            Config config = settings(more);
+            Trainer trainer;
+            create(&trainer, &config);
+            for (size_t i = 0; i < 3; i++) {
+                StepResult result = step(&trainer);
+                loss[cut] = result.loss;
+                length[cut] = result.gradient_norm;
+            }
+            trainer_destroy(&trainer);
+            if (fabs(loss[cut] - loss[0]) > 1e-5 * loss[0] || fabs(length[cut] - length[0]) > 1e-4 * length[0])
+                fail_msg("%s %s: loss %.9g, gradient norm %.9g instead of %.9g, %.9g", cuts[cut][0], cuts[cut][1],
+                         loss[cut], length[cut], loss[0], length[0]);
+            check_count("ways to accumulate", 1);
+        }
+    }
+}
+
+// The first moment after one step is (1 - β1) times the clipped gradient; a step leaves nothing behind for the next.
+static void test_gradient(void **unused) {
+    (void)unused;
+    static const char *const clips[] = {"optim.clip=0", "optim.clip=0.01", "optim.clip=0.3", "optim.clip=1000"};
+    for (size_t i = 0; i < sizeof clips / sizeof *clips; i++) {
+        const char *more[] = {clips[i], "optim.learning_rate=1e-30", NULL};
+        Config config = settings(more);
+        Trainer trainer;
+        create(&trainer, &config);
+        DataPosition start = batches_position(trainer.train);
+        const double first = step(&trainer).gradient_norm;
+        const double wanted = config.clip > 0 && config.clip < first ? config.clip : first;
+        const double moment = norm(optim_state(trainer.optim, 0, NULL), elements(&trainer));
+        if (fabs(moment - (1 - config.beta1) * wanted) > 1e-5 * moment)
+            fail_msg("%s: first moment %.9g instead of %.9g", clips[i], moment, (1 - config.beta1) * wanted);
+        batches_seek(trainer.train, start);
+        if (step(&trainer).gradient_norm != first) fail_msg("%s: the second step saw the first one's gradient", clips[i]);
+        trainer_destroy(&trainer);
+        check_count("clipped gradients", 1);
+    }
+}
+
+typedef struct Injection {
+    size_t which; // of dq, dk, dv
+    real value;
+} Injection;
+
+static void inject(void *context, size_t layer, const AttentionBackward *io) {
+    const Injection *injection = context;
+    real *const arrays[] = {io->dq, io->dk, io->dv};
+    if (layer == 0) arrays[injection->which][3] = injection->value;
+}
+
+typedef struct Copy {
+    real *values[3]; // parameters, moments
+} Copy;
+
+static Copy copy_of(Trainer *trainer) {
+    Copy copy;
+    const real *const from[] = {model_parameters(trainer->model), optim_state(trainer->optim, 0, NULL),
+                                optim_state(trainer->optim, 1, NULL)};
+    for (size_t i = 0; i < 3; i++) {
+        copy.values[i] = malloc(elements(trainer) * sizeof(real));
+        assert_non_null(copy.values[i]);
+        memcpy(copy.values[i], from[i], elements(trainer) * sizeof(real));
+    }
+    return copy;
+}
+
+static void free_copy(Copy *copy) {
+    for (size_t i = 0; i < 3; i++) free(copy->values[i]);
+}
+
+static void check_untouched(const char *what, Trainer *trainer, const Copy *before) {
+    const real *const now[] = {model_parameters(trainer->model), optim_state(trainer->optim, 0, NULL),
+                               optim_state(trainer->optim, 1, NULL)};
+    for (size_t i = 0; i < 3; i++) check_same_bits(what, now[i], before->values[i], elements(trainer) * sizeof(real));
+}
+
+// The step that meets a number which is not finite changes nothing, counts itself, and is not saved.
+static void expect_skipped(const char *what, Trainer *trainer) {
+    Copy before = copy_of(trainer);
+    const uint64_t skipped = trainer->state.skipped, updates = trainer->state.updates;
+    if (!step(trainer).skipped) fail_msg("%s: the step was not skipped", what);
+    assert_int_equal(trainer->state.skipped, skipped + 1);
+    assert_int_equal(trainer->state.skipped_in_row, 1);
+    assert_int_equal(trainer->state.updates, updates);
+    check_untouched("numbers after a skipped step", trainer, &before);
+    free_copy(&before);
+}
+
+static void test_not_finite(void **unused) {
+    (void)unused;
+    Config config = settings(NULL);
+    Trainer trainer;
+    create(&trainer, &config);
+    step(&trainer);
+    const real bad[] = {(real)NAN, (real)INFINITY, (real)-INFINITY};
+    const char *directory = temporary_directory();
+    for (size_t b = 0; b < 3; b++) {
+        for (size_t which = 0; which < 3; which++) { // the loss stays finite, the gradient does not
+            Injection injection = {which, bad[b]};
+            model_observe(trainer.model, inject, &injection);
+            expect_skipped("gradient", &trainer);
+            model_observe(trainer.model, NULL, NULL);
+            if (step(&trainer).skipped) fail_msg("a step after a skipped one was skipped");
+            check_count("injected gradients", 1);
+        }
+        const TensorTable *table = model_tensors(trainer.model);
+        for (size_t t = 0; t < table->count; t++) { // through an activation to loss or gradient
+            const Tensor *tensor = &table->tensors[t];
+            real *weight = model_parameters(trainer.model) + tensor->offset;
+            Copy before = copy_of(&trainer);
+            for (size_t i = 0; i < tensor->rows * tensor->columns; i += tensor->columns) weight[i] = bad[b];
+            expect_skipped(tensor->name, &trainer);
+            char path[PATH];
+            Error error = {0};
+            assert_true(path_join(path, sizeof path, directory, "refused", &error));
+            assert_false(snapshot_save(path, &trainer, NULL, &error));
+            assert_int_equal(error.kind, ERROR_CORRUPT);
+            memcpy(model_parameters(trainer.model), before.values[0], elements(&trainer) * sizeof(real));
+            free_copy(&before);
+            trainer.state.skipped_in_row = 0;
+            check_count("injected weights", 1);
+        }
+        for (size_t s = 0; s < 2; s++) {
+            real *moment = optim_state(trainer.optim, s, NULL), kept = moment[5];
+            moment[5] = bad[b];
+            expect_skipped("moment", &trainer);
+            moment[5] = kept;
+            trainer.state.skipped_in_row = 0;
+            check_count("injected moments", 1);
+        }
+    }
+    trainer_destroy(&trainer);
+}
+
+// A gradient whose squares overflow is finite, and its second moment would not be.
+static void test_huge_gradient(void **unused) {
+    (void)unused;
+    const char *more[] = {"optim.clip=0", NULL};
+    Config config = settings(more);
+    Trainer trainer;
+    create(&trainer, &config);
+    step(&trainer);
+    Injection injection = {0, (real)1e30};
+    model_observe(trainer.model, inject, &injection);
+    expect_skipped("gradient of 1e30", &trainer);
+    model_observe(trainer.model, NULL, NULL);
+    if (step(&trainer).skipped || !trainer_finite(&trainer)) fail_msg("the second moment did not survive");
+    check_count("huge gradients", 1);
+    trainer_destroy(&trainer);
+}
+
+// $RESUME_STEPS (40): a run of so many steps is stopped after each of them, over epochs and ends of shards.
+static void test_resume_everywhere(void **unused) {
+    (void)unused;
+    const char *wanted = getenv("RESUME_STEPS"), *directory = temporary_directory();
+    const size_t steps = wanted ? strtoul(wanted, NULL, 10) : 40;
+    Config config = settings(NULL);
+    Trainer whole;
+    char path[PATH];
+    Error error = {0};
+    create(&whole, &config);
+    for (size_t k = 0; k < steps; k++) {
+        snprintf(path, sizeof path, "%s/%zu", directory, k);
+        if (!snapshot_save(path, &whole, NULL, &error)) fail_msg("%s", error.message);
+        step(&whole);
+    }
+    Copy end = copy_of(&whole);
+    for (size_t k = 0; k < steps; k++) {
+        Trainer resumed;
+        create(&resumed, &config);
+        snprintf(path, sizeof path, "%s/%zu", directory, k);
+        if (!snapshot_load(path, &resumed, &error)) fail_msg("%s", error.message);
+        for (size_t i = k; i < steps; i++) step(&resumed);
+        check_untouched("resumed numbers", &resumed, &end);
+        check_same_bits("resumed states", &resumed.state, &whole.state, state_bytes);
+        assert_int_equal(optim_step_count(resumed.optim), optim_step_count(whole.optim));
+        trainer_destroy(&resumed);
+        check_count("resumed runs", 1);
+    }
+    if (whole.state.data.epoch < 2) fail_msg("the run ended in epoch %zu", (size_t)whole.state.data.epoch);
+    free_copy(&end);
+    trainer_destroy(&whole);
+}
+
+// No fsync: thousands of damaged files are soon written.
+static void overwrite(const char *path, const char *bytes, size_t size) {
+    FILE *file = fopen(path, "wb");
+    assert_true(file && fwrite(bytes, 1, size, file) == size && fclose(file) == 0);
+}
+
+// state.json covers itself and any file beside it: each byte changed, removed or added is noticed.
+static void test_seal(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    Error error = {0};
+    char paths[2][PATH];
+    assert_true(path_join(paths[0], PATH, directory, "tokenizer.model", &error));
+    assert_true(path_join(paths[1], PATH, directory, "state.json", &error));
+    overwrite(paths[0], "some tokenizer", 14);
+    RunState state = {.step = 7, .updates = 7, .tokens = 224, .data = {1, 3}, .loss_sum = 1.5, .loss_count = 2};
+    assert_true(state_write(directory, &state, 1, 7, 99, &error));
+    for (size_t file = 0; file < 2; file++) {
+        size_t size;
+        char *bytes = file_read_all(paths[file], 1 << 20, &size, &error);
+        assert_non_null(bytes);
+        for (size_t i = 0; i <= size; i++)
+            for (int bit = -2; bit < 8; bit++) { // -2: cut here, -1: another byte added
+                if ((bit >= 0 && i == size) || (bit == -2 && i == size) || (bit == -1 && i < size)) continue;
+                char kept = bytes[i];
+                if (bit >= 0) bytes[i] = (char)(bytes[i] ^ (1 << bit));
+                if (bit == -1) bytes[i] = ' ';
+                overwrite(paths[file], bytes, bit == -2 ? i : bit == -1 ? size + 1 : size);
+                Error refusal = {0};
+                RunState read;
+                if (state_read(directory, &read, NULL, NULL, NULL, &refusal))
+                    fail_msg("%s, byte %zu, damage %d: accepted", paths[file], i, bit);
+                assert_int_equal(refusal.kind, ERROR_CORRUPT);
+                bytes[i] = kept;
+                check_count("damaged seals", 1);
+            }
+        overwrite(paths[file], bytes, size);
+        free(bytes);
+    }
+    RunState read;
+    if (!state_read(directory, &read, NULL, NULL, NULL, &error)) fail_msg("%s", error.message);
+    check_same_bits("states read back", &read, &state, state_bytes);
+}
+
+static int one_thread(void **unused) {
+    (void)unused;
+    threads_set(1);
+    return 0;
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup(test_accumulation, one_thread), cmocka_unit_test(test_gradient),
+    cmocka_unit_test(test_not_finite),                     cmocka_unit_test(test_huge_gradient),
+    cmocka_unit_test(test_resume_everywhere),              cmocka_unit_test(test_seal),
+};
+TEST_MAIN(tests)
