@@ -9,7 +9,7 @@
 #include "core/real.h"
 
 typedef enum RandomStream {
-    RANDOM_INIT = 1,   // weight initialisation; step = tensor's index in the table
+    RANDOM_INIT = 1,   // weight initialisation; step = the tensor's layer and role
     RANDOM_SHUFFLE,    // order of the data; step = epoch
     RANDOM_SAMPLE,     // tokens drawn in `rope sample`; step = position
     RANDOM_TASK,       // synthetic tasks; step = example

@@ -311,8 +311,8 @@ static void test_hostile_shapes(void **state) {
             assert_null(model_create(&bad, &error));
         }
     // each size passes alone; their products wrap, or make no sense
-    const char *named[10] = {"model.kv_heads", "model.qk_size",    "model.heads",      "model.ffn",        "train.batch",
-                             "model.",         "model.norm_epsilon", "model.rope_theta", "attention.method", "model.layers"};
+    const char *named[10] = {"model.kv_heads",     "model.qk_size",    "model.heads",      "model.ffn",   "train.batch",
+                             "model.norm_epsilon", "model.rope_theta", "attention.method", "model.layers", "model."};
     ModelSettings bad[10];
     for (size_t i = 0; i < 10; i++) bad[i] = good;
     bad[0].config.kv_heads = 3;
@@ -320,11 +320,11 @@ static void test_hostile_shapes(void **state) {
     bad[2].config.heads = bad[2].config.kv_heads = bad[2].config.qk_size = 1 << 20;
     bad[3].config.ffn = INT32_MAX;
     bad[4].batch = bad[4].config.tokens = 1 << 20;
-    bad[5].config.vocabulary = bad[5].config.width = INT32_MAX;
-    bad[6].config.norm_epsilon = NAN;
-    bad[7].config.rope_theta = -1;
-    bad[8].method_count = 3;
-    bad[9].config.layers = MODEL_MAX_LAYERS + 1;
+    bad[5].config.norm_epsilon = NAN;
+    bad[6].config.rope_theta = -1;
+    bad[7].method_count = 3;
+    bad[8].config.layers = MODEL_MAX_LAYERS + 1;
+    bad[9].config.vocabulary = bad[9].config.width = INT32_MAX;
     for (size_t i = 0; i < 10; i++, refused++) {
         Error error = {0};
         ModelNeeds needs;
