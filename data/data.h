@@ -13,12 +13,12 @@ typedef struct DataPosition {
 } DataPosition;
 
 typedef struct DataSettings {
-    const char *path;        // a directory with train*.bin or val*.bin (split), or one shard file
-    const char *split;       // "train" or "val"
+    const char *path;  // a directory with train*.bin or val*.bin (split), or one shard file
+    const char *split; // "train" or "val"
     size_t batch, tokens;
     uint64_t seed;
-    bool shuffle;            // false: in order (evaluation)
-    size_t vocabulary;       // ids at or above are refused; 0: not checked
+    bool shuffle;      // false: in order (evaluation)
+    size_t vocabulary; // ids at or above are refused; 0: not checked
 } DataSettings;
 
 typedef struct Loader Loader;
@@ -27,8 +27,8 @@ Loader *loader_open(const DataSettings *settings, Error *error);
 // inputs, targets (batch, tokens): the next windows of the epoch's order, targets one token later. Checks every id.
 // At the end of an epoch goes on with the next one. Fails on read errors and corrupt data, naming file and offset.
 bool loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error);
-uint64_t loader_windows(const Loader *loader);   // per epoch; windows are `tokens` apart, the last, partial one is dropped
-uint64_t loader_tokens(const Loader *loader);    // in all shards
+uint64_t loader_windows(const Loader *loader); // per epoch; `tokens` apart, the last, partial one is dropped
+uint64_t loader_tokens(const Loader *loader);  // in all shards
 DataPosition loader_position(const Loader *loader);
 void loader_seek(Loader *loader, DataPosition position);
 void loader_close(Loader *loader);
@@ -48,16 +48,16 @@ typedef struct PrepareSettings {
     const char *const *inputs;
     size_t input_count;
     const char *out;
-    const char *type;          // bpe, unigram, char
+    const char *type; // bpe, unigram, char
     size_t vocabulary;
-    double validation_share;   // the last share of the text (by bytes, at a line end) is held out
-    const char *tokenizer;     // an existing tokenizer.model instead of training one, or NULL
+    double validation_share; // the last share of the text (by bytes, at a line end) is held out
+    const char *tokenizer;   // an existing tokenizer.model instead of training one, or NULL
     bool quiet;
 } PrepareSettings;
 typedef struct PrepareResult {
     uint64_t train_tokens, val_tokens, train_bytes, val_bytes;
     size_t vocabulary;
-    double unigram_loss;       // nats per held-out token of the add-one smoothed unigram model of the training tokens
+    double unigram_loss; // nats per held-out token of the add-one smoothed unigram model of the training tokens
 } PrepareResult;
 bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error *error);
 // Reads DIR/meta.json. Absent file: ERROR_USER.

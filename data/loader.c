@@ -67,8 +67,8 @@ static bool list_shards(const char *directory, const char *split, char ***names,
     if (good && errno != 0) good = error_errno(error, "%s: cannot read", directory);
     closedir(stream);
     if (good && *count == 0)
-        good = error_set(error, ERROR_USER, "%s: no %s*.bin there; make it with `rope prepare TEXT --out %s`", directory,
-                         split, directory);
+        good = error_set(error, ERROR_USER, "%s: no %s*.bin there; make it with `rope prepare TEXT --out %s`",
+                         directory, split, directory);
     if (good) qsort(*names, *count, sizeof **names, compare_names);
     return good;
 }
@@ -103,9 +103,10 @@ static bool count_windows(Loader *loader, const DataSettings *settings, Error *e
         if (count > longest) longest = count;
     }
     if (loader_windows(loader) == 0)
-        return error_set(error, ERROR_USER,
-                         "%s: a window of %zu tokens needs one more than that in a shard; the longest %s shard has %llu",
-                         settings->path, loader->tokens, settings->split, (unsigned long long)longest);
+        return error_set(
+            error, ERROR_USER,
+            "%s: a window of %zu tokens needs one more than that in a shard; the longest %s shard has %llu",
+            settings->path, loader->tokens, settings->split, (unsigned long long)longest);
     size_t bytes = 0;
     if (size_multiply(loader->tokens + 1, sizeof *loader->window, &bytes)) loader->window = malloc(bytes);
     if (!loader->window) return error_set(error, ERROR_MEMORY, "%s: out of memory", settings->path);
@@ -114,8 +115,8 @@ static bool count_windows(Loader *loader, const DataSettings *settings, Error *e
 
 Loader *loader_open(const DataSettings *settings, Error *error) {
     if (settings->batch == 0 || settings->tokens == 0) {
-        error_set(error, ERROR_USER, "%s: batch (%zu) and tokens (%zu) must be at least 1", settings->path, settings->batch,
-                  settings->tokens);
+        error_set(error, ERROR_USER, "%s: batch (%zu) and tokens (%zu) must be at least 1", settings->path,
+                  settings->batch, settings->tokens);
         return NULL;
     }
     Loader *loader = calloc(1, sizeof *loader);
@@ -156,7 +157,8 @@ bool loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error
     DataPosition position = loader->position; // moves on only when the whole batch was read
     for (size_t b = 0; b < loader->batch; b++) {
         Random order = {.seed = loader->seed, .stream = RANDOM_SHUFFLE, .step = position.epoch};
-        uint64_t window = loader->shuffle ? random_permute(order, position.window, loader_windows(loader)) : position.window;
+        uint64_t window =
+            loader->shuffle ? random_permute(order, position.window, loader_windows(loader)) : position.window;
         size_t index = shard_of(loader, window);
         uint64_t start = (window - loader->first[index]) * loader->tokens;
         if (!shard_read(&loader->shards[index], start, loader->tokens + 1, loader->limit, loader->window, error))

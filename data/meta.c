@@ -19,22 +19,27 @@ static json_t *describe_inputs(const PrepareSettings *settings) {
     return inputs;
 }
 
+static json_t *describe_shard(const char *file, uint64_t bytes, uint64_t tokens, uint32_t crc) {
+    return json_pack("{s:s, s:I, s:I, s:I}", "file", file, "bytes", (json_int_t)bytes, "tokens", (json_int_t)tokens,
+                     "crc32", (json_int_t)crc);
+}
+
 static json_t *describe(const PrepareSettings *settings, const PrepareResult *result, const MetaChecksums *checksums,
                         size_t sample_bytes) {
     double tokens = (double)(result->train_tokens + result->val_tokens);
     double bytes = (double)(result->train_bytes + result->val_bytes);
-    return json_pack("{s:s, s:i, s:I, s:{s:s, s:I, s:I, s:I}, s:{s:s, s:I, s:I, s:I}, s:f, s:f, s:{s:s, s:s, s:I}, "
-                     "s:{s:o, s:I, s:f, s:I}}",
-                     "format", "rope.c data", "version", META_VERSION, "vocabulary", (json_int_t)result->vocabulary,
-                     "train", "file", "train.bin", "bytes", (json_int_t)result->train_bytes, "tokens",
-                     (json_int_t)result->train_tokens, "crc32", (json_int_t)checksums->train,
-                     "validation", "file", "val.bin", "bytes", (json_int_t)result->val_bytes, "tokens",
-                     (json_int_t)result->val_tokens, "crc32", (json_int_t)checksums->val,
-                     "tokens_per_byte", tokens / bytes, "unigram_loss", result->unigram_loss,
-                     "tokenizer", "file", "tokenizer.model", "type", settings->tokenizer ? "given" : settings->type,
-                     "crc32", (json_int_t)checksums->tokenizer,
-                     "settings", "inputs", describe_inputs(settings), "vocabulary", (json_int_t)settings->vocabulary,
-                     "validation_share", settings->validation_share, "sample_bytes", (json_int_t)sample_bytes);
+    json_t *train = describe_shard("train.bin", result->train_bytes, result->train_tokens, checksums->train);
+    json_t *validation = describe_shard("val.bin", result->val_bytes, result->val_tokens, checksums->val);
+    json_t *tokenizer =
+        json_pack("{s:s, s:s, s:I}", "file", "tokenizer.model", "type", settings->tokenizer ? "given" : settings->type,
+                  "crc32", (json_int_t)checksums->tokenizer);
+    json_t *made_with = json_pack("{s:o, s:I, s:f, s:I}", "inputs", describe_inputs(settings), "vocabulary",
+                                  (json_int_t)settings->vocabulary, "validation_share", settings->validation_share,
+                                  "sample_bytes", (json_int_t)sample_bytes);
+    return json_pack("{s:s, s:i, s:I, s:o, s:o, s:o, s:f, s:f, s:o}", "format", "rope.c data", "version", META_VERSION,
+                     "vocabulary", (json_int_t)result->vocabulary, "train", train, "validation", validation,
+                     "tokenizer", tokenizer, "tokens_per_byte", tokens / bytes, "unigram_loss", result->unigram_loss,
+                     "settings", made_with);
 }
 
 bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result,
@@ -54,16 +59,16 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
     int version = 0;
     json_int_t vocabulary = 0, train_bytes = 0, train_tokens = 0, val_bytes = 0, val_tokens = 0;
     double unigram_loss = 0.0;
-    bool good = root && json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I}, s:{s:I, s:I}, s:F}", "version", &version,
-                                       "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens", &train_tokens,
-                                       "validation", "bytes", &val_bytes, "tokens", &val_tokens, "unigram_loss",
-                                       &unigram_loss) == 0;
+    bool good = root && json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I}, s:{s:I, s:I}, s:F}", "version",
+                                       &version, "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens",
+                                       &train_tokens, "validation", "bytes", &val_bytes, "tokens", &val_tokens,
+                                       "unigram_loss", &unigram_loss) == 0;
     json_decref(root);
     if (!good) return error_set(error, ERROR_CORRUPT, "%s: line %d: %s", path, problem.line, problem.text);
     if (version != META_VERSION)
         return error_set(error, ERROR_CORRUPT, "%s: version %d; version %d is known", path, version, META_VERSION);
-    if (vocabulary < 1 || vocabulary > INT32_MAX || train_bytes < 1 || train_tokens < 1 || val_bytes < 1 || val_tokens < 1 ||
-        !(unigram_loss >= 0.0))
+    if (vocabulary < 1 || vocabulary > INT32_MAX || train_bytes < 1 || train_tokens < 1 || val_bytes < 1 ||
+        val_tokens < 1 || !(unigram_loss >= 0.0))
         return error_set(error, ERROR_CORRUPT, "%s: a count is out of range", path);
     *meta = (PrepareResult){.train_tokens = (uint64_t)train_tokens,
                             .val_tokens = (uint64_t)val_tokens,
@@ -79,7 +84,8 @@ bool data_read_meta(const char *directory, PrepareResult *meta, Error *error) {
     size_t size = 0;
     if (!path_join(path, sizeof path, directory, "meta.json", error)) return false;
     if (access(path, F_OK) != 0)
-        return error_set(error, ERROR_USER, "%s: not there; make it with `rope prepare TEXT --out %s`", path, directory);
+        return error_set(error, ERROR_USER, "%s: not there; make it with `rope prepare TEXT --out %s`", path,
+                         directory);
     char *text = file_read_all(path, META_BYTES_LIMIT, &size, error);
     bool good = text && parse(path, text, size, meta, error);
     free(text);

@@ -1,8 +1,8 @@
 // Text to tokens: tokenizer.model, train.bin, val.bin, meta.json.
 //
 // The text is read twice, a piece at a time (once, in part, to train the tokenizer; once to encode), so memory does not
-// depend on its size. Pieces are cut where lines end; the cuts depend on the text alone. The last validation_share of the
-// bytes is held out, and neither the tokenizer nor the unigram model sees it.
+// depend on its size. Pieces are cut where lines end; the cuts depend on the text alone. The last validation_share of
+// the bytes is held out, and neither the tokenizer nor the unigram model sees it.
 //
 // Everything is written under temporary names. Only when all is there does the old meta.json go, are the files renamed,
 // and is the new meta.json written: whatever interrupts this, a meta.json stands beside the files that it describes.
@@ -29,8 +29,8 @@ static const char *const file_names[FILE_COUNT] = {"tokenizer.model", "train.bin
 typedef struct Preparation {
     const PrepareSettings *settings;
     Text *text;
-    uint64_t split;  // bytes before it are for training
-    char *buffer;    // (PIECE_BYTES)
+    uint64_t split; // bytes before it are for training
+    char *buffer;   // (PIECE_BYTES)
     Tokenizer *tokenizer;
     char final[FILE_COUNT][PATH_BYTES], temporary[FILE_COUNT][PATH_BYTES], meta[PATH_BYTES];
     MetaChecksums checksums;
@@ -205,14 +205,12 @@ static double unigram_loss(const uint64_t *train, const uint64_t *val, const Pre
 
 static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
     uint64_t total = text_size(p->text);
-    *result = (PrepareResult){.train_bytes = p->split,
-                              .val_bytes = total - p->split,
-                              .vocabulary = tokenizer_vocabulary(p->tokenizer)};
+    *result = (PrepareResult){
+        .train_bytes = p->split, .val_bytes = total - p->split, .vocabulary = tokenizer_vocabulary(p->tokenizer)};
     uint64_t *train = calloc(result->vocabulary, sizeof *train), *val = calloc(result->vocabulary, sizeof *val);
     bool good = train && val;
     if (!good) error_set(error, ERROR_MEMORY, "out of memory for %zu counts", result->vocabulary);
-    good = good &&
-           encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &p->checksums.train, error) &&
+    good = good && encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &p->checksums.train, error) &&
            encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &p->checksums.val, error);
     if (good) result->unigram_loss = unigram_loss(train, val, result);
     free(train);
@@ -228,9 +226,11 @@ static bool commit(Preparation *p, const PrepareResult *result, Error *error) {
 }
 
 static bool check_settings(const PrepareSettings *settings, Error *error) {
-    if (settings->input_count == 0) return error_set(error, ERROR_USER, "no text given: name files, or - for standard input");
+    if (settings->input_count == 0)
+        return error_set(error, ERROR_USER, "no text given: name files, or - for standard input");
     if (!(settings->validation_share > 0.0 && settings->validation_share < 1.0))
-        return error_set(error, ERROR_USER, "validation share %g: must lie between 0 and 1", settings->validation_share);
+        return error_set(error, ERROR_USER, "validation share %g: must lie between 0 and 1",
+                         settings->validation_share);
     return true;
 }
 

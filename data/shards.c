@@ -152,9 +152,10 @@ static bool check_header(Shard *shard, uint64_t file_bytes, Error *error) {
         return error_set(error, ERROR_CORRUPT, "%s: the token count %d is negative", path, (int32_t)header[WORD_COUNT]);
     uint64_t expected = HEADER_BYTES + shard->count * shard->width; // below 2^34
     if (file_bytes != expected)
-        return error_set(error, ERROR_CORRUPT, "%s: %s: the header says %llu tokens, which are %llu bytes; the file has %llu",
-                         path, file_bytes < expected ? "truncated" : "bytes after the last token",
-                         (unsigned long long)shard->count, (unsigned long long)expected, (unsigned long long)file_bytes);
+        return error_set(
+            error, ERROR_CORRUPT, "%s: %s: the header says %llu tokens, which are %llu bytes; the file has %llu", path,
+            file_bytes < expected ? "truncated" : "bytes after the last token", (unsigned long long)shard->count,
+            (unsigned long long)expected, (unsigned long long)file_bytes);
     bool own = header[WORD_VOCABULARY] || header[WORD_IDS_CRC] || header[WORD_HEADER_CRC];
     return !own || check_own_header(shard, header, error);
 }

@@ -81,7 +81,8 @@ static void make_mqar(const Example *example) {
     for (size_t j = 0; j < pairs; j++) {
         size_t position;
         do // without replacement: draw again where a query stands already
-            position = start + 2 * (draw_power_law(draw(example, DRAW_POSITIONS), &draws, gaps, settings->gap_power) - 1);
+            position =
+                start + 2 * (draw_power_law(draw(example, DRAW_POSITIONS), &draws, gaps, settings->gap_power) - 1);
         while (example->targets[position] >= 0);
         inputs[position] = inputs[2 * j];
         ask(example, position, 2 * j + 1, inputs[2 * j + 1]);
@@ -144,7 +145,8 @@ static bool check_pairs(const TaskSettings *settings, Error *error) {
     if (settings->pairs == 0 || settings->pairs > keys)
         return error_set(error, ERROR_USER, "%s: %zu pairs; a vocabulary of %zu has 1 to %zu keys", settings->name,
                          settings->pairs, settings->vocabulary, keys);
-    if ((unsigned)settings->filler >= TASK_FILLER_COUNT) return error_set(error, ERROR_USER, "%s: no such filler", settings->name);
+    if ((unsigned)settings->filler >= TASK_FILLER_COUNT)
+        return error_set(error, ERROR_USER, "%s: no such filler", settings->name);
     return true;
 }
 
@@ -154,7 +156,8 @@ static bool check_mqar(const TaskSettings *settings, Error *error) {
         return error_set(error, ERROR_USER, "mqar: %zu pairs need at least %zu tokens, four for each; there are %zu",
                          settings->pairs, 4 * settings->pairs, settings->tokens);
     if (!(settings->gap_power > 0.0 && settings->gap_power <= 1.0))
-        return error_set(error, ERROR_USER, "mqar: gap power %g must lie above 0 and be at most 1", settings->gap_power);
+        return error_set(error, ERROR_USER, "mqar: gap power %g must lie above 0 and be at most 1",
+                         settings->gap_power);
     return true;
 }
 
@@ -171,8 +174,10 @@ static bool check_induction(const TaskSettings *settings, Error *error) {
     if (settings->tokens < 2 * INDUCTION_BLOCK)
         return error_set(error, ERROR_USER, "induction: needs at least %d tokens", 2 * INDUCTION_BLOCK);
     if (settings->vocabulary < different)
-        return error_set(error, ERROR_USER, "induction: %zu tokens need a vocabulary of %zu, so that no token comes twice by "
-                         "chance; it is %zu", settings->tokens, different, settings->vocabulary);
+        return error_set(error, ERROR_USER,
+                         "induction: %zu tokens need a vocabulary of %zu, so that no token comes twice by "
+                         "chance; it is %zu",
+                         settings->tokens, different, settings->vocabulary);
     return true;
 }
 

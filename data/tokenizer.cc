@@ -162,13 +162,14 @@ extern "C" int32_t tokenizer_bos(const Tokenizer *tokenizer) { return tokenizer-
 
 extern "C" int32_t tokenizer_eos(const Tokenizer *tokenizer) { return tokenizer->processor.eos_id(); }
 
-extern "C" bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
-                                 Error *error) {
+extern "C" bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, int32_t **ids,
+                                 size_t *count, Error *error) {
     *ids = nullptr;
     *count = 0;
     return guarded(error, [&] {
         std::vector<int> pieces;
-        if (!tokenizer->encode({text, size}, pieces)) return error_set(error, ERROR_SYSTEM, "SentencePiece cannot encode");
+        if (!tokenizer->encode({text, size}, pieces))
+            return error_set(error, ERROR_SYSTEM, "SentencePiece cannot encode");
         *ids = static_cast<int32_t *>(malloc((pieces.size() + 1) * sizeof **ids)); // never malloc(0)
         if (!*ids) return error_set(error, ERROR_MEMORY, "out of memory for %zu tokens", pieces.size());
         for (int id : pieces) (*ids)[(*count)++] = id;
@@ -176,8 +177,8 @@ extern "C" bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, s
     });
 }
 
-extern "C" bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
-                                 Error *error) {
+extern "C" bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, char **text,
+                                 size_t *size, Error *error) {
     *text = nullptr;
     *size = 0;
     return guarded(error, [&] {

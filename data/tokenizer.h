@@ -14,13 +14,13 @@ extern "C" {
 typedef struct Tokenizer Tokenizer;
 
 typedef struct TokenizerTraining {
-    const char *type;        // bpe, unigram, char
+    const char *type; // bpe, unigram, char
     size_t vocabulary;
-    const char *model_path;  // where tokenizer.model is written
+    const char *model_path; // where tokenizer.model is written
     // Next piece of text, at most a few MB; *size = 0 at the end. Returns false on a read error.
     bool (*next)(void *context, const char **text, size_t *size);
     void *context;
-    size_t sample_bytes;     // text used for training at most: `next` is not called again after that
+    size_t sample_bytes; // text used for training at most: `next` is not called again after that
 } TokenizerTraining;
 
 // Lossless settings (byte fallback, identity normalisation, newline as a symbol): decode(encode(x)) == x for any bytes.
@@ -39,7 +39,8 @@ int32_t tokenizer_eos(const Tokenizer *tokenizer);
 bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
                       Error *error);
 // The concatenation of what each id stands for (nothing for <s> and </s>, raw bytes for byte pieces), so ids may be
-// decoded one by one as they come. *text is malloc'd with a NUL appended (not counted in *size). Ids out of range: ERROR_USER.
+// decoded one by one as they come. *text is malloc'd with a NUL appended (not counted in *size). Ids out of range:
+// ERROR_USER.
 bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
                       Error *error);
 

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -29,7 +30,7 @@
 
 namespace {
 
-constexpr size_t sentence_bytes = 4096;   // longer lines are cut; SentencePiece counts positions in 16 bits
+constexpr size_t sentence_bytes = 4096;     // longer lines are cut; SentencePiece counts positions in 16 bits
 constexpr size_t meta_pieces = 3 + 1 + 256; // <unk> <s> </s>, newline, bytes
 
 // Sentences for the trainer, and how often every character occurs in them.
@@ -98,26 +99,28 @@ bool choose_coverage(const Sample &sample, size_t vocabulary, double *coverage, 
     size_t room = vocabulary - meta_pieces, kept = 0, covered = 0;
     double total = static_cast<double>(sample.characters_total);
     size_t needed = 0; // characters for 98 %
-    for (size_t sum = 0; needed < counts.size() && static_cast<double>(sum) < 0.98 * total; needed++) sum += counts[needed];
+    for (size_t sum = 0; needed < counts.size() && static_cast<double>(sum) < 0.98 * total; needed++)
+        sum += counts[needed];
     if (needed > room)
         return error_set(error, ERROR_USER,
                          "a vocabulary of %zu is too small: the text uses %zu different characters; %zu is the least",
                          vocabulary, counts.size(), meta_pieces + needed);
     while (kept < counts.size() && kept < room && (kept < room / 2 || static_cast<double>(covered) < 0.9995 * total))
         covered += counts[kept++];
-    *coverage = kept == counts.size() ? 1.0 : (static_cast<double>(covered) - 0.5) / total;
+    // A little below the exact share: SentencePiece compares in single precision, and must not keep one more.
+    *coverage = kept == counts.size() ? 1.0 : (static_cast<double>(covered) - 0.75) / total;
     return true;
 }
 
 class Sentences : public sentencepiece::SentenceIterator {
-public:
+  public:
     explicit Sentences(const std::vector<std::string> &sentences) : sentences_(sentences) {}
     bool done() const override { return index_ == sentences_.size(); }
     void Next() override { index_++; }
     const std::string &value() const override { return sentences_[index_]; }
     sentencepiece::util::Status status() const override { return {}; }
 
-private:
+  private:
     const std::vector<std::string> &sentences_;
     size_t index_ = 0;
 };
@@ -126,19 +129,21 @@ private:
 std::string train_here(const TokenizerTraining *training, const Sample &sample, double coverage) {
     Sentences sentences(sample.sentences);
     std::string model;
+    char share[32];
+    snprintf(share, sizeof share, "%.9f", coverage);
     auto status = sentencepiece::SentencePieceTrainer::Train({{"model_type", training->type},
-                                                             {"vocab_size", std::to_string(training->vocabulary)},
-                                                             {"hard_vocab_limit", "false"},
-                                                             {"character_coverage", std::to_string(coverage)},
-                                                             {"byte_fallback", "true"},
-                                                             {"normalization_rule_name", "identity"},
-                                                             {"remove_extra_whitespaces", "false"},
-                                                             {"add_dummy_prefix", "false"},
-                                                             {"allow_whitespace_only_pieces", "true"},
-                                                             {"user_defined_symbols", "\n"},
-                                                             {"num_threads", "16"},
-                                                             {"minloglevel", "4"}},
-                                                            &sentences, &model);
+                                                              {"vocab_size", std::to_string(training->vocabulary)},
+                                                              {"hard_vocab_limit", "false"},
+                                                              {"character_coverage", share},
+                                                              {"byte_fallback", "true"},
+                                                              {"normalization_rule_name", "identity"},
+                                                              {"remove_extra_whitespaces", "false"},
+                                                              {"add_dummy_prefix", "false"},
+                                                              {"allow_whitespace_only_pieces", "true"},
+                                                              {"user_defined_symbols", "\n"},
+                                                              {"num_threads", "16"},
+                                                              {"minloglevel", "4"}},
+                                                             &sentences, &model);
     return status.ok() ? "M" + model : "E" + status.ToString();
 }
 
@@ -190,8 +195,8 @@ bool train_in_child(const TokenizerTraining *training, const Sample &sample, dou
                          answer.c_str() + 1);
     if (answer.empty() || status != 0)
         return error_set(error, ERROR_USER,
-                         "SentencePiece gave up training a %s model on this text: it is too short or too repetitive, or "
-                         "memory ran out; try --type bpe or char",
+                         "SentencePiece gave up training a %s model on this text: it is too short or too repetitive, "
+                         "or memory ran out; try --type bpe or char",
                          training->type);
     model = answer.substr(1);
     return true;
@@ -216,8 +221,10 @@ bool train(const TokenizerTraining *training, Error *error) {
     if (!known)
         return error_set(error, ERROR_USER, "tokenizer type \"%s\": choose bpe, unigram or char", training->type);
     if (training->vocabulary <= meta_pieces || training->vocabulary > (size_t{1} << 24))
-        return error_set(error, ERROR_USER, "a vocabulary of %zu is out of range: %zu to %zu (256 bytes, 4 special tokens "
-                         "and at least one piece)", training->vocabulary, meta_pieces + 1, size_t{1} << 24);
+        return error_set(error, ERROR_USER,
+                         "a vocabulary of %zu is out of range: %zu to %zu (256 bytes, 4 special tokens "
+                         "and at least one piece)",
+                         training->vocabulary, meta_pieces + 1, size_t{1} << 24);
     Sample sample;
     std::string model;
     double coverage = 1.0;

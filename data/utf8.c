@@ -10,7 +10,10 @@ size_t utf8_length(const char *text, size_t size) {
     const unsigned char *s = (const unsigned char *)text;
     if (size == 0) return 0;
     if (s[0] < 0x80) return 1;
-    size_t length = in_range(s[0], 0xC2, 0xDF) ? 2 : in_range(s[0], 0xE0, 0xEF) ? 3 : in_range(s[0], 0xF0, 0xF4) ? 4 : 0;
+    size_t length = in_range(s[0], 0xC2, 0xDF)   ? 2
+                    : in_range(s[0], 0xE0, 0xEF) ? 3
+                    : in_range(s[0], 0xF0, 0xF4) ? 4
+                                                 : 0;
     if (length == 0 || size < length) return 0;
     unsigned char low = s[0] == 0xE0 ? 0xA0 : s[0] == 0xF0 ? 0x90 : 0x80;  // below: overlong
     unsigned char high = s[0] == 0xED ? 0x9F : s[0] == 0xF4 ? 0x8F : 0xBF; // above: surrogates, beyond U+10FFFF

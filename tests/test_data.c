@@ -45,7 +45,8 @@ static void write_shard(const char *name, size_t vocabulary, int32_t first, size
 }
 
 // As llm.c writes it: nothing in the header but magic, version and count.
-static void write_foreign(const char *name, uint32_t magic, uint32_t version, uint32_t count, const void *ids, size_t bytes) {
+static void write_foreign(const char *name, uint32_t magic, uint32_t version, uint32_t count, const void *ids,
+                          size_t bytes) {
     uint32_t header[256] = {magic, version, count};
     char *file = malloc(HEADER + bytes);
     Error error = {0};

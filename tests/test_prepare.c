@@ -30,8 +30,22 @@ static void in_directory(char *path, const char *name) {
     assert_true(snprintf(path, PATH, "%s/%s", directory, name) < PATH);
 }
 
-static const char *const words[] = {"the", "king", "and", "queen", "spoke", "of", "water\xE2\x96\x81", "na\xC3\xAFve", "\xFF\xFE",
-                                    "\tfield", "morning", "\xF0\x9F\x98\x80", "harvest", "people", "came", "to"};
+static const char *const words[] = {"the",
+                                    "king",
+                                    "and",
+                                    "queen",
+                                    "spoke",
+                                    "of",
+                                    "water\xE2\x96\x81",
+                                    "na\xC3\xAFve",
+                                    "\xFF\xFE",
+                                    "\tfield",
+                                    "morning",
+                                    "\xF0\x9F\x98\x80",
+                                    "harvest",
+                                    "people",
+                                    "came",
+                                    "to"};
 
 // About `size` bytes of lines, some hard, always the same for a seed.
 static char *make_text(uint64_t seed, size_t *size, const char *line_end) {
@@ -92,7 +106,8 @@ static PrepareSettings settings_for(const char *const *inputs, size_t count, con
 }
 
 // Everything that must hold of a prepared directory whose text was `text`.
-static void check_prepared(const char *out, const char *text, size_t size, const PrepareResult *result, bool has_lines) {
+static void check_prepared(const char *out, const char *text, size_t size, const PrepareResult *result,
+                           bool has_lines) {
     char path[PATH + 32];
     Error error = {0};
     snprintf(path, sizeof path, "%s/tokenizer.model", out);
@@ -124,8 +139,8 @@ static void check_prepared(const char *out, const char *text, size_t size, const
         free(whole);
     }
     if (train_count < 30000)
-        assert_true(fabs(result->unigram_loss - unigram_reference(train_ids, train_count, val_ids, val_count,
-                                                                  result->vocabulary)) < 1e-9);
+        assert_true(fabs(result->unigram_loss -
+                         unigram_reference(train_ids, train_count, val_ids, val_count, result->vocabulary)) < 1e-9);
     PrepareResult meta;
     if (!data_read_meta(out, &meta, &error)) fail_msg("%s", error.message);
     assert_memory_equal(&meta, result, sizeof meta);
@@ -183,7 +198,8 @@ static void test_many_inputs(void **state) {
     int saved = dup(STDIN_FILENO), piped = open(paths[1], O_RDONLY);
     assert_true(saved >= 0 && dup2(piped, STDIN_FILENO) == STDIN_FILENO);
     const char *inputs[] = {paths[0], "-", paths[2]}, *one[] = {whole};
-    PrepareSettings settings = settings_for(inputs, 3, out, "bpe"), whole_settings = settings_for(one, 1, whole_out, "bpe");
+    PrepareSettings settings = settings_for(inputs, 3, out, "bpe"),
+                    whole_settings = settings_for(one, 1, whole_out, "bpe");
     PrepareResult result, whole_result;
     Error error = {0};
     if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
@@ -260,7 +276,8 @@ static void expect_refused(const PrepareSettings *settings, ErrorKind kind, cons
     assert_false(data_prepare(settings, &result, &error));
     if (!strstr(error.message, message)) fail_msg("\"%s\" does not say \"%s\"", error.message, message);
     assert_int_equal(error.kind, kind);
-    static const char *const names[] = {"train.bin", "val.bin", "meta.json", "tokenizer.model", "tokenizer.model.new", "train.bin.new"};
+    static const char *const names[] = {"train.bin",           "val.bin",      "meta.json", "tokenizer.model",
+                                        "tokenizer.model.new", "train.bin.new"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(path, sizeof path, "%s/%s", settings->out, names[i]);
         assert_int_not_equal(access(path, F_OK), 0);
@@ -329,12 +346,20 @@ static void test_meta_refusals(void **state) {
     Error error = {0};
     assert_false(data_read_meta(directory, &meta, &error));
     assert_int_equal(error.kind, ERROR_USER);
-    static const char *const texts[] = {
-        "", "{", "[]", "{}", "null", "{\"version\": 1, \"version\": 1}",
-        "{\"version\":1,\"vocabulary\":0,\"train\":{\"bytes\":1,\"tokens\":1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
-        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":-1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
-        "{\"version\":2,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
-        "{\"version\":1,\"vocabulary\":\"9\",\"train\":{\"bytes\":1,\"tokens\":1},\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}"};
+    static const char *const texts[] = {"",
+                                        "{",
+                                        "[]",
+                                        "{}",
+                                        "null",
+                                        "{\"version\": 1, \"version\": 1}",
+                                        "{\"version\":1,\"vocabulary\":0,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":-1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":2,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":\"9\",\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         write_file(path, texts[i], strlen(texts[i]));
         error_clear(&error);

@@ -13,7 +13,8 @@ enum { LARGEST = 1 << 16 };
 static int32_t inputs[LARGEST], targets[LARGEST], distances[LARGEST];
 
 static TaskSettings settings_for(const char *name) {
-    return (TaskSettings){.name = name, .batch = 1, .tokens = 128, .vocabulary = 512, .pairs = 8, .gap_power = 0.01, .seed = 3};
+    return (TaskSettings){
+        .name = name, .batch = 1, .tokens = 128, .vocabulary = 512, .pairs = 8, .gap_power = 0.01, .seed = 3};
 }
 
 static void make(const TaskSettings *settings, uint64_t first) {
@@ -53,7 +54,8 @@ static size_t check_answers(const TaskSettings *settings, size_t row) {
     return asked;
 }
 
-static void check_keys_and_values(const TaskSettings *settings, const int32_t *keys, size_t stride, const int32_t *row) {
+static void check_keys_and_values(const TaskSettings *settings, const int32_t *keys, size_t stride,
+                                  const int32_t *row) {
     for (size_t j = 0; j < settings->pairs; j++) {
         int32_t key = keys[j * stride];
         assert_in_range(key, 1, settings->vocabulary / 2 - 1);
@@ -72,7 +74,8 @@ static void test_mqar(void **state) {
     (void)state;
     static const struct {
         size_t tokens, pairs, vocabulary;
-    } shapes[] = {{64, 4, 8192}, {128, 8, 512}, {256, 16, 8192}, {512, 64, 8192}, {4, 1, 4}, {64, 16, 40}, {67, 5, 101}};
+    } shapes[] = {{64, 4, 8192}, {128, 8, 512}, {256, 16, 8192}, {512, 64, 8192},
+                  {4, 1, 4},     {64, 16, 40},  {67, 5, 101}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int filler = 0; filler < TASK_FILLER_COUNT; filler++) {
             TaskSettings settings = settings_for("mqar");
@@ -147,7 +150,8 @@ static void test_needle(void **state) {
     (void)state;
     static const struct {
         size_t tokens, pairs, least;
-    } shapes[] = {{4096, 1, 0}, {4096, 1, 2048}, {4096, 1, 4094}, {4096, 8, 500}, {3, 1, 0}, {64, 16, 0}, {64, 16, 17}, {1000, 7, 100}};
+    } shapes[] = {{4096, 1, 0}, {4096, 1, 2048}, {4096, 1, 4094}, {4096, 8, 500},
+                  {3, 1, 0},    {64, 16, 0},     {64, 16, 17},    {1000, 7, 100}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int filler = 0; filler < TASK_FILLER_COUNT; filler++) {
             TaskSettings settings = settings_for("needle");
@@ -164,7 +168,8 @@ static void test_needle(void **state) {
                 check_keys_and_values(&settings, row + first_query, 1, row);
                 for (size_t t = 0; t < settings.tokens; t++) {
                     assert_int_equal(targets[b * settings.tokens + t] >= 0, t >= first_query);
-                    if (t >= first_query) assert_true((size_t)distances[b * settings.tokens + t] >= settings.least_distance);
+                    if (t >= first_query)
+                        assert_true((size_t)distances[b * settings.tokens + t] >= settings.least_distance);
                 }
             }
             check_count("needle examples", settings.batch);

@@ -16,8 +16,8 @@ enum { TYPES = 3 };
 static Tokenizer *tokenizers[TYPES];
 static const char *directory;
 
-static const char *const words[] = {"and", "the", "lord", "of", "Israel", "said", "unto", "him", "behold", "a", "great",
-                                    "naïve", "число", "水", "multitude", "came", "forth", "saying"};
+static const char *const words[] = {"and", "the",   "lord",  "of",    "Israel", "said",      "unto", "him",   "behold",
+                                    "a",   "great", "naïve", "число", "水",     "multitude", "came", "forth", "saying"};
 
 typedef struct Memory {
     const char *text;
@@ -104,30 +104,62 @@ static size_t round_trip(const Tokenizer *tokenizer, const char *text, size_t si
 
 static void test_hard_texts(void **state) {
     (void)state;
-#define TEXT(literal) {literal, sizeof(literal) - 1}
+#define TEXT(literal)                                                                                                  \
+    { literal, sizeof(literal) - 1 }
     static const struct {
         const char *text;
         size_t size;
     } texts[] = {
-        TEXT(""), TEXT(" "), TEXT("  "), TEXT("\n"), TEXT("\n\n\n"), TEXT("\r\n\r\n"), TEXT("\t\ta\t"), TEXT("\0"), TEXT("a\0b\0\0"),
-        TEXT("   leading"), TEXT("trailing   "), TEXT("a  b   c    d"), TEXT(" \n \n  x"), TEXT("the lord\nof Israel\n"),
-        TEXT("\xE2\x96\x81"), TEXT("a\xE2\x96\x81\xE2\x96\x81 b \xE2\x96\x81"), TEXT("\xE2\x96\x85 \xE2\x81\x87"),
-        TEXT("\xF0\x9F\x98\x80\xF0\x9F\x91\xA8\xE2\x80\x8D\xF0\x9F\x91\xA9"), TEXT("e\xCC\x81 \xC3\xA9 \xEF\xAC\x81 \xE2\x84\xAB"),
-        TEXT("\xEF\xBF\xBD"), TEXT("\xEF\xBB\xBF" "bom"), TEXT("\xEF\xBF\xBE\xEF\xBF\xBF"), TEXT("\xFF\xFE"),
-        TEXT("\xC0\x80"), TEXT("\xED\xA0\x80"), TEXT("\xF4\x90\x80\x80"), TEXT("\xE2\x96"), TEXT("\xE2"), TEXT("abc\xF0\x9F\x98"),
-        TEXT("<s></s><unk><pad>"), TEXT("<0x41><0x0A>"), TEXT("\xE3\x80\x80\xC2\xA0\xE2\x80\x8B"), TEXT("\x01\x02\x1B[0m\x7F"),
-        TEXT("\xE6\xB0\xB4\xE6\xB0\xB4 \xD1\x87\xD0\xB8\xD1\x81\xD0\xBB\xD0\xBE na\xC3\xAFve"), TEXT(" the the  the\n the\n\nthe "),
+        TEXT(""),
+        TEXT(" "),
+        TEXT("  "),
+        TEXT("\n"),
+        TEXT("\n\n\n"),
+        TEXT("\r\n\r\n"),
+        TEXT("\t\ta\t"),
+        TEXT("\0"),
+        TEXT("a\0b\0\0"),
+        TEXT("   leading"),
+        TEXT("trailing   "),
+        TEXT("a  b   c    d"),
+        TEXT(" \n \n  x"),
+        TEXT("the lord\nof Israel\n"),
+        TEXT("\xE2\x96\x81"),
+        TEXT("a\xE2\x96\x81\xE2\x96\x81 b \xE2\x96\x81"),
+        TEXT("\xE2\x96\x85 \xE2\x81\x87"),
+        TEXT("\xF0\x9F\x98\x80\xF0\x9F\x91\xA8\xE2\x80\x8D\xF0\x9F\x91\xA9"),
+        TEXT("e\xCC\x81 \xC3\xA9 \xEF\xAC\x81 \xE2\x84\xAB"),
+        TEXT("\xEF\xBF\xBD"),
+        TEXT("\xEF\xBB\xBF"
+             "bom"),
+        TEXT("\xEF\xBF\xBE\xEF\xBF\xBF"),
+        TEXT("\xFF\xFE"),
+        TEXT("\xC0\x80"),
+        TEXT("\xED\xA0\x80"),
+        TEXT("\xF4\x90\x80\x80"),
+        TEXT("\xE2\x96"),
+        TEXT("\xE2"),
+        TEXT("abc\xF0\x9F\x98"),
+        TEXT("<s></s><unk><pad>"),
+        TEXT("<0x41><0x0A>"),
+        TEXT("\xE3\x80\x80\xC2\xA0\xE2\x80\x8B"),
+        TEXT("\x01\x02\x1B[0m\x7F"),
+        TEXT("\xE6\xB0\xB4\xE6\xB0\xB4 \xD1\x87\xD0\xB8\xD1\x81\xD0\xBB\xD0\xBE na\xC3\xAFve"),
+        TEXT(" the the  the\n the\n\nthe "),
     };
 #undef TEXT
     for (size_t t = 0; t < TYPES; t++)
-        for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) round_trip(tokenizers[t], texts[i].text, texts[i].size);
+        for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+            round_trip(tokenizers[t], texts[i].text, texts[i].size);
     check_count("tokenizer round trips of hard texts", TYPES * sizeof texts / sizeof *texts);
 }
 
 // Fragments that are hard together: words, spaces, breaks, half characters, raw bytes.
 static size_t random_text(char *text, size_t fragments, Random random) {
-    static const char *const parts[] = {" ", "  ", "\n", "\r\n", "\t", "\xE2\x96\x81", "\xE2\x96", "\xF0\x9F\x98\x80", "\xC3\xA9",
-                                        "\xFF", "\xED\xA0\x80", "<s>", "<0x00>", "and", " the", "lord", "水", "."};
+    static const char *const parts[] = {
+        " ",        "  ",   "\n",           "\r\n", "\t",     "\xE2\x96\x81", "\xE2\x96", "\xF0\x9F\x98\x80",
+        "\xC3\xA9", "\xFF", "\xED\xA0\x80", "<s>",  "<0x00>", "and",          " the",     "lord",
+        "水",       "."};
     size_t size = 0;
     for (size_t i = 0; i < fragments; i++) {
         uint64_t kind = random_below(random, 2 * i, sizeof parts / sizeof *parts + 4);
@@ -173,7 +205,8 @@ static void test_all_characters(void **state) {
         // every character of the first plane, a tenth of the others, surrogates included: they are invalid bytes
         for (uint32_t c = first; c < first + 0x10000; c += first ? 10 : 1) {
             if (c >= 0x10000) text[size++] = (char)(0xF0 | c >> 18);
-            if (c >= 0x800) text[size++] = (char)((c >= 0x10000 ? 0x80 : 0xE0) | (c >> 12 & (c >= 0x10000 ? 0x3F : 0x0F)));
+            if (c >= 0x800)
+                text[size++] = (char)((c >= 0x10000 ? 0x80 : 0xE0) | (c >> 12 & (c >= 0x10000 ? 0x3F : 0x0F)));
             if (c >= 0x80) text[size++] = (char)((c >= 0x800 ? 0x80 : 0xC0) | (c >> 6 & (c >= 0x800 ? 0x3F : 0x1F)));
             text[size++] = (char)(c < 0x80 ? c : 0x80 | (c & 0x3F));
         }
@@ -258,24 +291,32 @@ static void test_refusals(void **state) {
     free(text);
 }
 
-// The largest vocabulary that a refusal names is one that works.
-static void test_largest_vocabulary(void **state) {
+static void check_named_size(const char *type, size_t asked, const char *before, const char *text, size_t size) {
+    char path[512];
+    Error error = {0};
+    model_path(path, sizeof path, "named");
+    assert_false(train(type, asked, path, text, size, &error));
+    const char *named = strstr(error.message, before);
+    if (!named) fail_msg("\"%s\" does not say \"%s\"", error.message, before);
+    size_t vocabulary = strtoul(named + strlen(before), NULL, 10);
+    error_clear(&error);
+    if (!train(type, vocabulary, path, text, size, &error)) fail_msg("%s: %s", type, error.message);
+    Tokenizer *tokenizer = tokenizer_load(path, &error);
+    assert_int_equal(tokenizer_vocabulary(tokenizer), vocabulary);
+    tokenizer_free(tokenizer);
+    check_count("vocabularies that a refusal named", 1);
+}
+
+// The largest and the least vocabulary that a refusal names are ones that work.
+static void test_named_vocabularies(void **state) {
     (void)state;
     size_t size;
-    char path[512], *text = make_text(100, &size);
-    model_path(path, sizeof path, "largest");
+    char *text = make_text(100, &size);
     for (size_t t = 0; t < 2; t++) {
-        Error error = {0};
-        assert_false(train(types[t], 50000, path, text, size, &error));
-        size_t largest = strtoul(strstr(error.message, "possible is ") + strlen("possible is "), NULL, 10);
-        error_clear(&error);
-        if (!train(types[t], largest, path, text, size, &error)) fail_msg("%s: %s", types[t], error.message);
-        Tokenizer *tokenizer = tokenizer_load(path, &error);
-        assert_int_equal(tokenizer_vocabulary(tokenizer), largest);
-        tokenizer_free(tokenizer);
+        check_named_size(types[t], 50000, "possible is ", text, size);
+        check_named_size(types[t], 262, "characters; ", text, size);
     }
     free(text);
-    check_count("largest vocabularies", 2);
 }
 
 // More characters than the vocabulary holds: the rare ones are spelled in bytes.
@@ -284,7 +325,8 @@ static void test_many_characters(void **state) {
     char path[512], *text = malloc(100000);
     size_t size = 0;
     for (unsigned i = 0; i < 200; i++) size += (size_t)sprintf(text + size, "common words fill the lines\n");
-    for (unsigned c = 0; c < 100; c++) size += (size_t)sprintf(text + size, "%c%c%c", 0xE4, 0xB8 + c / 64, 0x80 + c % 64);
+    for (unsigned c = 0; c < 100; c++)
+        size += (size_t)sprintf(text + size, "%c%c%c", 0xE4, 0xB8 + c / 64, 0x80 + c % 64);
     model_path(path, sizeof path, "many");
     for (size_t t = 0; t < TYPES; t++) {
         Error error = {0};
@@ -357,7 +399,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_cut_at_lines),
         cmocka_unit_test(test_training_is_repeatable),
         cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_largest_vocabulary),
+        cmocka_unit_test(test_named_vocabularies),
         cmocka_unit_test(test_many_characters),
         cmocka_unit_test(test_special_ids_and_errors),
     };
