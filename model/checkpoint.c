@@ -10,16 +10,8 @@
 
 #include "core/files.h"
 #include "model/checkpoint_internal.h"
+#include "model/json_text.h"
 #include "model/safetensors.h"
-
-json_t *checkpoint_json(const char *path, const char *text, size_t size, Error *error) {
-    json_error_t where;
-    json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
-    if (!json)
-        error_set(error, json_error_code(&where) == json_error_out_of_memory ? ERROR_MEMORY : ERROR_CORRUPT,
-                  "%s: contents: line %d: %s.", path, where.line, where.text);
-    return json;
-}
 
 static bool write_text(const char *path, const char *text, Error *error) {
     FileWriter *writer = file_writer_open(path, error);
@@ -78,7 +70,7 @@ bool checkpoint_read_config(const char *directory, ModelConfig *config, json_t *
     json_t *json = NULL;
     TensorTable table = {0};
     bool good = text && check_config_bytes(directory, path, text, size, error) &&
-                (json = checkpoint_json(path, text, size, error)) &&
+                (json = json_parse(path, "contents", text, size, error)) &&
                 checkpoint_config_parse(path, json, config, error) &&
                 tensor_table_create(&table, config, error) && checkpoint_weights(directory, &table, NULL, error);
     if (good && rope_c) *rope_c = json_incref(json_object_get(json, "rope_c"));

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "model/checkpoint_internal.h"
+#include "model/json_text.h"
 
 typedef enum Architecture { LLAMA, QWEN3, ROPE_C, ARCHITECTURE_COUNT } Architecture;
 static const struct {
@@ -106,8 +107,8 @@ char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo
     for (size_t digits = 6; json && digits <= 17 && !json_equal(json, again); digits++) {
         free(text);
         json_decref(again);
-        text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
-        again = text ? json_loads(text, 0, NULL) : NULL;
+        text = json_print(json, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
+        again = text ? json_parse(CHECKPOINT_CONFIG, "contents", text, strlen(text), NULL) : NULL;
     }
     bool same = json && json_equal(json, again);
     json_decref(json);

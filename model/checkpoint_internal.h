@@ -23,7 +23,4 @@ bool checkpoint_write_tensors(const char *path, const TensorTable *table, const 
 // ERROR_CORRUPT naming the tensor if a number of it is NaN or infinite.
 bool checkpoint_finite(const char *path, const Tensor *tensor, const real *values, Error *error);
 
-// checkpoint.c: a whole JSON file; NULL on failure.
-json_t *checkpoint_json(const char *path, const char *text, size_t size, Error *error);
-
 #endif

@@ -8,6 +8,7 @@
 
 #include "core/files.h"
 #include "model/checkpoint_internal.h"
+#include "model/json_text.h"
 #include "model/safetensors.h"
 
 // A search for all tensors of a table through the files of a directory.
@@ -91,7 +92,7 @@ static bool plain_name(const char *name) {
 static bool search_shards(Search *search, const char *index_path) {
     size_t size;
     char *text = file_read_all(index_path, CHECKPOINT_JSON_LIMIT, &size, search->error);
-    json_t *index = text ? checkpoint_json(index_path, text, size, search->error) : NULL;
+    json_t *index = text ? json_parse(index_path, "contents", text, size, search->error) : NULL;
     free(text);
     const json_t *map = json_object_get(index, "weight_map");
     bool good = index && (json_is_object(map) ||

@@ -2,9 +2,7 @@
 // size of the file before anything is used: a header that passes describes tensors that follow one another from the
 // first byte of the data to the last, each as long as its shape and format say.
 
-#include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +12,7 @@
 #include "core/arena.h"
 #include "core/files.h"
 #include "model/dtype.h"
+#include "model/json_text.h"
 #include "model/safetensors_internal.h"
 
 enum { MAX_RANK = 4 };
@@ -146,11 +145,8 @@ static bool check_ours(Safetensors *file, const unsigned char *length, char *tex
 
 static bool parse_header(Safetensors *file, const unsigned char *length, char *text, size_t size, Error *error) {
     if (text[0] != '{') return fail(file, error, "header", "it does not start with '{'");
-    json_error_t where;
-    file->header = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
-    if (!file->header)
-        return error_set(error, json_error_code(&where) == json_error_out_of_memory ? ERROR_MEMORY : ERROR_CORRUPT,
-                         "%s: header: it is not valid JSON: %s.", file->path, where.text);
+    file->header = json_parse(file->path, "header", text, size, error);
+    if (!file->header) return false;
     file->metadata = json_object_get(file->header, "__metadata__");
     return check_metadata(file, error) && read_entries(file, error) && check_ours(file, length, text, size, error);
 }

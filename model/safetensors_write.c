@@ -2,13 +2,13 @@
 // each tensor's numbers as F32 in the order of the items. Two passes over the numbers: checksums first, as they stand
 // in the header, then the bytes.
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/arena.h"
 #include "core/files.h"
+#include "model/json_text.h"
 #include "model/safetensors_internal.h"
 
 char *safetensors_header_digits(char *text, size_t size) {
@@ -88,7 +88,7 @@ static char *header_text(const SafetensorsItem *items, size_t count, const char 
     for (size_t i = 0; good && i < count; i++)
         good = set_checksum(pairs, &items[i]) &&
                json_object_set_new(header, items[i].name, tensor_entry(&items[i], &end)) == 0;
-    char *text = good ? json_dumps(header, JSON_COMPACT) : NULL;
+    char *text = good ? json_print(header, JSON_COMPACT) : NULL;
     json_decref(header);
     return text;
 }

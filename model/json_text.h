@@ -1,0 +1,16 @@
+// JSON from text and to text, for files. jansson 2.14 goes on when memory runs out in the middle of a text: it drops
+// characters, and reports a broken text, or nothing at all. Here that is always found.
+#ifndef ROPE_MODEL_JSON_TEXT_H
+#define ROPE_MODEL_JSON_TEXT_H
+
+#include <jansson.h>
+
+#include "core/error.h"
+
+// A new reference, or NULL: ERROR_CORRUPT "PATH: SECTION: …" for text that is not JSON, names a key twice or goes on
+// after its end; ERROR_MEMORY.
+json_t *json_parse(const char *path, const char *section, const char *text, size_t size, Error *error);
+// As json_dumps: malloc'd, or NULL if `json` is NULL or memory runs out.
+char *json_print(const json_t *json, size_t flags);
+
+#endif
