@@ -12,14 +12,28 @@ Bound bound_make(const AttentionSettings *settings) {
     return bound;
 }
 
+double bound_interval(const AttentionSettings *settings, double weight_norm) {
+    const bool some = settings->far_size && settings->far_size < settings->qk_size;
+    const double far = (double)(some ? settings->far_size : settings->qk_size);
+    double interval = settings->logit_bound;
+    if (settings->bound == BOUND_CLIP) {
+        const double guaranteed = settings->logit_scale * far * settings->entry_bound * settings->entry_bound * weight_norm;
+        if (!(interval > 0.0 && interval < guaranteed)) interval = guaranteed;
+    }
+    return interval * (1.0 + 128.0 * REAL_EPSILON);
+}
+
 size_t bound_units(Bound bound, size_t rows, size_t size) {
     return bound.kind == BOUND_CLIP ? rows * size : bound.kind == BOUND_BALL ? rows : 0;
 }
 
 static double dot(const real *a, const real *b, size_t size) {
-    double sum = 0.0;
-    for (size_t i = 0; i < size; i++) sum += (double)a[i] * (double)b[i];
-    return sum;
+    double sums[4] = {0}; // four chains, so that additions do not wait for one another
+    size_t i = 0;
+    for (; i + 4 <= size; i += 4)
+        for (size_t n = 0; n < 4; n++) sums[n] += (double)a[i + n] * (double)b[i + n];
+    for (; i < size; i++) sums[0] += (double)a[i] * (double)b[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 static size_t clip_row(real *out, const real *in, size_t size, real limit) {

@@ -16,6 +16,9 @@ typedef struct Bound {
 // From settings whose logit_scale is resolved. The radius is made smaller by four units of rounding, so that rounding
 // of the scaled vector cannot leave the interval that Λ promises.
 Bound bound_make(const AttentionSettings *settings);
+// Λ as a polynomial for these settings takes it, where ‖W_t‖ ≤ weight_norm: a hair above what they say or clipping
+// guarantees, so that rounding at the bound is inside.
+double bound_interval(const AttentionSettings *settings, double weight_norm);
 // out (rows, size) = bounded in (rows, size); out may be in. Returns how many entries (clip) or rows (ball) changed.
 size_t bound_apply(Bound bound, real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows,
                    size_t size);

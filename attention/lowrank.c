@@ -134,15 +134,6 @@ void lowrank_each_task(const LowrankPlan *plan, void *scratch, const bool *activ
 
 // ---- the plan ------------------------------------------------------------------------------------------------------
 
-double lowrank_interval(const AttentionSettings *s) {
-    double interval = s->logit_bound, far = (double)(s->far_size && s->far_size < s->qk_size ? s->far_size : s->qk_size);
-    if (s->bound == BOUND_CLIP) {
-        double guaranteed = s->logit_scale * far * s->entry_bound * s->entry_bound;
-        if (!(interval > 0 && interval < guaranteed)) interval = guaranteed;
-    }
-    return interval * (1 + 128 * REAL_EPSILON); // so that rounding of entries at the bound does not leave it
-}
-
 // Tokens per chunk: long enough that reading and writing the state is paid for by products with it, short enough that
 // the boundary block stays small beside them.
 static size_t choose_chunk(const LowrankPlan *plan) {
@@ -175,7 +166,7 @@ static bool choose_features(LowrankPlan *plan, Error *error) {
                          "attention.degree=%zu over %zu dimensions makes C(%zu, %zu) features, more than %d. Lower the "
                          "degree or set attention.far_size.", s->degree, plan->far_size, plan->far_size + s->degree,
                          s->degree, (int)MAX_FEATURES);
-    if (!polynomial_create(&plan->polynomial, s->polynomial, s->degree, lowrank_interval(s), error)) return false;
+    if (!polynomial_create(&plan->polynomial, s->polynomial, s->degree, bound_interval(s, 1), error)) return false;
     for (size_t t = 0; t <= s->degree; t++) plan->coefficient[t] = (real)plan->polynomial.coefficient[t];
     return features_create(&plan->features, plan->far_size, &plan->polynomial, error);
 }
@@ -247,7 +238,7 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     plan->polynomial_far = s->far == FAR_POLYNOMIAL;
     plan->guaranteed = s->bound == BOUND_BALL || s->polynomial == POLYNOMIAL_POWER ||
                        (s->bound == BOUND_CLIP && s->logit_scale * (double)plan->far_size * s->entry_bound *
-                                                      s->entry_bound <= lowrank_interval(s));
+                                                      s->entry_bound <= bound_interval(s, 1));
     if (!position_create(&plan->position, s, error) || !check_settings(plan, error) ||
         (plan->polynomial_far && !choose_features(plan, error))) {
         destroy(&plan->base);

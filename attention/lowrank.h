@@ -127,9 +127,6 @@ LowrankSaved lowrank_saved_at(const LowrankPlan *plan, void *saved, size_t *byte
 LowrankShared lowrank_shared_at(const LowrankPlan *plan, void *scratch, size_t *bytes);
 size_t lowrank_state_index(const LowrankPlan *plan, size_t batch, size_t kv_head, size_t segment);
 
-// Λ as the polynomial of these settings takes it: a hair above what they say, so that rounding at the bound is inside.
-double lowrank_interval(const AttentionSettings *settings);
-
 // Runs body(context, task) for every (batch row, active key/value head, segment of `segments`), in parallel.
 // segments is plan->segments, or 1 for tasks that span all tokens.
 typedef void (*LowrankBody)(void *context, LowrankTask *task);

@@ -176,7 +176,8 @@ static void judge(const ToeplitzPlan *plan, ToeplitzUnit *unit, const ToeplitzSa
         const size_t head = unit->kv_head * plan->group + member, at = unit->batch * settings->heads + head;
         const double measured = settings->logit_scale * plan->weight_norm * unit->norm[member] * unit->norm[plan->group];
         // a NaN is not within the bound either; the true exp lets it through to where it is found
-        const bool within = measured <= settings->logit_bound || settings->polynomial == POLYNOMIAL_POWER;
+        const bool within = measured * (1.0 + 64.0 * REAL_EPSILON) <= plan->polynomial.interval ||
+                            settings->polynomial == POLYNOMIAL_POWER;
         unit->exact_far[member] = settings->far == FAR_EXACT || (plan->expands && !within);
         saved->measured[at] = measured;
         saved->exact_far[at] = unit->exact_far[member];

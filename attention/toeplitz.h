@@ -23,6 +23,8 @@ typedef struct ToeplitzCounts {
 
 // False, and zeros, if the plan is not one of toeplitz.
 bool toeplitz_counts(const AttentionPlan *plan, ToeplitzCounts *counts);
+// Λ that the plan's polynomial is made for, ‖W_t‖ of a table included; 0 if it has none.
+double toeplitz_interval(const AttentionPlan *plan);
 // Seconds that the transforms of one forward (or backward) call take by themselves, on as many threads as the method
 // would use: each length timed in a loop over data that stays in the cache, times its count. Median of `repeats`.
 double toeplitz_bare_seconds(const AttentionPlan *plan, bool backward, size_t repeats);

@@ -97,7 +97,8 @@ static void decode_head(const ToeplitzPlan *plan, const DecodeState *state, real
     memset(sums.value, 0, sums.size * sizeof(double));
     const double length = split_row(plan, near, far, q + head * size);
     const double measured = settings->logit_scale * plan->weight_norm * length * state->norm[g];
-    const bool within = measured <= settings->logit_bound || settings->polynomial == POLYNOMIAL_POWER;
+    const bool within = measured * (1.0 + 64.0 * REAL_EPSILON) <= plan->polynomial.interval ||
+                            settings->polynomial == POLYNOMIAL_POWER;
     const bool polynomial = plan->expands && within;
     for (size_t j = 0; j <= position; j++) {
         const size_t lag = position - j, row = j * settings->kv_heads + g;

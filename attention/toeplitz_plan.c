@@ -72,7 +72,8 @@ static bool lay_out(ToeplitzPlan *plan, Error *error) {
         return false;
     plan->bias_heads = plan->position.kind == POSITION_ALIBI ? settings->heads : 1;
     if (!plan->expands) return toeplitz_check_memory(plan, error);
-    return polynomial_create(&plan->polynomial, settings->polynomial, settings->degree, settings->logit_bound, error) &&
+    return polynomial_create(&plan->polynomial, settings->polynomial, settings->degree,
+                             bound_interval(settings, plan->weight_norm), error) &&
            toeplitz_terms_create(plan, error);
 }
 
@@ -140,6 +141,10 @@ bool toeplitz_counts(const AttentionPlan *base, ToeplitzCounts *counts) {
     counts->backward_transforms = 2.0 * counts->forward_transforms;
     counts->backward_flops = 2.0 * counts->forward_flops;
     return true;
+}
+
+double toeplitz_interval(const AttentionPlan *base) {
+    return base->method == &attention_toeplitz ? ((const ToeplitzPlan *)base)->polynomial.interval : 0.0;
 }
 
 // Operations of one forward call: transforms, products of pairs, monomials, and the pairs of the near field.

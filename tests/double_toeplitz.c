@@ -7,6 +7,7 @@
 
 #include "attention/method.h"
 #include "attention/polynomial.h"
+#include "attention/toeplitz.h"
 #include "core/random.h"
 #include "tests/support/attention_reference.h"
 #include "tests/support/check.h"
@@ -35,21 +36,24 @@ static AttentionSettings small_settings(const char *kernel, size_t tokens, size_
 }
 
 // Fits take tens of milliseconds: each one is made once.
-static const Polynomial *polynomial_of(const AttentionSettings *settings) {
-    static Polynomial cache[2][5];
-    Polynomial *polynomial = &cache[settings->logit_bound > 2.0][settings->degree];
+static const Polynomial *polynomial_of(const AttentionSettings *settings, double interval) {
+    enum { MOST = 64 };
+    static Polynomial cache[MOST];
+    static size_t used;
+    for (size_t i = 0; i < used; i++)
+        if (cache[i].degree == settings->degree && cache[i].interval == interval) return &cache[i];
+    assert_true(used < MOST);
     Error error = {0};
-    if (polynomial->degree == 0 &&
-        !polynomial_create(polynomial, settings->polynomial, settings->degree, settings->logit_bound, &error))
+    if (!polynomial_create(&cache[used], settings->polynomial, settings->degree, interval, &error))
         fail_msg("%s", error.message);
-    return polynomial;
+    return &cache[used++];
 }
 
 static double compare(const char *what, const AttentionSettings *settings, double deviation, double tolerance) {
     Error error = {0};
     AttentionPlan *plan = attention_create(&attention_toeplitz, settings, &error);
     if (!plan) fail_msg("%s: %s", what, error.message);
-    const ReferenceFar far = {value, slope, polynomial_of(settings)};
+    const ReferenceFar far = {value, slope, settings->far == FAR_POLYNOMIAL ? polynomial_of(settings, toeplitz_interval(plan)) : NULL};
     AttentionProblem problem = attention_problem_new(settings, 3, deviation, 7);
     attention_problem_run(&problem, plan, NULL, NULL);
     AttentionSolution solution = attention_solve(&problem, true, &far);

@@ -56,8 +56,8 @@ static void test_reference(void **state) {
                 Polynomial polynomial;
                 Error error = {0};
                 const ReferenceFar far = {value, slope, &polynomial};
-                assert_true(polynomial_create(&polynomial, settings.polynomial, degree, settings.logit_bound, &error));
                 AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+                assert_true(polynomial_create(&polynomial, settings.polynomial, degree, toeplitz_interval(plan), &error));
                 AttentionProblem problem = attention_problem_new(&settings, 1, 1.0, k);
                 attention_problem_run(&problem, plan, NULL, NULL);
                 AttentionSolution solution = attention_solve(&problem, true, &far);
@@ -204,8 +204,8 @@ static void test_growth(void **state) {
         Polynomial polynomial;
         Error error = {0};
         const ReferenceFar far = {value, slope, &polynomial};
-        assert_true(polynomial_create(&polynomial, settings.polynomial, 2, settings.logit_bound, &error));
         AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        assert_true(polynomial_create(&polynomial, settings.polynomial, 2, toeplitz_interval(plan), &error));
         AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, 9);
         attention_problem_run(&problem, plan, NULL, NULL);
         AttentionReference *reference = reference_create(&settings, true, &far, &error);
