@@ -110,6 +110,16 @@ expect 0 'train on two threads' $train --train.out=threads --train.threads=2
 same_run whole threads 'two threads'
 ok 'two threads give the same bytes as one'
 
+# The gradient of an update does not depend on how its sequences are cut into batches.
+expect 0 'one batch of four' $train --train.steps=1 --train.log_every=1 --train.batch=4 --train.accumulate=1 --train.out=one
+expect 0 'four of one' $train --train.steps=1 --train.log_every=1 --train.batch=1 --train.accumulate=4 --train.out=four
+for key in loss grad_norm; do
+    head -n 1 one/metrics.jsonl | "$get" $key >a.value && head -n 1 four/metrics.jsonl | "$get" $key >b.value || fail "$key"
+    awk -v a="$(cat a.value)" -v b="$(cat b.value)" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10 * a * a) }' ||
+        fail "accumulation: $key $(cat a.value) in one batch, $(cat b.value) in four"
+done
+ok 'four batches of one accumulate to one batch of four'
+
 # A run long enough to be stopped in its middle.
 long="$train --train.steps=2000 --train.eval_every=500 --train.save_every=100 --train.log_every=10"
 expect 0 'train long' $long --train.out=long
