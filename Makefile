@@ -146,9 +146,9 @@ bench: all
 
 lint:
 	@sh tests/deps.sh cppcheck
-	cppcheck --quiet --std=c11 --language=c --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	cppcheck --quiet --std=c11 --language=c --enable=warning,performance --inline-suppr --error-exitcode=1 \
 	    --suppress=missingIncludeSystem --suppressions-list=.cppcheck -DROPE_ISA=portable -I. \
-	    '-Djson_array_foreach(a,i,v)=while((v=json_array_get(a,i++)))' '-Djson_object_foreach(o,k,v)=while((k=next(o,&v)))' \
+	    '-Djson_array_foreach(a,i,v)=while((v=json_array_get(a,i=next())))' '-Djson_object_foreach(o,k,v)=while((k=next(o,&v)))' \
 	    -j$$(nproc) $(foreach d,core attention model optim data train,$(wildcard $(d)/*.c))
 format:
 	@sh tests/deps.sh clang-format
