@@ -2,6 +2,8 @@
 # Runs every test program of $BUILD and the scripts listed below: one line each, or the whole output of what failed;
 # then one line for all. A crash, a time-out, a program that is missing or tests nothing are failures.
 cd "$(dirname "$0")/.." || exit 2
+# Waiting threads sleep instead of spinning: programs that share the cores would slow each other down several times.
+export OMP_WAIT_POLICY=passive
 BUILD=${BUILD:-build}
 export BUILD
 SCRIPTS='tests/end_to_end.sh'
