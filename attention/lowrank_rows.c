@@ -7,13 +7,23 @@
 
 #include "attention/lowrank.h"
 
-static void gather_far(const LowrankPlan *plan, real *out, const real *in, size_t stride, size_t count) {
+typedef struct FarRows {
+    const real *row;
+    size_t stride;
+} FarRows;
+
+// The far dimensions of rows of q or k, side by side: where they are if they are all, else copied to out.
+static FarRows gather_far(const LowrankPlan *plan, real *out, const real *in, size_t stride, size_t count) {
     const size_t half = plan->far_size / 2, offset = plan->base.settings.qk_size / 2;
+    if (plan->far_pair == 0) return (FarRows){in, stride};
     for (size_t r = 0; r < count; r++) {
         const real *from = in + r * stride + plan->far_pair;
-        memcpy(out + r * 2 * half, from, half * sizeof(real));
-        memcpy(out + r * 2 * half + half, from + offset, half * sizeof(real));
+        for (size_t a = 0; a < half; a++) { // runs of a few elements: a call of memcpy each would cost more
+            out[r * 2 * half + a] = from[a];
+            out[r * 2 * half + half + a] = from[offset + a];
+        }
     }
+    return (FarRows){out, plan->far_size};
 }
 
 static void rotate_far(const LowrankPlan *plan, real *rows, size_t first, size_t count, real direction) {
@@ -24,8 +34,8 @@ static void rotate_far(const LowrankPlan *plan, real *rows, size_t first, size_t
 
 void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real *in, size_t stride, size_t first,
                       size_t count) {
-    gather_far(plan, raw, in, stride, count);
-    bound_apply(plan->far_bound, far, plan->far_size, raw, plan->far_size, count, plan->far_size);
+    const FarRows from = gather_far(plan, raw, in, stride, count);
+    bound_apply(plan->far_bound, far, plan->far_size, from.row, from.stride, count, plan->far_size);
     rotate_far(plan, far, first, count, 1);
 }
 
@@ -60,8 +70,8 @@ void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride
             out[r * out_stride + a] = (accumulate ? out[r * out_stride + a] : 0) + (d_near ? d_near[r * size + a] : 0);
     if (!d_far) return;
     rotate_far(plan, d_far, first, count, -1);
-    gather_far(plan, raw, in, stride, count);
-    bound_backward(plan->far_bound, d_far, far, raw, far, count, far);
+    const FarRows from = gather_far(plan, raw, in, stride, count);
+    bound_backward(plan->far_bound, d_far, far, from.row, from.stride, count, far);
     for (size_t r = 0; r < count; r++) {
         real *to = out + r * out_stride + plan->far_pair;
         for (size_t a = 0; a < half; a++) to[a] += d_far[r * far + a];
@@ -82,8 +92,8 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, c
     size_t changed = 0;
     for (size_t at = first; at < last; at += KEY_TILE) {
         const size_t count = last - at < KEY_TILE ? last - at : KEY_TILE;
-        gather_far(plan, rows, in + at * stride, stride, count);
-        changed += bound_apply(plan->far_bound, rows, far, rows, far, count, far);
+        const FarRows from = gather_far(plan, rows, in + at * stride, stride, count);
+        changed += bound_apply(plan->far_bound, rows, far, from.row, from.stride, count, far);
         for (size_t r = 0; r < count; r++) {
             const double here = lowrank_square(rows + r * far, far);
             const double whole = far == size && plan->near_bound.kind == plan->far_bound.kind

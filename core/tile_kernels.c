@@ -112,25 +112,45 @@ static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_
     if (j < n) narrow(c + j, ldc, a, a_row, a_column, b + j, ldb, m, n - j, k, accumulate);
 }
 
-// Blocks of 8 × 8 keep reads and writes within a few cache lines; the compiler turns the inner loops into shuffles.
+enum { SIDE = 8 };
+typedef real Line __attribute__((vector_size(SIDE * sizeof(real))));
+
+// out (8,8) = in (8,8)ᵀ in registers: pairs, then pairs of pairs, then halves change places.
+static inline __attribute__((always_inline)) void transpose_square(real *out, size_t ld_out, const real *in, size_t ld_in) {
+    Line a[SIDE], b[SIDE];
+    UNROLL
+    for (size_t r = 0; r < SIDE; r++) memcpy(&a[r], in + r * ld_in, sizeof a[r]);
+    UNROLL
+    for (size_t r = 0; r < SIDE; r += 2) {
+        b[r] = __builtin_shufflevector(a[r], a[r + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        b[r + 1] = __builtin_shufflevector(a[r], a[r + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    UNROLL
+    for (size_t n = 0; n < SIDE / 2; n++) {
+        const size_t r = n / 2 * 4 + n % 2;
+        a[r] = __builtin_shufflevector(b[r], b[r + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        a[r + 2] = __builtin_shufflevector(b[r], b[r + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    UNROLL
+    for (size_t r = 0; r < SIDE / 2; r++) {
+        Line low = __builtin_shufflevector(a[r], a[r + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        Line high = __builtin_shufflevector(a[r], a[r + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        memcpy(out + r * ld_out, &low, sizeof low);
+        memcpy(out + (r + 4) * ld_out, &high, sizeof high);
+    }
+}
+
 static void transpose(real *out, size_t ld_out, const real *in, size_t ld_in, size_t rows, size_t columns) {
-    enum { SIDE = 8 };
-    for (size_t i = 0; i < rows; i += SIDE) {
-        const size_t i_end = i + SIDE < rows ? i + SIDE : rows;
+    size_t i = 0;
+    for (; i + SIDE <= rows; i += SIDE) {
         size_t j = 0;
-        if (i_end - i == SIDE)
-            for (; j + SIDE <= columns; j += SIDE) {
-                real square[SIDE][SIDE];
-                for (size_t r = 0; r < SIDE; r++) memcpy(square[r], in + (i + r) * ld_in + j, sizeof square[r]);
-                for (size_t s = 0; s < SIDE; s++) {
-                    real line[SIDE];
-                    for (size_t r = 0; r < SIDE; r++) line[r] = square[r][s];
-                    memcpy(out + (j + s) * ld_out + i, line, sizeof line);
-                }
-            }
-        for (size_t r = i; r < i_end; r++)
+        for (; j + SIDE <= columns; j += SIDE)
+            transpose_square(out + j * ld_out + i, ld_out, in + i * ld_in + j, ld_in);
+        for (size_t r = i; r < i + SIDE; r++)
             for (size_t s = j; s < columns; s++) out[s * ld_out + r] = in[r * ld_in + s];
     }
+    for (; i < rows; i++)
+        for (size_t s = 0; s < columns; s++) out[s * ld_out + i] = in[i * ld_in + s];
 }
 
 const TileKernels ISA_NAME(tile_kernels) = {multiply, transpose};
