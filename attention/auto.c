@@ -28,7 +28,6 @@ typedef struct AutoPlan {
     Candidate candidate[MAX_CANDIDATES]; // lowrank, cheapest first
     size_t count;
     size_t group;
-    double method_exact, method_lowrank; // their indices in the registry
 } AutoPlan;
 
 // ---- costs ---------------------------------------------------------------------------------------------------------
@@ -126,12 +125,6 @@ static void destroy(AttentionPlan *base) {
     free(plan);
 }
 
-static double method_index(const AttentionMethod *method) {
-    size_t index = 0;
-    while (attention_method_at(index) != method) index++;
-    return (double)index;
-}
-
 static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     AutoPlan *plan = calloc(1, sizeof *plan);
     if (!plan) {
@@ -144,8 +137,6 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     s->far = FAR_POLYNOMIAL;
     if (s->bound != BOUND_NONE) s->near_bound = NEAR_BOUND_SAME;
     plan->group = s->heads / s->kv_heads;
-    plan->method_exact = method_index(&attention_exact);
-    plan->method_lowrank = method_index(&attention_lowrank);
     plan->exact.plan = attention_create(&attention_exact, s, error);
     if (!plan->exact.plan) {
         free(plan);
@@ -230,9 +221,6 @@ static void forward(const AttentionPlan *base, const AttentionForward *io) {
         inner.scratch = memory.scratch;
         inner.saved = i < plan->count ? memory.lowrank_saved : memory.exact_saved;
         attention_forward(i < plan->count ? plan->candidate[i].plan : plan->exact.plan, &inner);
-        for (size_t h = 0; io->report && io->report->method_used && h < base->settings.heads; h++)
-            if (memory.active[h / plan->group])
-                io->report->method_used[h] = i < plan->count ? plan->method_lowrank : plan->method_exact;
     }
 }
 

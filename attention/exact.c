@@ -214,8 +214,6 @@ static void report(const ExactPlan *plan, const AttentionForward *io) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t group = settings->heads / settings->kv_heads, rows = settings->batch * settings->tokens;
     const size_t units = 2 * bound_units(plan->bound, rows, settings->qk_size);
-    size_t method = 0;
-    while (attention_method_at(method) != &attention_exact) method++;
 #pragma omp parallel for schedule(static) num_threads(smaller(plan->threads, threads_count()))
     for (size_t g = 0; g < settings->kv_heads; g++) {
         if (io->active && !io->active[g]) continue;
@@ -229,7 +227,6 @@ static void report(const ExactPlan *plan, const AttentionForward *io) {
             set(io->report->clipped, h, units ? (double)changed / (double)units : 0.0);
             set(io->report->output_bound, h, 0.0);
             set(io->report->fell_back, h, 0.0);
-            set(io->report->method_used, h, (double)method);
         }
     }
 }

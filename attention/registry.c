@@ -122,7 +122,20 @@ AttentionPlan *attention_create(const AttentionMethod *method, const AttentionSe
 const AttentionMethod *attention_plan_method(const AttentionPlan *plan) { return plan->method; }
 const AttentionSettings *attention_plan_settings(const AttentionPlan *plan) { return &plan->settings; }
 AttentionNeeds attention_needs(const AttentionPlan *plan) { return plan->needs; }
-void attention_forward(const AttentionPlan *plan, const AttentionForward *io) { plan->method->forward(plan, io); }
+
+// Every head's method is the plan's own; `auto` runs other plans through here, and theirs overwrite it.
+static void report_method(const AttentionPlan *plan, const AttentionForward *io) {
+    size_t index = 0;
+    while (methods[index] != plan->method) index++;
+    const size_t group = plan->settings.heads / plan->settings.kv_heads;
+    for (size_t h = 0; h < plan->settings.heads; h++)
+        if (!io->active || io->active[h / group]) io->report->method_used[h] = (double)index;
+}
+
+void attention_forward(const AttentionPlan *plan, const AttentionForward *io) {
+    if (io->report && io->report->method_used) report_method(plan, io);
+    plan->method->forward(plan, io);
+}
 void attention_backward(const AttentionPlan *plan, const AttentionBackward *io) { plan->method->backward(plan, io); }
 
 void attention_explain(const AttentionPlan *plan, char *text, size_t size) {

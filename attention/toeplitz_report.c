@@ -10,18 +10,12 @@
 #include "attention/certificate.h"
 #include "attention/toeplitz_plan.h"
 
-enum { ROUNDING = 4 };
+enum { ROUNDING = 1 };
 
 // Sets array[head] = value for the heads that run.
 static void fill(const ToeplitzPlan *plan, double *array, double value, const bool *active) {
     for (size_t h = 0; array && h < plan->base.settings.heads; h++)
         if (!active || active[h / plan->group]) array[h] = value;
-}
-
-static size_t method_index(void) {
-    size_t index = 0;
-    while (attention_method_at(index) != &attention_toeplitz) index++;
-    return index;
 }
 
 static void raise(double *array, size_t head, double value) {
@@ -31,7 +25,6 @@ static void raise(double *array, size_t head, double value) {
 void toeplitz_report_clear(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {
     double *const arrays[] = {report->logit_bound, report->output_bound, report->clipped, report->fell_back};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) fill(plan, arrays[i], 0.0, active);
-    fill(plan, report->method_used, (double)method_index(), active);
 }
 
 void toeplitz_report_clear_gradients(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {

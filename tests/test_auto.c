@@ -100,7 +100,27 @@ static void test_calibration(void **state) {
     attention_destroy(plan);
 }
 
+// Reports name the method that ran, for the fixed methods as well.
+static void test_method_is_named(void **state) {
+    (void)state;
+    for (size_t m = 0; m < attention_method_count(); m++) {
+        const char *name = attention_method_name(attention_method_at(m));
+        if (strcmp(name, "auto") == 0) continue;
+        AttentionSettings s = base_settings();
+        s.tokens = 40, s.degree = 2, s.logit_bound = 2, s.bound = BOUND_BALL;
+        AttentionProblem problem = attention_problem_new(&s, 0, 0.1, 30);
+        AttentionPlan *plan = plan_new(name, &s);
+        double used[4] = {-1, -1, -1, -1};
+        attention_problem_run(&problem, plan, NULL, &(AttentionReport){.method_used = used});
+        for (size_t h = 0; h < 4; h++) assert_true(used[h] == (double)m);
+        check_count("named methods", 1);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_method_is_named),
     cmocka_unit_test(test_softmax_within_tolerance), cmocka_unit_test(test_exact), cmocka_unit_test(test_calibration),
 };
 TEST_MAIN(tests)
