@@ -148,4 +148,8 @@ const char *temporary_directory(void) {
     return path;
 }
 
-void test_begin(char **argv) { cpu_mend_blas(argv); }
+void test_begin(char **argv) {
+    cpu_mend_blas(argv);
+    const char *filter = getenv("TEST_FILTER");
+    if (filter) cmocka_set_test_filter(filter);
+}

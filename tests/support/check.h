@@ -31,7 +31,8 @@ void check_report(void); // "what: N compared" lines; every test program calls i
 // A fresh directory below $TMPDIR or /tmp, removed at exit.
 const char *temporary_directory(void);
 
-// main of every test program: mends BLAS (re-executes), runs the group, prints the report.
+// main of every test program: mends BLAS (re-executes), runs the group (of it what $TEST_FILTER matches), prints the
+// report.
 #define TEST_MAIN(tests)                                                                                               \
     int main(int argc, char **argv) {                                                                                  \
         (void)argc;                                                                                                    \
