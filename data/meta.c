@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/files.h"
+#include "core/json_text.h"
 
 enum { META_BYTES_LIMIT = 1 << 24, META_VERSION = 1 };
 
@@ -44,8 +45,9 @@ static json_t *describe(const PrepareSettings *settings, const PrepareResult *re
 
 bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result,
                 const MetaChecksums *checksums, size_t sample_bytes, Error *error) {
+    json_watch();
     json_t *meta = describe(settings, result, checksums, sample_bytes);
-    char *text = meta ? json_dumps(meta, JSON_INDENT(2)) : NULL;
+    char *text = json_print(meta, JSON_INDENT(2));
     json_decref(meta);
     if (!text) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     bool good = file_write_atomic(path, text, strlen(text), error);
@@ -55,11 +57,12 @@ bool meta_write(const char *path, const PrepareSettings *settings, const Prepare
 
 static bool parse(const char *path, const char *text, size_t size, PrepareResult *meta, Error *error) {
     json_error_t problem;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &problem);
+    json_t *root = json_parse(path, "contents", text, size, error);
     int version = 0;
     json_int_t vocabulary = 0, train_bytes = 0, train_tokens = 0, val_bytes = 0, val_tokens = 0;
     double unigram_loss = 0.0;
-    bool good = root && json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I}, s:{s:I, s:I}, s:F}", "version",
+    if (!root) return false;
+    bool good = json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I}, s:{s:I, s:I}, s:F}", "version",
                                        &version, "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens",
                                        &train_tokens, "validation", "bytes", &val_bytes, "tokens", &val_tokens,
                                        "unigram_loss", &unigram_loss) == 0;

@@ -10,7 +10,7 @@
 
 #include "core/files.h"
 #include "model/checkpoint_internal.h"
-#include "model/json_text.h"
+#include "core/json_text.h"
 #include "model/safetensors.h"
 
 static bool write_text(const char *path, const char *text, Error *error) {

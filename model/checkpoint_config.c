@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "model/checkpoint_internal.h"
-#include "model/json_text.h"
+#include "core/json_text.h"
 
 typedef enum Architecture { LLAMA, QWEN3, ROPE_C, ARCHITECTURE_COUNT } Architecture;
 static const struct {
@@ -62,6 +62,7 @@ static json_t *config_json(const ModelSettings *settings, const CheckpointInfo *
     const char *reason = checkpoint_inexpressible(settings);
     Architecture architecture = reason ? ROPE_C : config->qk_norm ? QWEN3 : LLAMA;
     bool good = true;
+    json_watch();
     json_t *json = json_object();
     set(json, "architectures", json_pack("[s]", architectures[architecture].name), &good);
     set(json, "model_type", json_string(architectures[architecture].model_type), &good);

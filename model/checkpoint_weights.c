@@ -8,7 +8,7 @@
 
 #include "core/files.h"
 #include "model/checkpoint_internal.h"
-#include "model/json_text.h"
+#include "core/json_text.h"
 #include "model/safetensors.h"
 
 // A search for all tensors of a table through the files of a directory.

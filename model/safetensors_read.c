@@ -12,7 +12,7 @@
 #include "core/arena.h"
 #include "core/files.h"
 #include "model/dtype.h"
-#include "model/json_text.h"
+#include "core/json_text.h"
 #include "model/safetensors_internal.h"
 
 enum { MAX_RANK = 4 };

@@ -8,7 +8,7 @@
 
 #include "core/arena.h"
 #include "core/files.h"
-#include "model/json_text.h"
+#include "core/json_text.h"
 #include "model/safetensors_internal.h"
 
 char *safetensors_header_digits(char *text, size_t size) {
@@ -77,6 +77,7 @@ static bool set_checksum(json_t *metadata, const SafetensorsItem *item) {
 
 // The whole header as JSON, checksum digits zero; NULL when memory runs out.
 static char *header_text(const SafetensorsItem *items, size_t count, const char *const *metadata) {
+    json_watch();
     json_t *header = json_object(), *pairs = json_object();
     bool good = json_object_set_new(header, "__metadata__", pairs) == 0 &&
                 json_object_set_new(pairs, "format", json_string("pt")) == 0 &&

@@ -27,9 +27,9 @@ typedef struct Parsing {
     CommandLine *line;
 } Parsing;
 
-_Noreturn static void mistake(const Command *command, const char *message) {
+_Noreturn static void mistake(const Command *command, const char *message, int code) {
     fprintf(stderr, "rope %s: %s\n", command->name, message);
-    exit(2);
+    exit(code);
 }
 
 static const CommandOption *find_long(const CommandOption *options, const char *name, size_t length) {
@@ -53,7 +53,7 @@ _Noreturn static void unknown_option(const Parsing *parsing, const char *typed, 
     else
         snprintf(message, sizeof message, "There is no option --%s; rope %s --help lists them.", word,
                  parsing->command->name);
-    mistake(parsing->command, message);
+    mistake(parsing->command, message, 2);
 }
 
 // True if the option at argv[i] takes the next argument as its value.
@@ -102,7 +102,7 @@ static void give(Parsing *parsing, size_t option, const char *argument) {
     CommandLine *line = parsing->line;
     parsing->values[option] = argument ? argument : "";
     if (line->given_count == sizeof line->given / sizeof line->given[0])
-        mistake(parsing->command, "There are too many options.");
+        mistake(parsing->command, "There are too many options.", 2);
     line->given[line->given_count].name = parsing->options[option].name;
     line->given[line->given_count++].value = parsing->values[option];
 }
@@ -128,7 +128,7 @@ static error_t take_option(int key, char *argument, struct argp_state *state) {
         give(parsing, (size_t)(key - OWN_OPTION), argument);
     } else if (key == ARGP_KEY_ARG) {
         if (line->positional_count == sizeof line->positional / sizeof line->positional[0])
-            mistake(parsing->command, "There are too many arguments.");
+            mistake(parsing->command, "There are too many arguments.", 2);
         line->positional[line->positional_count++] = argument;
     } else if (key > 0 && key < 256) { // a letter of an own option
         for (size_t i = 0; parsing->options[i].name; i++)
@@ -187,7 +187,7 @@ void command_parse(const Command *command, const CommandOption *options, const c
     config_defaults(&line->config);
 
     const char **settings = calloc((size_t)argc + 1, sizeof *settings);
-    REQUIRE(settings);
+    if (!settings) mistake(command, "Out of memory.", 1);
     size_t setting_count = 0;
     argc = split(&parsing, argc, argv, settings, &setting_count);
 

@@ -12,12 +12,15 @@
 
 #include "core/clock.h"
 #include "core/files.h"
+#include "core/json_text.h"
 
 static const size_t metrics_limit = (size_t)1 << 32;
 
 // Bytes of the leading lines that are whole, are JSON, and belong to steps up to `step`; *seconds of the last of them.
+// Means nothing if memory ran out since json_watch.
 static size_t kept_bytes(const char *text, uint64_t step, double *seconds) {
     const char *at = text;
+    json_watch();
     for (const char *end; (end = strchr(at, '\n')); at = end + 1) {
         json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
         json_t *number = json_object_get(line, "step");
@@ -41,6 +44,7 @@ bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Erro
     if (!text) return false;
     size_t kept = kept_bytes(text, step, &metrics->before);
     free(text);
+    if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
     if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0)
         return error_errno(error, "Cutting %s back", path);
     return true;
@@ -56,7 +60,7 @@ void metrics_close(Metrics *metrics) {
 double metrics_seconds(const Metrics *metrics) { return metrics->before + clock_seconds() - metrics->start; }
 
 static bool append(Metrics *metrics, json_t *object, Error *error) {
-    char *text = object ? json_dumps(object, JSON_REAL_PRECISION(17) | JSON_COMPACT) : NULL;
+    char *text = json_print(object, JSON_REAL_PRECISION(17) | JSON_COMPACT);
     json_decref(object);
     if (!text) return error_set(error, ERROR_MEMORY, "Out of memory for a line of metrics.jsonl.");
     bool written = file_append_line(metrics->descriptor, text, strlen(text), error);
@@ -72,6 +76,7 @@ bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, 
     RunState *state = &trainer->state;
     double mean = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
     double tokens = (double)(trainer->config->accumulate * trainer->config->batch * trainer->config->tokens);
+    json_watch();
     json_t *line =
         json_pack("{s:I, s:I, s:o, s:o, s:f, s:I}", "step", (json_int_t)state->step, "tokens",
                   (json_int_t)state->tokens, "loss", number(mean), "grad_norm", number(result->gradient_norm),
@@ -91,6 +96,7 @@ bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, 
 }
 
 bool metrics_evaluation(Metrics *metrics, const Trainer *trainer, const Evaluation *evaluation, Error *error) {
+    json_watch();
     json_t *line = json_pack("{s:I, s:o, s:o, s:f}", "step", (json_int_t)trainer->state.step, "held_out_loss",
                              number(evaluation->loss), "perplexity", number(exp(evaluation->loss)), "accuracy",
                              evaluation->accuracy);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/files.h"
+#include "core/json_text.h"
 #include "model/checkpoint.h"
 #include "train/state.h"
 
@@ -13,6 +14,7 @@ enum { PATH_SIZE = 4096, TOKENIZER_LIMIT = 1 << 28, STATES = 2 };
 static bool carried(const char *name) { return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5); }
 
 json_t *snapshot_settings(const Config *config) {
+    json_watch();
     json_t *settings = json_object();
     for (size_t i = 0; i < config_key_count(); i++) {
         char name[64], value[CONFIG_TEXT];
@@ -21,7 +23,9 @@ json_t *snapshot_settings(const Config *config) {
         config_value(config, i, value);
         if (*value) json_object_set_new(settings, name, json_string(value));
     }
-    return settings;
+    if (json_whole()) return settings;
+    json_decref(settings);
+    return NULL;
 }
 
 bool snapshot_apply_settings(const json_t *rope_c, Config *config, Error *error) {

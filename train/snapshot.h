@@ -13,7 +13,8 @@ bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tok
 // of another model or seed than the configuration says.
 bool snapshot_load(const char *directory, Trainer *trainer, Error *error);
 
-// The settings that config.json carries under "rope_c": [attention] and [data]. A new reference.
+// The settings that config.json carries under "rope_c": [attention] and [data]. A new reference, or NULL when
+// memory runs out.
 json_t *snapshot_settings(const Config *config);
 // Applies them; unknown ones are ERROR_USER.
 bool snapshot_apply_settings(const json_t *rope_c, Config *config, Error *error);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/files.h"
+#include "core/json_text.h"
 
 enum { STATE_VERSION = 1, STATE_LIMIT = 1 << 20, PATH_SIZE = 4096, CRC_DIGITS = 8 };
 static const char seal[] = "\"crc32\": \"";
@@ -60,17 +61,21 @@ static int by_name(const void *left, const void *right) { return strcmp(*(char *
 static json_t *seal_files(const char *directory, Error *error) {
     char *names[64];
     size_t count = 0;
+    bool fine = true;
     DIR *listing = opendir(directory);
     if (!listing) {
         error_errno(error, "Listing %s", directory);
         return NULL;
     }
-    for (struct dirent *entry; (entry = readdir(listing)) && count < sizeof names / sizeof names[0];)
-        if (entry->d_name[0] != '.' && strcmp(entry->d_name, "state.json")) names[count++] = strdup(entry->d_name);
+    for (struct dirent *entry; fine && (entry = readdir(listing)) && count < sizeof names / sizeof names[0];)
+        if (entry->d_name[0] != '.' && strcmp(entry->d_name, "state.json")) {
+            fine = (names[count] = strdup(entry->d_name));
+            count += fine;
+        }
     closedir(listing);
     qsort(names, count, sizeof names[0], by_name);
     json_t *files = json_object();
-    bool fine = files != NULL;
+    fine = fine && files;
     for (size_t i = 0; i < count; i++) {
         char path[PATH_SIZE], text[16];
         uint32_t crc;
@@ -81,7 +86,7 @@ static json_t *seal_files(const char *directory, Error *error) {
         }
         free(names[i]);
     }
-    if (fine) return files;
+    if (fine && json_whole()) return files;
     json_decref(files);
     return NULL;
 }
@@ -97,6 +102,7 @@ static char *find_seal(char *text, size_t size) {
 
 bool state_write(const char *directory, const RunState *state, uint64_t seed, uint64_t optimizer_steps,
                  uint32_t fingerprint, Error *error) {
+    json_watch();
     json_t *files = seal_files(directory, error);
     if (!files) return error_set(error, ERROR_MEMORY, "Out of memory while sealing %s.", directory);
     char settings[16];
@@ -111,7 +117,7 @@ bool state_write(const char *directory, const RunState *state, uint64_t seed, ui
         (json_int_t)state->loss_count, "best_loss", state->best_step ? json_real(state->best_loss) : json_null(),
         "best_step", (json_int_t)state->best_step, "eval_due", (int)state->eval_due, "settings", settings, "files",
         files, "crc32", "00000000");
-    char *text = document ? json_dumps(document, JSON_REAL_PRECISION(17)) : NULL;
+    char *text = json_print(document, JSON_REAL_PRECISION(17));
     json_decref(document);
     char *line = text ? malloc(strlen(text) + 2) : NULL;
     if (line) sprintf(line, "%s\n", text);
@@ -195,7 +201,7 @@ bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t
         snprintf(actual, sizeof actual, "%08" PRIx32, checksum(0, text, size));
     }
     bool whole = digits && !strcmp(written, actual);
-    json_t *document = whole ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    json_t *document = whole ? json_parse(path, "contents", text, size, error) : NULL;
     free(text);
     RunState own;
     uint64_t own_seed, own_steps;

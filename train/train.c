@@ -197,10 +197,13 @@ static bool begin(Run *run, bool resume, Error *error) {
 }
 
 static int train(const Config *config, bool resume, bool dry_run, bool json) {
-    Run *run = calloc(1, sizeof *run);
-    REQUIRE(run);
-    *run = (Run){.config = config, .directory.lock = -1, .metrics.descriptor = -1, .saved_step = UINT64_MAX};
     Error error = {0};
+    Run *run = calloc(1, sizeof *run);
+    if (!run) {
+        error_set(&error, ERROR_MEMORY, "Out of memory.");
+        return command_fail(&error);
+    }
+    *run = (Run){.config = config, .directory.lock = -1, .metrics.descriptor = -1, .saved_step = UINT64_MAX};
     bool fine = estimate_memory(config, &run->estimate, &error) && estimate_fits(config, &run->estimate, &error) &&
                 estimate_probe(config, &run->estimate, &error);
     if (fine) estimate_print(config, &run->estimate, stderr);

@@ -40,9 +40,12 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     // Data first: what is missing there is found before memory is taken.
     trainer->train = batches_open(config, BATCHES_TRAIN, config->batch, error);
     if (trainer->train && held_out) trainer->held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, error);
-    if (*config->data_dir && !data_read_meta(config->data_dir, &trainer->meta, NULL))
+    Error meta = {0};
+    if (*config->data_dir && !data_read_meta(config->data_dir, &trainer->meta, &meta))
         trainer->meta = (PrepareResult){0}; // shards made elsewhere: no bytes, no unigram loss
-    bool data = trainer->train && (trainer->held_out || !held_out);
+    if (meta.kind == ERROR_MEMORY || meta.kind == ERROR_SYSTEM) error_set(error, meta.kind, "%s", meta.message);
+    bool data = trainer->train && (trainer->held_out || !held_out) && meta.kind != ERROR_MEMORY &&
+                meta.kind != ERROR_SYSTEM;
     if (data) trainer->model = model_create(&settings, error);
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);

@@ -1,5 +1,5 @@
 // JSON from text and to text (see json_text.h): jansson allocates through functions that remember a failure.
-#include "model/json_text.h"
+#include "core/json_text.h"
 
 #include <stdlib.h>
 
@@ -11,14 +11,14 @@ static void *noting_malloc(size_t size) {
     return memory;
 }
 
-static void note_failures(void) {
+void json_watch(void) {
     json_set_alloc_funcs(noting_malloc, free); // for the whole process, and the same every time
     out_of_memory = false;
 }
 
 json_t *json_parse(const char *path, const char *section, const char *text, size_t size, Error *error) {
     json_error_t where;
-    note_failures();
+    json_watch();
     json_t *json = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
     if (json && !out_of_memory) return json;
     json_decref(json);
@@ -30,8 +30,9 @@ json_t *json_parse(const char *path, const char *section, const char *text, size
     return NULL;
 }
 
+bool json_whole(void) { return !out_of_memory; }
+
 char *json_print(const json_t *json, size_t flags) {
-    note_failures();
     char *text = json ? json_dumps(json, flags) : NULL;
     if (!out_of_memory) return text;
     free(text);
