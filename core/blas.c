@@ -39,7 +39,7 @@ typedef struct Cut {
 
 enum {
     LARGEST_SIDE = 512,       // beyond this, packing costs nothing that can be measured
-    ENOUGH_TILES = 16,        // to balance many threads, or a busy core
+    ENOUGH_TILES = 8,         // to balance a few threads, or a busy core
     GOOD_AREA = 256 * 256,    // smaller tiles pay for packing ...
     FEWEST_TILES = 4,         // ... but idle cores cost more
     SMALLEST_AREA = 64 * 128, //
