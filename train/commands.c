@@ -13,6 +13,7 @@ static const Command commands[] = {
     {"ab", "", "train two settings side by side: speed, learning, fidelity", command_ab},
     {"profile", "", "what a training step costs, by phase and context length", command_profile},
     {"bench", "attention|gemm|step", "kernels against this machine's matrix products", command_bench},
+    {"verify", "", "the papers' problems, ARAttC and ARAttLGC, exact and fast", command_verify},
     {"doctor", "", "this machine: what would slow training down", command_doctor},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };

@@ -1,0 +1,76 @@
+// rope verify as a user runs it: errors within ε and certificates give exit 0, a polynomial too poor for ε gives 1, and
+// --json prints one document with the rows and fits it promises.
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/support/check.h"
+#include "train/command.h"
+
+// Exit code of the command in a child process, its standard output in `path`.
+static int run(const char *path, int count, char **arguments) {
+    fflush(NULL);
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (!freopen(path, "w", stdout) || !freopen("/dev/null", "w", stderr)) _exit(99);
+        const int code = command_verify(count, arguments);
+        fflush(NULL);
+        _exit(code);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    check_count("runs of rope verify", 1);
+    return WEXITSTATUS(status);
+}
+
+static void test_rows(void **state) {
+    (void)state;
+    char path[512];
+    snprintf(path, sizeof path, "%s/verify.json", temporary_directory());
+    char *arguments[] = {"verify", "--tokens=17,64,100", "--rounds=1", "--size=4", "--json", NULL};
+    assert_int_equal(run(path, 5, arguments), 0);
+    json_t *document = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    assert_non_null(document);
+    assert_true(json_is_true(json_object_get(document, "passed")));
+    const json_t *rows = json_object_get(document, "rows");
+    assert_int_equal(json_array_size(rows), 6);
+    static const char *const keys[] = {"n", "d", "bound", "logit_bound", "degree", "method", "output_error",
+                                       "output_certified", "gradient_error", "gradient_certified", "exact_ms", "fast_ms"};
+    for (size_t r = 0; r < json_array_size(rows); r++) {
+        const json_t *row = json_array_get(rows, r);
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+            if (!json_object_get(row, keys[i])) fail_msg("row %zu has no %s", r, keys[i]);
+        const double error = json_number_value(json_object_get(row, "output_error"));
+        assert_true(error > 0.0 && error <= json_number_value(json_object_get(row, "output_certified")));
+        const double gradient = json_number_value(json_object_get(row, "gradient_error"));
+        assert_true(gradient > 0.0 && gradient <= json_number_value(json_object_get(row, "gradient_certified")));
+        assert_true(json_number_value(json_object_get(row, "logit_bound")) <= 1.0); // s·d·B²
+    }
+    const json_t *fits = json_object_get(document, "fits");
+    assert_int_equal(json_array_size(fits), 2);
+    assert_non_null(json_object_get(json_array_get(fits, 0), "fast_exponent"));
+    json_decref(document);
+}
+
+static void test_exit_codes(void **state) {
+    (void)state;
+    char *poor[] = {"verify", "--tokens=64", "--rounds=1", "--degree=1", "--bound=2", "--epsilon=1e-5", NULL};
+    assert_int_equal(run("/dev/null", 6, poor), 1);
+    char *method[] = {"verify", "--tokens=64", "--method=exact", NULL};
+    assert_int_equal(run("/dev/null", 3, method), 2);
+    char *lengths[] = {"verify", "--tokens=64,12", NULL};
+    assert_int_equal(run("/dev/null", 2, lengths), 2);
+    char *odd[] = {"verify", "--tokens=64", "--size=3", NULL};
+    assert_int_equal(run("/dev/null", 3, odd), 2);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_rows),
+    cmocka_unit_test(test_exit_codes),
+};
+TEST_MAIN(tests)
