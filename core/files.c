@@ -56,6 +56,8 @@ static bool read_growing(int descriptor, const char *path, size_t limit, char **
     return true;
 }
 
+bool file_sync(int descriptor, const char *path, Error *error) { return descriptor_sync(descriptor, path, error); }
+
 char *file_read_all(const char *path, size_t limit, size_t *size, Error *error) {
     REQUIRE(limit < SIZE_MAX / 4);
     int descriptor = descriptor_open(path, O_RDONLY);

@@ -25,6 +25,8 @@ bool file_write_atomic(const char *path, const void *data, size_t size, Error *e
 // Appends the line, and a newline unless it ends with one, in one system call where possible. `descriptor` was opened
 // with O_APPEND, or stands at the end.
 bool file_append_line(int descriptor, const char *line, size_t size, Error *error);
+// fsync, gone on with after an interruption. Pipes and terminals, which have nothing to flush to, are fine.
+bool file_sync(int descriptor, const char *path, Error *error);
 // The whole file in malloc'd memory with a NUL appended; refuses more than `limit` bytes. *size excludes the NUL.
 // No such file, or too large a one, is the user's error. Reads pipes too.
 char *file_read_all(const char *path, size_t limit, size_t *size, Error *error);

@@ -107,7 +107,7 @@ bool metrics_evaluation(Metrics *metrics, const Trainer *trainer, const Evaluati
 }
 
 bool metrics_flush(Metrics *metrics, Error *error) {
-    return fsync(metrics->descriptor) == 0 || error_errno(error, "Flushing metrics.jsonl to disk");
+    return file_sync(metrics->descriptor, "metrics.jsonl", error);
 }
 
 static void clear_live(Metrics *metrics) {

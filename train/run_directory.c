@@ -111,8 +111,15 @@ static bool point(const RunDirectory *run, const char *link, uint64_t step, Erro
     unlink(temporary);
     if (symlink(name, temporary) != 0) return error_errno(error, "Creating the link %s", temporary);
     if (rename(temporary, path) != 0) return error_errno(error, "Renaming %s to %s", temporary, path);
-    if (fsync(run->lock) != 0) return error_errno(error, "Flushing %s to disk", run->path);
-    return true;
+    return file_sync(run->lock, run->path, error);
+}
+
+// `latest`, and `best` if that checkpoint is still there.
+static bool point_links(const RunDirectory *run, const RunState *state, Error *error) {
+    char best[RUN_PATH];
+    if (!point(run, "latest", state->step, error)) return false;
+    return state->best_step == 0 || !step_path(run, state->best_step, best, NULL) || access(best, F_OK) != 0 ||
+           point(run, "best", state->best_step, error);
 }
 
 static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error) {
@@ -145,8 +152,7 @@ static bool forget_future(const RunDirectory *run, uint64_t now, Error *error) {
 bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
     const RunState *state = &trainer->state;
     return step_path(run, state->step, saved, error) && snapshot_save(saved, trainer, tokenizer, error) &&
-           point(run, "latest", state->step, error) &&
-           (state->best_step == 0 || point(run, "best", state->best_step, error)) &&
+           point_links(run, state, error) &&
            forget_future(run, state->step, error) && prune(run, trainer, error);
 }
 
@@ -175,7 +181,8 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
     if (refused) return false;
     if (count && !*found)
         return error_set(error, ERROR_CORRUPT, "None of the %zu checkpoints in %s is whole.", count, run->path);
-    return true;
+    // A run that ended between saving and pointing, or whose newest checkpoint is damaged, has links to another one.
+    return !*found || point_links(run, &trainer->state, error);
 }
 
 static bool is_checkpoint(const char *path) {
