@@ -1,6 +1,7 @@
 // See interpose.h. The definitions here win over libc's, for the program and for every shared library.
 #include "tests/faults/interpose.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
@@ -17,6 +18,7 @@
 Fault fault;
 bool fault_counting;
 size_t fault_calls;
+bool *fault_foreign;
 
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
@@ -48,8 +50,19 @@ _Noreturn static void end(void) {
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
+// Looks for the library among the callers. The stack is walked with counting off: the walk may allocate.
+static void note_foreign(void) {
+    void *frames[64];
+    Dl_info where;
+    fault_counting = false;
+    for (int i = backtrace(frames, 64); i-- > 0 && !*fault_foreign;)
+        *fault_foreign = dladdr(frames[i], &where) && strstr(where.dli_fname, "sentencepiece");
+    fault_counting = true;
+}
+
 static bool no_memory(void) {
     if (!hit(CALL_ALLOCATE)) return false;
+    if (fault_foreign && !*fault_foreign) note_foreign();
     errno = ENOMEM;
     return true;
 }

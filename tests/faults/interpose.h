@@ -41,5 +41,6 @@ enum { FAULT_KILLED = 137 };
 extern Fault fault;         // armed by the child; FAULT_NONE counts only
 extern bool fault_counting; // calls are counted from now on
 extern size_t fault_calls;  // calls of fault.calls so far
+extern bool *fault_foreign; // in shared memory: set when SentencePiece, which does not survive it, was refused memory
 
 #endif
