@@ -30,6 +30,7 @@ LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena) {
     work.d_phi = ARENA_TAKE(arena, real, features * lanes);
     work.near_key = ARENA_TAKE(arena, real, rows * s->qk_size);
     work.far_key = ARENA_TAKE(arena, real, rows * far);
+    work.value = ARENA_TAKE(arena, real, rows * s->v_size);
     work.d_near_key = ARENA_TAKE(arena, real, rows * s->qk_size);
     work.d_far_key = ARENA_TAKE(arena, real, rows * far);
     work.d_value = ARENA_TAKE(arena, real, rows * s->v_size);

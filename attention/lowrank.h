@@ -96,6 +96,7 @@ typedef struct LowrankWork {
     real *phi, *d_phi;    // (R, lanes)
     // keys of the window [window_first, …): rotated and scaled; and their gradients before unrotation
     real *near_key, *far_key;                // (window_rows, D), (window_rows, F)
+    real *value;                             // (window_rows, E), side by side: strided rows would share cache sets
     real *d_near_key, *d_far_key, *d_value;  // (window_rows, D), (window_rows, F), (window_rows, E)
     real *key_bound;                         // (window_rows, 2)
     // the chunk's queries, tokens in rows and tokens in lanes
@@ -107,7 +108,7 @@ typedef struct LowrankWork {
     real *tile_value;                 // (KEY_TILE, E)
     real *sum_t;                      // (E+3, lanes): numerator and denominator, certificates
     real *right_t;                    // (E+3, lanes): [V,1] or [dN,dZ] with tokens in lanes; certificates of dk, dv
-    real *right;                      // (lanes, E): dN with tokens in rows
+    real *right;                      // (lanes, E): do or dN with tokens in rows
     real *near_logit, *far_logit, *d_weight; // (KEY_TILE, lanes)
     real *largest, *rescale, *log_sum, *weight, *delta, *far_sum; // (lanes)
     real *near_dk, *near_dv, *far_dk, *far_dv;                    // (lanes) certificates per unit of weight
@@ -159,9 +160,14 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, c
                      size_t last);
 // out (columns, lanes) = in (count, columns)ᵀ, zero in the lanes beyond count.
 void lowrank_to_lanes(size_t lanes, real *out, const real *in, size_t stride, size_t count, size_t columns);
-// Moves the window so that it holds the keys of [lowrank_block_first, chunk end); gradients of new rows are zero when
+// Moves the window so that it holds the keys and values of [lowrank_block_first, chunk end); gradients of new rows are zero when
 // with_gradients.
-void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, size_t chunk_first, bool with_gradients);
+void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
+                            size_t chunk_first, bool with_gradients);
+// The window's values from token `first` on, (…, E).
+const real *lowrank_window_values(const LowrankTask *task, size_t first);
+// out (count, columns) = in, side by side.
+void lowrank_pack(real *out, const real *in, size_t stride, size_t count, size_t columns);
 // The chunk's queries: near_query and near_query_t, far_query and far_query_t.
 void lowrank_near_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count);
 void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count);
@@ -170,16 +176,15 @@ void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, size
 // sum_t, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is exact.
 void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const real *k, size_t k_stride, const real *v,
                            size_t v_stride, size_t chunk_first, size_t count);
-// Gradients of the boundary block: d_near_t, d_far_t += and the window's d_near_key, d_far_key, d_value +=.
-void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, const real *v, size_t v_stride,
-                            const real *d_o, size_t o_stride, size_t chunk_first, size_t count);
+// Gradients of the boundary block, from do in right and right_t: d_near_t, d_far_t += and the window's d_near_key, d_far_key, d_value +=.
+void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, size_t chunk_first, size_t count);
 // Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly.
 void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
-                              const real *d_o, size_t o_stride, real *dk, real *dv, size_t chunk_first, size_t count);
+                              real *dk, real *dv, size_t chunk_first, size_t count);
 
 // ---- lowrank_state.c: features and the running state ----------------------------------------------------------------
-// state += Φ_k(block)ᵀ[V,1] for `count` ≤ chunk rows of far keys and their values. Uses d_far_t and weight.
-void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t v_stride, size_t count);
+// state += Φ_k(block)ᵀ[V,1] for `count` ≤ chunk rows of far keys and their values (count, E). Uses d_far_t and weight.
+void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t count);
 // sum_t = [H,z]ᵀ Φ_q of the chunk's far queries.
 void lowrank_state_read(LowrankTask *task);
 // d_far_t += what [dN,dZ] (right_t) says about the far queries through the state.

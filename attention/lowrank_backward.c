@@ -87,14 +87,15 @@ static void certificate_columns(LowrankTask *task, const LowrankShared *shared, 
 
 // ---- forward sweep -------------------------------------------------------------------------------------------------
 
-// right_t = doᵀ, and do·o for everybody who needs it later.
+// right = do, right_t = doᵀ, and do·o for everybody who needs it later.
 static void load_output_gradient(LowrankTask *task, const Query *query, size_t o_stride, size_t chunk_first,
                                  size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t values = plan->base.settings.v_size, lanes = plan->lanes, at = chunk_first * o_stride;
     lowrank_to_lanes(work->lanes, work->sum_t, query->o + at, o_stride, count, values);
-    lowrank_to_lanes(work->lanes, work->right_t, query->d_o + at, o_stride, count, values);
+    lowrank_pack(work->right, query->d_o + at, o_stride, count, values);
+    lowrank_to_lanes(work->lanes, work->right_t, work->right, values, count, values);
     lowrank_kernels()->lane_dots(work->delta, work->sum_t, work->right_t, lanes, values, lanes);
     memcpy(query->delta + chunk_first, work->delta, count * sizeof(real));
     load_lanes(task, query, chunk_first, count);
@@ -112,8 +113,7 @@ static void write_query_gradient(LowrankTask *task, const Query *query, size_t q
                           query->q + at, q_stride, chunk_first, count);
 }
 
-static void sweep_queries(LowrankTask *task, const Backward *backward, const Rows *rows, size_t member,
-                          size_t chunk_first) {
+static void sweep_queries(LowrankTask *task, const Backward *backward, size_t member, size_t chunk_first) {
     const LowrankPlan *plan = task->plan;
     const AttentionBackward *io = backward->io;
     LowrankWork *work = &task->work;
@@ -129,7 +129,7 @@ static void sweep_queries(LowrankTask *task, const Backward *backward, const Row
     }
     memset(work->d_near_t, 0, plan->base.settings.qk_size * plan->lanes * sizeof(real));
     memset(work->d_far_t, 0, plan->far_size * plan->lanes * sizeof(real));
-    lowrank_pairs_backward(task, query.head, rows->v, io->v_stride, query.d_o, io->o_stride, chunk_first, count);
+    lowrank_pairs_backward(task, query.head, chunk_first, count);
     if (plan->far_field && !query.head->exact_far && lowrank_far_end(plan, chunk_first) > 0) {
         lowrank_kernels()->scale_lanes(work->right_t, plan->lanes, work->weight, values, plan->lanes);
         denominator_gradient(task);
@@ -199,11 +199,11 @@ static void forward_sweep(void *context, LowrankTask *task) {
     start_state(task, &backward->shared);
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t block = lowrank_block_first(plan, at), boundary = lowrank_far_end(plan, at);
-        lowrank_window_advance(task, rows.k, io->k_stride, at, true);
+        lowrank_window_advance(task, rows.k, io->k_stride, rows.v, io->v_stride, at, true);
         if (state)
             lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * plan->far_size,
-                                 rows.v + block * io->v_stride, io->v_stride, boundary - block);
-        for (size_t m = 0; m < plan->group; m++) sweep_queries(task, backward, &rows, m, at);
+                                 lowrank_window_values(task, block), boundary - block);
+        for (size_t m = 0; m < plan->group; m++) sweep_queries(task, backward, m, at);
         // keys that no later chunk of this segment pairs with; with near = 0 the boundary is one past the chunk's first
         const size_t next = at + plan->chunk, kept = next < task->last ? lowrank_far_end(plan, next) : task->last;
         flush_keys(task, backward, &rows, boundary < at ? boundary : at, kept < next ? kept : next);
@@ -312,8 +312,7 @@ static void earlier_pairs(void *context, LowrankTask *task) {
             lowrank_far_queries(task, query.q, io->q_stride, at, count);
             load_output_gradient(task, &query, io->o_stride, at, count);
             memset(work->d_far_t, 0, plan->far_size * plan->lanes * sizeof(real));
-            lowrank_earlier_backward(task, rows.k, io->k_stride, rows.v, io->v_stride, query.d_o, io->o_stride,
-                                     rows.dk, rows.dv, at, count);
+            lowrank_earlier_backward(task, rows.k, io->k_stride, rows.v, io->v_stride, rows.dk, rows.dv, at, count);
             tile_kernels()->transpose(work->far_query, plan->far_size, work->d_far_t, plan->lanes, plan->far_size,
                                       count);
             lowrank_rows_backward(plan, query.dq + at * io->q_stride, io->q_stride, true, NULL, 0, work->far_query,

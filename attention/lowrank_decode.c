@@ -68,7 +68,7 @@ static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ri
     const size_t slot = position % ring->size;
     if (plan->polynomial_far && plan->near > 0 && position >= plan->near) {
         const size_t leaving = (position - plan->near) % ring->size;
-        lowrank_state_absorb(task, ring->far_key + leaving * far, ring->value + leaving * values, values, 1);
+        lowrank_state_absorb(task, ring->far_key + leaving * far, ring->value + leaving * values, 1);
     }
     lowrank_near_rows(plan, ring->near_key + slot * size, k, size, position, 1, 1);
     lowrank_far_rows(plan, ring->far_key + slot * far, task->work.rows, k, size, position, 1);
@@ -76,7 +76,7 @@ static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ri
     double *largest = &state->largest_key[task->kv_head], here = lowrank_square(ring->far_key + slot * far, far);
     if (!(here <= *largest)) *largest = here;
     if (plan->polynomial_far && plan->near == 0)
-        lowrank_state_absorb(task, ring->far_key + slot * far, ring->value + slot * values, values, 1);
+        lowrank_state_absorb(task, ring->far_key + slot * far, ring->value + slot * values, 1);
 }
 
 // Adds `rows` keys of the ring from `slot` on, all near or all far (true exp), to the sums of the lanes.

@@ -129,7 +129,8 @@ static void total_task(void *context, LowrankTask *task) {
         if (count == 0) continue;
         lowrank_far_rows(plan, task->work.far_query, task->work.rows, k + first * totals->k_stride, totals->k_stride,
                          first, count);
-        lowrank_state_absorb(task, task->work.far_query, v + first * totals->v_stride, totals->v_stride, count);
+        lowrank_pack(task->work.right, v + first * totals->v_stride, totals->v_stride, count, s->v_size);
+        lowrank_state_absorb(task, task->work.far_query, task->work.right, count);
     }
 }
 
@@ -189,10 +190,10 @@ static void forward_task(void *context, LowrankTask *task) {
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t count = task->last - at < plan->chunk ? task->last - at : plan->chunk;
         const size_t block = lowrank_block_first(plan, at);
-        lowrank_window_advance(task, k, io->k_stride, at, false);
+        lowrank_window_advance(task, k, io->k_stride, v, io->v_stride, at, false);
         if (state)
             lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * far,
-                                 v + block * io->v_stride, io->v_stride, lowrank_far_end(plan, at) - block);
+                                 lowrank_window_values(task, block), lowrank_far_end(plan, at) - block);
         for (size_t m = 0; m < plan->group; m++) {
             const size_t h = task->kv_head * plan->group + m, index = task->batch * s->heads + h;
             const real *q = io->q + row * io->q_stride + h * s->qk_size;

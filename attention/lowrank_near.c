@@ -61,8 +61,7 @@ static void forward_tile(LowrankTask *task, const LowrankHead *head, const Pairs
                              tile.rows, true);
 }
 
-static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pairs *pairs, const real *d_o,
-                          size_t o_stride, size_t chunk_first) {
+static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pairs *pairs, size_t chunk_first) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const TileKernels *tiles = tile_kernels();
@@ -73,7 +72,7 @@ static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pair
                     tile.rows, tile.lanes, values, false);
     lowrank_kernels()->backward(&tile, work->log_sum + lane, work->weight + lane, work->delta + lane);
     tiles->multiply(pairs->d_value, pairs->d_value_stride, tile.near, tile.ld, 1,
-                    d_o + (chunk_first + lane) * o_stride, o_stride, tile.rows, values, pairs->valid, true);
+                    work->right + lane * values, values, tile.rows, values, pairs->valid, true);
     if (task->certify && pairs->key_bound)
         lowrank_kernels()->pair_bounds(&tile, pairs->key_bound, work->near_dk + lane, work->near_dv + lane,
                                        work->far_dk + lane, work->far_dv + lane);
@@ -98,8 +97,7 @@ static Pairs query_lanes(const LowrankPlan *plan, size_t lane, size_t count) {
 }
 
 // Points the tile at `rows` keys of the window.
-static void window_keys(const LowrankTask *task, Pairs *pairs, const real *v, size_t v_stride, size_t key,
-                        size_t rows) {
+static void window_keys(const LowrankTask *task, Pairs *pairs, size_t key, size_t rows) {
     const LowrankPlan *plan = task->plan;
     const LowrankWork *work = &task->work;
     const size_t at = key - task->window_first;
@@ -107,8 +105,8 @@ static void window_keys(const LowrankTask *task, Pairs *pairs, const real *v, si
     pairs->rows = rows;
     pairs->near_key = work->near_key + at * plan->base.settings.qk_size;
     pairs->far_key = work->far_key + at * plan->far_size;
-    pairs->value = v + key * v_stride;
-    pairs->value_stride = v_stride;
+    pairs->value = lowrank_window_values(task, key);
+    pairs->value_stride = plan->base.settings.v_size;
     pairs->d_near_key = work->d_near_key + at * plan->base.settings.qk_size;
     pairs->d_far_key = work->d_far_key + at * plan->far_size;
     pairs->d_value = work->d_value + at * plan->base.settings.v_size;
@@ -152,27 +150,26 @@ void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const rea
         Pairs pairs = query_lanes(plan, lane, count);
         const size_t end = chunk_first + lane + pairs.valid;
         for (size_t key = boundary_first(plan, chunk_first, chunk_first + lane); key < end; key += KEY_TILE) {
-            window_keys(task, &pairs, v, v_stride, key, tile_rows(key, end));
+            window_keys(task, &pairs, key, tile_rows(key, end));
             forward_tile(task, head, &pairs, chunk_first);
         }
     }
 }
 
-void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, const real *v, size_t v_stride,
-                            const real *d_o, size_t o_stride, size_t chunk_first, size_t count) {
+void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, size_t chunk_first, size_t count) {
     const LowrankPlan *plan = task->plan;
     for (size_t lane = 0; lane < count; lane += NEAR_LANES) {
         Pairs pairs = query_lanes(plan, lane, count);
         const size_t end = chunk_first + lane + pairs.valid;
         for (size_t key = boundary_first(plan, chunk_first, chunk_first + lane); key < end; key += KEY_TILE) {
-            window_keys(task, &pairs, v, v_stride, key, tile_rows(key, end));
-            backward_tile(task, head, &pairs, d_o, o_stride, chunk_first);
+            window_keys(task, &pairs, key, tile_rows(key, end));
+            backward_tile(task, head, &pairs, chunk_first);
         }
     }
 }
 
 void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
-                              const real *d_o, size_t o_stride, real *dk, real *dv, size_t chunk_first, size_t count) {
+                              real *dk, real *dv, size_t chunk_first, size_t count) {
     static const LowrankHead exact = {.exact_far = true};
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
@@ -187,7 +184,7 @@ void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride,
         for (size_t lane = 0; lane < count; lane += NEAR_LANES) {
             Pairs pairs = query_lanes(plan, lane, count);
             keys.lane = pairs.lane, keys.lanes = pairs.lanes, keys.valid = pairs.valid;
-            backward_tile(task, &exact, &keys, d_o, o_stride, chunk_first);
+            backward_tile(task, &exact, &keys, chunk_first);
         }
         lowrank_rows_backward(plan, dk + key * k_stride, k_stride, true, NULL, 0, work->tile_grad, work->rows,
                               k + key * k_stride, k_stride, key, keys.rows);

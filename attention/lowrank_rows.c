@@ -105,8 +105,16 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, c
     *norms = (LowrankNorms){most_far, most_near, (double)changed};
 }
 
-void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, size_t chunk_first,
-                            bool with_gradients) {
+void lowrank_pack(real *out, const real *in, size_t stride, size_t count, size_t columns) {
+    for (size_t r = 0; r < count; r++) memcpy(out + r * columns, in + r * stride, columns * sizeof(real));
+}
+
+const real *lowrank_window_values(const LowrankTask *task, size_t first) {
+    return task->work.value + (first - task->window_first) * task->plan->base.settings.v_size;
+}
+
+void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
+                            size_t chunk_first, bool with_gradients) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t size = plan->base.settings.qk_size, far = plan->far_size, value = plan->base.settings.v_size;
@@ -118,6 +126,7 @@ void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, s
         kept = task->window_last - first;
         memmove(work->near_key, work->near_key + drop * size, kept * size * sizeof(real));
         memmove(work->far_key, work->far_key + drop * far, kept * far * sizeof(real));
+        memmove(work->value, work->value + drop * value, kept * value * sizeof(real));
         if (task->certify) memmove(work->key_bound, work->key_bound + drop * 2, kept * 2 * sizeof(real));
         if (with_gradients) {
             memmove(work->d_near_key, work->d_near_key + drop * size, kept * size * sizeof(real));
@@ -127,6 +136,7 @@ void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, s
     }
     const size_t fresh = first + kept, count = last - fresh;
     lowrank_near_rows(plan, work->near_key + kept * size, k + fresh * k_stride, k_stride, fresh, count, 1);
+    lowrank_pack(work->value + kept * value, v + fresh * v_stride, v_stride, count, value);
     if (plan->far_field)
         lowrank_far_rows(plan, work->far_key + kept * far, work->rows, k + fresh * k_stride, k_stride, fresh, count);
     if (with_gradients) {

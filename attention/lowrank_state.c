@@ -19,15 +19,15 @@ static void read_state(const LowrankPlan *plan, const LowrankWork *work, size_t 
     }
 }
 
-// state += phi (R, count) · [right, weightᵀ]; weight (weights, lanes) is zero beyond count
-static void add_to_state(const LowrankPlan *plan, const LowrankWork *work, const real *right, size_t stride,
-                         const real *weight, size_t weights, size_t count) {
+// state += phi (R, count) · [right (count, E), weightᵀ]; weight (weights, lanes) is zero beyond count
+static void add_to_state(const LowrankPlan *plan, const LowrankWork *work, const real *right, const real *weight,
+                         size_t weights, size_t count) {
     const size_t values = plan->base.settings.v_size;
     for (size_t r = 0; r < plan->features.count; r += SLAB) {
         const size_t rows = plan->features.count - r < SLAB ? plan->features.count - r : SLAB;
         real *slab = work->state + r * plan->state_stride;
         const real *features = work->phi + r * work->lanes;
-        tile_kernels()->multiply(slab, plan->state_stride, features, work->lanes, 1, right, stride, rows, values,
+        tile_kernels()->multiply(slab, plan->state_stride, features, work->lanes, 1, right, values, rows, values,
                                  count, true);
         for (size_t c = 0; c < weights; c++)
             feature_kernels()->row_dots(slab + values + c, plan->state_stride, features, weight + c * work->lanes, rows,
@@ -41,7 +41,7 @@ static void pull_features(const LowrankPlan *plan, const LowrankWork *work) {
                              plan->features.count, work->lanes, plan->base.settings.v_size + 1, false);
 }
 
-void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t v_stride, size_t count) {
+void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     if (count == 0) return;
@@ -49,7 +49,7 @@ void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v,
     lowrank_to_lanes(work->lanes, key_t, far_key, plan->far_size, count, plan->far_size);
     for (size_t lane = 0; lane < work->lanes; lane++) ones[lane] = lane < count;
     features_build(&plan->features, plan->features.key_ratio, work->phi, key_t, work->lanes);
-    add_to_state(plan, work, v, v_stride, ones, 1, count);
+    add_to_state(plan, work, v, ones, 1, count);
 }
 
 void lowrank_state_read(LowrankTask *task) {
@@ -72,8 +72,8 @@ void lowrank_state_absorb_queries(LowrankTask *task, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     features_build(&plan->features, plan->features.query_ratio, work->phi, work->far_query_t, work->lanes);
-    add_to_state(plan, work, work->right, plan->base.settings.v_size,
-                 work->right_t + plan->base.settings.v_size * work->lanes, task->certify ? 3 : 1, count);
+    add_to_state(plan, work, work->right, work->right_t + plan->base.settings.v_size * work->lanes,
+                 task->certify ? 3 : 1, count);
 }
 
 void lowrank_state_read_keys(LowrankTask *task, const real *v, size_t v_stride, size_t first, size_t count) {
