@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "train/ab.h"
+#include "train/figures.h"
 
 typedef struct Side {
     AttentionPlan *plan;
@@ -17,11 +18,13 @@ typedef struct Side {
 
 typedef struct Fidelity {
     Ab *ab;
-    const Model *model;
-    Side softmax;           // arm a's attention
-    Side far_exact;         // arm b's bounds with the true exp: what certificates speak of; no plan if b has no far field
-    size_t rows;            // N = B·T
+    const Model *a, *b;
+    // The references, made anew for each layer, whose methods may differ:
+    Side softmax;   // arm a's attention
+    Side far_exact; // arm b's bounds with the true exp: what certificates speak of; no plan if b has no far field
+    size_t rows;    // N = B·T
     size_t query_width, key_width, value_width, out_width;
+    Error error; // the first of any layer; an observer cannot return one
 } Fidelity;
 
 static void side_destroy(Side *side) {
@@ -50,20 +53,28 @@ static bool side_create(Side *side, const Fidelity *f, const AttentionMethod *me
     return true;
 }
 
-// Everything lies in rows of the same strides as in the model, so gradients go to rows as wide as q's, k's, v's own.
-static void side_run(const Side *side, const Fidelity *f, const AttentionBackward *seen, real *packed) {
+// What the model keeps in rows of its own strides, in rows as wide as they are: q, k, v one after another. NULL without
+// memory.
+static real *pack(const Fidelity *f, const AttentionBackward *seen) {
+    real *packed = malloc(f->rows * (f->query_width + f->key_width + f->value_width) * sizeof(real));
+    if (!packed) return NULL;
     real *q = packed, *k = q + f->rows * f->query_width, *v = k + f->rows * f->key_width;
     for (size_t row = 0; row < f->rows; row++) {
         memcpy(q + row * f->query_width, seen->q + row * seen->q_stride, f->query_width * sizeof(real));
         memcpy(k + row * f->key_width, seen->k + row * seen->k_stride, f->key_width * sizeof(real));
         memcpy(v + row * f->value_width, seen->v + row * seen->v_stride, f->value_width * sizeof(real));
     }
+    return packed;
+}
+
+static void side_run(const Side *side, const Fidelity *f, const AttentionBackward *seen, const real *packed) {
+    const real *q = packed, *k = q + f->rows * f->query_width, *v = k + f->rows * f->key_width;
+    REQUIRE(seen->o_stride == f->out_width); // d_o is read with the stride of our o
     attention_forward(side->plan, &(AttentionForward){side->o, q, k, v, f->out_width, f->query_width, f->key_width,
                                                       f->value_width, NULL, NULL, side->saved, side->scratch});
-    attention_backward(side->plan,
-                       &(AttentionBackward){side->dq, side->dk, side->dv, seen->d_o, side->o, q, k, v, f->out_width,
-                                            f->query_width, f->key_width, f->value_width, NULL, NULL, side->saved,
-                                            side->scratch});
+    attention_backward(side->plan, &(AttentionBackward){side->dq, side->dk, side->dv, seen->d_o, side->o, q, k, v,
+                                                        f->out_width, f->query_width, f->key_width, f->value_width,
+                                                        NULL, NULL, side->saved, side->scratch});
 }
 
 typedef struct Difference {
@@ -83,21 +94,20 @@ static Difference compare_columns(const real *x, size_t x_stride, const real *y,
             gap += (a - b) * (a - b);
             largest = fmax(largest, fabs(a - b));
         }
-    return (Difference){largest, yy > 0 ? sqrt(gap / yy) : 0, xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 1};
+    if (gap == 0) return (Difference){0, 0, 1};
+    return (Difference){isnan(gap) ? NAN : largest, sqrt(gap / yy), xy / sqrt(xx * yy)};
 }
-
-static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 static void set(json_t *row, const char *what, const char *measure, double value) {
     char key[64];
     snprintf(key, sizeof key, "%s_%s", what, measure);
-    json_object_set_new(row, key, number(value));
+    json_object_set_new(row, key, figure_json(value));
 }
 
 // The four quantities of one head: output, dq, dk, dv.
 static void add_head(const Fidelity *f, json_t *row, size_t head, const AttentionBackward *seen,
                      const AttentionReport *report) {
-    const ModelConfig *config = &model_settings(f->model)->config;
+    const ModelConfig *config = &model_settings(f->b)->config;
     size_t group = head / (config->heads / config->kv_heads), D = config->qk_size, E = config->v_size;
     const struct {
         const char *name;
@@ -106,15 +116,17 @@ static void add_head(const Fidelity *f, json_t *row, size_t head, const Attentio
         const real *softmax, *far_exact;
         const double *bound;
     } quantities[] = {
-        {"output", seen->o, seen->o_stride, head * E, E, f->out_width, f->softmax.o, f->far_exact.o, report->output_bound},
+        {"output", seen->o, seen->o_stride, head * E, E, f->out_width, f->softmax.o, f->far_exact.o,
+         report->output_bound},
         {"dq", seen->dq, seen->q_stride, head * D, D, f->query_width, f->softmax.dq, f->far_exact.dq, report->dq_bound},
         {"dk", seen->dk, seen->k_stride, group * D, D, f->key_width, f->softmax.dk, f->far_exact.dk, report->dk_bound},
-        {"dv", seen->dv, seen->v_stride, group * E, E, f->value_width, f->softmax.dv, f->far_exact.dv, report->dv_bound},
+        {"dv", seen->dv, seen->v_stride, group * E, E, f->value_width, f->softmax.dv, f->far_exact.dv,
+         report->dv_bound},
     };
     for (size_t i = 0; i < sizeof quantities / sizeof *quantities; i++) {
         size_t at = quantities[i].offset, width = quantities[i].width;
-        Difference d = compare_columns(quantities[i].ours + at, quantities[i].our_stride, quantities[i].softmax + at, width,
-                                       f->rows, quantities[i].columns);
+        Difference d = compare_columns(quantities[i].ours + at, quantities[i].our_stride, quantities[i].softmax + at,
+                                       width, f->rows, quantities[i].columns);
         set(row, quantities[i].name, "difference", d.largest);
         set(row, quantities[i].name, "relative", d.relative);
         set(row, quantities[i].name, "cosine", d.cosine);
@@ -124,25 +136,40 @@ static void add_head(const Fidelity *f, json_t *row, size_t head, const Attentio
         set(row, quantities[i].name, "error", e.largest);
         set(row, quantities[i].name, "bound", quantities[i].bound ? quantities[i].bound[head] : NAN);
     }
-    json_object_set_new(row, "logit_bound", number(report->logit_bound ? report->logit_bound[head] : NAN));
-    json_object_set_new(row, "clipped", number(report->clipped ? report->clipped[head] : 0));
-    json_object_set_new(row, "fell_back", number(report->fell_back ? report->fell_back[head] : 0));
+    json_object_set_new(row, "logit_bound", figure_json(report->logit_bound ? report->logit_bound[head] : NAN));
+    json_object_set_new(row, "clipped", figure_json(report->clipped ? report->clipped[head] : 0));
+    json_object_set_new(row, "fell_back", figure_json(report->fell_back ? report->fell_back[head] : 0));
+}
+
+// b's true-exp reference exists for lowrank alone.
+static bool make_sides(Fidelity *f, size_t layer, Error *error) {
+    const AttentionPlan *of_a = model_attention(f->a, layer), *of_b = model_attention(f->b, layer);
+    AttentionSettings reference = *attention_plan_settings(of_b);
+    const AttentionMethod *lowrank = attention_method_find("lowrank");
+    bool has_reference = attention_plan_method(of_b) == lowrank && reference.far == FAR_POLYNOMIAL;
+    reference.far = FAR_EXACT;
+    return side_create(&f->softmax, f, attention_plan_method(of_a), attention_plan_settings(of_a), error) &&
+           (!has_reference || side_create(&f->far_exact, f, lowrank, &reference, error));
 }
 
 static void observe(void *context, size_t layer, const AttentionBackward *seen) {
     Fidelity *f = context;
-    real *packed = malloc(f->rows * (f->query_width + f->key_width + f->value_width) * sizeof(real));
-    REQUIRE(packed);
-    side_run(&f->softmax, f, seen, packed);
-    if (f->far_exact.plan) side_run(&f->far_exact, f, seen, packed);
-    free(packed);
-    const AttentionReport *report = model_report(f->model, layer);
-    for (size_t head = 0; head < model_settings(f->model)->config.heads; head++) {
-        json_t *row = json_pack("{s:I, s:I, s:I, s:I}", "seed", (json_int_t)f->ab->seed, "step", (json_int_t)f->ab->step,
-                                "layer", (json_int_t)layer, "head", (json_int_t)head);
-        add_head(f, row, head, seen, report);
-        json_array_append_new(f->ab->fidelity, row);
+    if (f->error.kind != ERROR_NONE) return;
+    real *packed = pack(f, seen);
+    if (!packed) error_set(&f->error, ERROR_MEMORY, "Out of memory for measuring fidelity.");
+    if (packed && make_sides(f, layer, &f->error)) {
+        side_run(&f->softmax, f, seen, packed);
+        if (f->far_exact.plan) side_run(&f->far_exact, f, seen, packed);
+        for (size_t head = 0; head < model_settings(f->b)->config.heads; head++) {
+            json_t *row = json_pack("{s:I, s:I, s:I, s:I}", "seed", (json_int_t)ab_seed(f->ab, f->ab->seed), "step",
+                                    (json_int_t)f->ab->step, "layer", (json_int_t)layer, "head", (json_int_t)head);
+            add_head(f, row, head, seen, model_report(f->b, layer));
+            json_array_append_new(f->ab->fidelity, row);
+        }
     }
+    side_destroy(&f->softmax);
+    side_destroy(&f->far_exact);
+    free(packed);
 }
 
 static bool same_shape(const Model *a, const Model *b) {
@@ -150,20 +177,10 @@ static bool same_shape(const Model *a, const Model *b) {
     if (x->count != y->count || x->elements != y->elements) return false;
     if (model_settings(a)->batch != model_settings(b)->batch) return false;
     for (size_t i = 0; i < x->count; i++)
-        if (strcmp(x->tensors[i].name, y->tensors[i].name) || x->tensors[i].rows != y->tensors[i].rows) return false;
+        if (strcmp(x->tensors[i].name, y->tensors[i].name) || x->tensors[i].rows != y->tensors[i].rows ||
+            x->tensors[i].columns != y->tensors[i].columns)
+            return false;
     return model_settings(a)->config.tokens == model_settings(b)->config.tokens;
-}
-
-// The first layer's methods stand for all where arms mix them; b's true-exp reference exists for lowrank alone.
-static bool make_sides(Fidelity *f, const Model *a, const Model *b, Error *error) {
-    const AttentionPlan *of_a = model_attention(a, 0), *of_b = model_attention(b, 0);
-    AttentionSettings reference = *attention_plan_settings(of_b);
-    const AttentionMethod *lowrank = attention_method_find("lowrank");
-    reference.far = FAR_EXACT;
-    bool has_reference = attention_plan_method(of_b) == lowrank &&
-                         attention_plan_settings(of_b)->far == FAR_POLYNOMIAL;
-    return side_create(&f->softmax, f, attention_plan_method(of_a), attention_plan_settings(of_a), error) &&
-           (!has_reference || side_create(&f->far_exact, f, lowrank, &reference, error));
 }
 
 static bool read_batch(Trainer *trainer, int32_t *inputs, int32_t *targets, Error *error) {
@@ -172,7 +189,8 @@ static bool read_batch(Trainer *trainer, int32_t *inputs, int32_t *targets, Erro
 }
 
 // Gradients of all weights by both arms on b's weights; a's weights are put back.
-static bool compare_gradients(Ab *ab, Trainer *a, Trainer *b, const int32_t *inputs, const int32_t *targets, Error *error) {
+static bool compare_gradients(Ab *ab, Trainer *a, Trainer *b, const int32_t *inputs, const int32_t *targets,
+                              Error *error) {
     size_t elements = model_tensors(b->model)->elements, bytes = elements * sizeof(real);
     size_t count = model_settings(b->model)->batch * model_settings(b->model)->config.tokens;
     double weight = 1.0 / (double)model_count_targets(targets, count);
@@ -186,11 +204,13 @@ static bool compare_gradients(Ab *ab, Trainer *a, Trainer *b, const int32_t *inp
     free(kept);
     model_zero_gradients(b->model);
     double loss_b = model_step(b->model, inputs, targets, weight, NULL, NULL);
-    Difference d = compare_columns(model_gradients(b->model), elements, model_gradients(a->model), elements, 1, elements);
+    Difference d =
+        compare_columns(model_gradients(b->model), elements, model_gradients(a->model), elements, 1, elements);
     json_array_append_new(ab->gradients,
-                          json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "seed", (json_int_t)ab->seed, "step",
-                                    (json_int_t)ab->step, "loss_a", loss_a, "loss_b", loss_b, "difference", d.largest,
-                                    "relative", d.relative, "cosine", d.cosine));
+                          json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "seed", (json_int_t)ab_seed(ab, ab->seed),
+                                    "step", (json_int_t)ab->step, "loss_a", figure_json(loss_a), "loss_b",
+                                    figure_json(loss_b), "difference", figure_json(d.largest), "relative",
+                                    figure_json(d.relative), "cosine", figure_json(d.cosine)));
     return true;
 }
 
@@ -198,7 +218,8 @@ bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error) {
     if (!same_shape(a->model, b->model)) return true;
     const ModelConfig *config = &model_settings(b->model)->config;
     Fidelity f = {.ab = ab,
-                  .model = b->model,
+                  .a = a->model,
+                  .b = b->model,
                   .rows = model_settings(b->model)->batch * config->tokens,
                   .query_width = config->heads * config->qk_size,
                   .key_width = config->kv_heads * config->qk_size,
@@ -206,15 +227,15 @@ bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error) {
                   .out_width = config->heads * config->v_size};
     int32_t *inputs = malloc(2 * f.rows * sizeof *inputs);
     bool fine = inputs || error_set(error, ERROR_MEMORY, "Out of memory for the batch of the comparison.");
-    fine = fine && make_sides(&f, a->model, b->model, error) && read_batch(b, inputs, inputs + f.rows, error);
+    fine = fine && read_batch(b, inputs, inputs + f.rows, error);
     if (fine) {
         model_enable_report(b->model, true);
         model_observe(b->model, observe, &f);
         fine = compare_gradients(ab, a, b, inputs, inputs + f.rows, error);
         model_observe(b->model, NULL, NULL);
+        model_enable_report(b->model, b->reporting); // reports cost time: steps go on as they were
     }
-    side_destroy(&f.softmax);
-    side_destroy(&f.far_exact);
     free(inputs);
+    if (f.error.kind != ERROR_NONE) return error_set(error, f.error.kind, "%s", f.error.message);
     return fine;
 }

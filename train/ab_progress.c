@@ -4,14 +4,16 @@
 #include <unistd.h>
 
 #include "core/files.h"
+#include "core/json_text.h"
 #include "train/ab.h"
+#include "train/figures.h"
 #include "train/state.h"
 
 static const size_t progress_limit = (size_t)1 << 32;
 
 static json_t *doubles(const double *values, size_t count) {
     json_t *array = json_array();
-    for (size_t i = 0; i < count; i++) json_array_append_new(array, json_real(values[i]));
+    for (size_t i = 0; i < count; i++) json_array_append_new(array, figure_json(values[i]));
     return array;
 }
 
@@ -19,71 +21,92 @@ static json_t *doubles(const double *values, size_t count) {
 static size_t read_doubles(const json_t *array, double *values, size_t count) {
     size_t size = json_array_size(array);
     if (size > count) size = count;
-    for (size_t i = 0; i < size; i++) values[i] = json_number_value(json_array_get(array, i));
+    for (size_t i = 0; i < size; i++) values[i] = figure_number(json_array_get(array, i));
     return size;
 }
 
-static json_t *track_json(const AbTrack *track, size_t steps) {
-    const Evaluation *final = &track->final;
-    json_t *targets = json_array();
-    for (size_t i = 0; i < final->buckets; i++)
-        json_array_append_new(targets, json_integer((json_int_t)final->bucket_targets[i]));
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:o, s:o, s:o}", "loss",
-                     doubles(track->loss, steps), "seconds", doubles(track->seconds, steps), "eval_step",
-                     doubles(track->eval_step, track->evaluations), "eval_loss",
-                     doubles(track->eval_loss, track->evaluations), "eval_seconds",
-                     doubles(track->eval_seconds, track->evaluations), "phase_seconds",
-                     doubles(track->phases.seconds, PHASE_COUNT), "phase_flops", doubles(track->phases.flops, PHASE_COUNT),
-                     "phase_bytes", doubles(track->phases.bytes, PHASE_COUNT), "held_out_loss", final->loss, "accuracy",
-                     final->accuracy, "bits_per_byte", track->bits_per_byte, "bucket_loss",
-                     doubles(final->bucket_loss, final->buckets), "bucket_accuracy",
-                     doubles(final->bucket_accuracy, final->buckets), "bucket_targets", targets);
+static json_t *counts(const uint64_t *values, size_t count) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) json_array_append_new(array, json_integer((json_int_t)values[i]));
+    return array;
 }
 
-static void read_track(const json_t *object, AbTrack *track, size_t steps) {
-    Evaluation *final = &track->final;
-    read_doubles(json_object_get(object, "loss"), track->loss, steps);
-    read_doubles(json_object_get(object, "seconds"), track->seconds, steps);
-    track->evaluations = read_doubles(json_object_get(object, "eval_step"), track->eval_step, steps + 1);
-    read_doubles(json_object_get(object, "eval_loss"), track->eval_loss, steps + 1);
-    read_doubles(json_object_get(object, "eval_seconds"), track->eval_seconds, steps + 1);
+static void read_counts(const json_t *array, uint64_t *values, size_t count) {
+    for (size_t i = 0; i < count; i++) values[i] = (uint64_t)json_integer_value(json_array_get(array, i));
+}
+
+static json_t *evaluation_json(const Evaluation *final) {
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "loss", figure_json(final->loss), "accuracy",
+                     figure_json(final->accuracy), "bucket_loss", doubles(final->bucket_loss, final->buckets),
+                     "bucket_accuracy", doubles(final->bucket_accuracy, final->buckets), "bucket_targets",
+                     counts(final->bucket_targets, final->buckets), "distance_loss",
+                     doubles(final->distance_loss, final->distances), "distance_accuracy",
+                     doubles(final->distance_accuracy, final->distances), "distance_targets",
+                     counts(final->distance_targets, final->distances));
+}
+
+static void read_evaluation(const json_t *object, Evaluation *final) {
+    enum { BUCKETS = EVALUATION_BUCKETS };
+    final->loss = figure_of(object, "loss");
+    final->accuracy = figure_of(object, "accuracy");
+    final->buckets = read_doubles(json_object_get(object, "bucket_loss"), final->bucket_loss, BUCKETS);
+    read_doubles(json_object_get(object, "bucket_accuracy"), final->bucket_accuracy, BUCKETS);
+    read_counts(json_object_get(object, "bucket_targets"), final->bucket_targets, final->buckets);
+    final->distances = read_doubles(json_object_get(object, "distance_loss"), final->distance_loss, BUCKETS);
+    read_doubles(json_object_get(object, "distance_accuracy"), final->distance_accuracy, BUCKETS);
+    read_counts(json_object_get(object, "distance_targets"), final->distance_targets, final->distances);
+}
+
+static json_t *track_json(const AbTrack *track, size_t steps) {
+    size_t evaluations = track->evaluations;
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "loss", doubles(track->loss, steps), "seconds",
+        doubles(track->seconds, steps), "eval_step", doubles(track->eval_step, evaluations), "eval_loss",
+        doubles(track->eval_loss, evaluations), "eval_seconds", doubles(track->eval_seconds, evaluations),
+        "phase_seconds", doubles(track->phases.seconds, PHASE_COUNT), "phase_flops",
+        doubles(track->phases.flops, PHASE_COUNT), "phase_bytes", doubles(track->phases.bytes, PHASE_COUNT),
+        "bits_per_byte", figure_json(track->bits_per_byte), "final", evaluation_json(&track->final));
+}
+
+// False when an array is not as long as the record says: then the numbers would not be what they seem.
+static bool read_track(const json_t *object, AbTrack *track, size_t steps) {
+    bool whole = read_doubles(json_object_get(object, "loss"), track->loss, steps) == steps &&
+                 read_doubles(json_object_get(object, "seconds"), track->seconds, steps) == steps;
+    size_t evaluations = read_doubles(json_object_get(object, "eval_step"), track->eval_step, steps);
+    whole = whole && read_doubles(json_object_get(object, "eval_loss"), track->eval_loss, steps) == evaluations &&
+            read_doubles(json_object_get(object, "eval_seconds"), track->eval_seconds, steps) == evaluations;
+    track->evaluations = evaluations;
     read_doubles(json_object_get(object, "phase_seconds"), track->phases.seconds, PHASE_COUNT);
     read_doubles(json_object_get(object, "phase_flops"), track->phases.flops, PHASE_COUNT);
     read_doubles(json_object_get(object, "phase_bytes"), track->phases.bytes, PHASE_COUNT);
-    track->bits_per_byte = json_number_value(json_object_get(object, "bits_per_byte"));
-    final->loss = json_number_value(json_object_get(object, "held_out_loss"));
-    final->accuracy = json_number_value(json_object_get(object, "accuracy"));
-    final->buckets = read_doubles(json_object_get(object, "bucket_loss"), final->bucket_loss, EVALUATION_BUCKETS);
-    read_doubles(json_object_get(object, "bucket_accuracy"), final->bucket_accuracy, EVALUATION_BUCKETS);
-    for (size_t i = 0; i < final->buckets; i++)
-        final->bucket_targets[i] =
-            (uint64_t)json_integer_value(json_array_get(json_object_get(object, "bucket_targets"), i));
+    track->bits_per_byte = figure_of(object, "bits_per_byte");
+    read_evaluation(json_object_get(object, "final"), &track->final);
+    return whole;
 }
 
 // The settings that the arms' numbers depend on, as checksums.
 static json_t *fingerprints(const Ab *ab) {
     json_t *array = json_array();
-    for (size_t i = 0; i < ab->arm_count; i++) {
-        Config config = ab->arms[i].config;
-        config.seed = 0; // counted up from seed to seed
-        json_array_append_new(array, json_integer(config_fingerprint(&config)));
-    }
+    for (size_t i = 0; i < ab->arm_count; i++)
+        json_array_append_new(array, json_integer(config_fingerprint(&ab->arms[i].config)));
     return array;
 }
 
 bool ab_progress_save(const Ab *ab, Error *error) {
     char path[RUN_PATH];
+    json_watch();
     json_t *tracks = json_array();
     for (size_t s = 0; s <= ab->seed && s < ab->seed_count; s++)
         for (size_t i = 0; i < ab->arm_count; i++)
             json_array_append_new(tracks, track_json(ab_track(ab, s, i), s < ab->seed ? ab->steps : ab->step));
-    json_t *document = json_pack("{s:I, s:I, s:I, s:o, s:o, s:O, s:O}", "seed", (json_int_t)ab->seed, "step",
-                                 (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count, "arms", fingerprints(ab),
-                                 "tracks", tracks, "fidelity", ab->fidelity, "gradients", ab->gradients);
-    char *text = document ? json_dumps(document, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    json_t *document =
+        json_pack("{s:I, s:I, s:I, s:o, s:o, s:O, s:O, s:O}", "seed", (json_int_t)ab->seed, "step",
+                  (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count, "arms", fingerprints(ab), "tracks", tracks,
+                  "fidelity", ab->fidelity, "gradients", ab->gradients, "sessions", ab->sessions);
+    char *text = json_print(document, JSON_COMPACT | JSON_REAL_PRECISION(17));
     json_decref(document);
     if (!text) return error_set(error, ERROR_MEMORY, "Out of memory for the record of the comparison.");
-    bool saved = path_join(path, sizeof path, ab->out, "progress.json", error) &&
+    bool saved = path_join(path, sizeof path, ab->run.path, "progress.json", error) &&
                  file_write_atomic(path, text, strlen(text), error);
     free(text);
     return saved;
@@ -103,27 +126,35 @@ static bool take(Ab *ab, const json_t *document, const char *path, Error *error)
                          path, (long long)json_integer_value(json_object_get(document, "seeds")));
     ab->seed = seed;
     ab->step = step;
+    bool whole = true;
     for (size_t s = 0; s <= seed; s++)
         for (size_t i = 0; i < ab->arm_count; i++)
-            read_track(json_array_get(tracks, s * ab->arm_count + i), ab_track(ab, s, i), ab->steps);
+            whole = read_track(json_array_get(tracks, s * ab->arm_count + i), ab_track(ab, s, i),
+                               s < seed ? ab->steps : step) &&
+                    whole;
     json_array_extend(ab->fidelity, json_object_get(document, "fidelity"));
     json_array_extend(ab->gradients, json_object_get(document, "gradients"));
-    return true;
+    json_array_extend(ab->sessions, json_object_get(document, "sessions"));
+    return whole || error_set(error, ERROR_CORRUPT, "%s is incomplete: remove it, or choose another --out.", path);
 }
 
-bool ab_progress_load(Ab *ab, bool *found, Error *error) {
+bool ab_progress_load(Ab *ab, bool resume, bool *found, Error *error) {
     char path[RUN_PATH];
     size_t size;
     *found = false;
-    if (!path_join(path, sizeof path, ab->out, "progress.json", error)) return false;
+    if (!path_join(path, sizeof path, ab->run.path, "progress.json", error)) return false;
     if (access(path, F_OK) != 0) return true;
+    if (!resume)
+        return error_set(error, ERROR_USER,
+                         "%s holds a comparison already: --resume goes on with it; for a new one choose another --out "
+                         "or remove it.",
+                         ab->run.path);
     char *text = file_read_all(path, progress_limit, &size, error);
     if (!text) return false;
-    json_t *document = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
+    json_t *document = json_parse(path, "contents", text, size, error);
     free(text);
-    *found = json_is_object(document);
-    bool fine = *found ? take(ab, document, path, error)
-                       : error_set(error, ERROR_CORRUPT, "%s is not the record of a comparison.", path);
+    *found = document != NULL;
+    bool fine = *found && take(ab, document, path, error);
     json_decref(document);
     return fine;
 }

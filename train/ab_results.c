@@ -4,9 +4,8 @@
 #include <stdlib.h>
 
 #include "train/ab.h"
+#include "train/figures.h"
 #include "train/statistics.h"
-
-static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 // Steps done under a seed (index).
 static size_t steps_of(const Ab *ab, size_t seed) {
@@ -19,8 +18,13 @@ static double *timed_steps(const Ab *ab, size_t arm, size_t *count) {
     REQUIRE(seconds);
     *count = 0;
     for (size_t s = 0; s < ab->seed_count; s++)
-        for (size_t i = AB_WARMUP; i < steps_of(ab, s); i++) seconds[(*count)++] = ab_track(ab, s, arm)->seconds[i];
+        for (size_t i = 0; i < steps_of(ab, s); i++)
+            if (ab_timed(ab, s, i)) seconds[(*count)++] = ab_track(ab, s, arm)->seconds[i];
     return seconds;
+}
+
+static double step_tokens(const Config *config) {
+    return (double)config->batch * (double)config->accumulate * (double)config->tokens;
 }
 
 static json_t *settings_json(const Config *config) {
@@ -34,14 +38,20 @@ static json_t *settings_json(const Config *config) {
     return settings;
 }
 
-// Mean of a figure over the seeds that have an evaluation; NaN without one.
+// Figures after training are means over seeds that trained equally long: a seed that is still under way, behind one that
+// is done, does not count.
+static bool counts(const Ab *ab, size_t seed) {
+    const AbTrack *first = ab_track(ab, 0, 0), *it = ab_track(ab, seed, 0);
+    return it->evaluations && it->eval_step[it->evaluations - 1] == first->eval_step[first->evaluations - 1];
+}
+
+// Mean of a figure over the seeds that count; NaN without one.
 static double over_seeds(const Ab *ab, size_t arm, double (*figure)(const AbTrack *)) {
     double sum = 0;
     size_t count = 0;
     for (size_t s = 0; s < ab->seed_count; s++) {
-        const AbTrack *track = ab_track(ab, s, arm);
-        if (!track->evaluations) continue;
-        sum += figure(track);
+        if (!counts(ab, s)) continue;
+        sum += figure(ab_track(ab, s, arm));
         count++;
     }
     return count ? sum / (double)count : NAN;
@@ -50,12 +60,19 @@ static double held_out_loss(const AbTrack *track) { return track->final.loss; }
 static double accuracy(const AbTrack *track) { return track->final.accuracy; }
 static double bits(const AbTrack *track) { return track->bits_per_byte; }
 
+static void set_arm(json_t *row, const char *arm, const char *suffix, double value) {
+    char key[64];
+    snprintf(key, sizeof key, "%s%s", arm, suffix);
+    json_object_set_new(row, key, figure_json(value));
+}
+
 static json_t *phases_json(const Ab *ab, size_t arm, size_t timed) {
     json_t *phases = json_object();
     for (size_t p = 0; p < PHASE_COUNT; p++) {
         double seconds = 0;
         for (size_t s = 0; s < ab->seed_count; s++) seconds += ab_track(ab, s, arm)->phases.seconds[p];
-        if (seconds > 0) json_object_set_new(phases, phase_name((Phase)p), json_real(1e3 * seconds / (double)timed));
+        if (seconds > 0 && timed)
+            json_object_set_new(phases, phase_name((Phase)p), json_real(1e3 * seconds / (double)timed));
     }
     return phases;
 }
@@ -66,58 +83,95 @@ static json_t *curves_json(const Ab *ab, size_t arm) {
         const AbTrack *track = ab_track(ab, s, arm);
         json_t *loss = json_array(), *seconds = json_array(), *evaluations = json_array();
         for (size_t i = 0; i < steps_of(ab, s); i++) {
-            json_array_append_new(loss, number(track->loss[i]));
+            json_array_append_new(loss, figure_json(track->loss[i]));
             json_array_append_new(seconds, json_real(track->seconds[i]));
         }
         for (size_t i = 0; i < track->evaluations; i++)
-            json_array_append_new(evaluations, json_pack("{s:f, s:f, s:f}", "step", track->eval_step[i], "held_out_loss",
-                                                         track->eval_loss[i], "seconds", track->eval_seconds[i]));
-        json_array_append_new(curves, json_pack("{s:I, s:o, s:o, s:o, s:f}", "seed", (json_int_t)s, "loss", loss,
-                                                "step_seconds", seconds, "evaluations", evaluations, "held_out_loss",
-                                                track->final.loss));
+            json_array_append_new(evaluations,
+                                  json_pack("{s:I, s:o, s:f}", "step", (json_int_t)track->eval_step[i], "held_out_loss",
+                                            figure_json(track->eval_loss[i]), "seconds", track->eval_seconds[i]));
+        json_array_append_new(curves, json_pack("{s:I, s:o, s:o, s:o}", "seed", (json_int_t)ab_seed(ab, s), "loss",
+                                                loss, "step_seconds", seconds, "evaluations", evaluations));
     }
     return curves;
+}
+
+// Every seed's figures after training, one row each.
+static json_t *seeds_json(const Ab *ab) {
+    json_t *rows = json_array();
+    for (size_t s = 0; s < ab->seed_count; s++) {
+        if (!ab_track(ab, s, 0)->evaluations) continue;
+        const AbTrack *first = ab_track(ab, s, 0);
+        json_t *row = json_pack("{s:I, s:I}", "seed", (json_int_t)ab_seed(ab, s), "step",
+                                (json_int_t)first->eval_step[first->evaluations - 1]);
+        for (size_t i = 0; i < ab->arm_count; i++) {
+            const Evaluation *final = &ab_track(ab, s, i)->final;
+            set_arm(row, ab->arms[i].key, "", final->loss);
+            set_arm(row, ab->arms[i].key, "_accuracy", final->accuracy);
+        }
+        json_array_append_new(rows, row);
+    }
+    return rows;
 }
 
 static json_t *arm_json(const Ab *ab, size_t arm) {
     const AbArm *it = &ab->arms[arm];
     size_t count;
     double *seconds = timed_steps(ab, arm, &count), step = median(seconds, count);
-    double tokens = (double)(it->config.batch * it->config.accumulate * it->config.tokens);
+    double tokens = step_tokens(&it->config);
     double loss = over_seeds(ab, arm, held_out_loss);
     free(seconds);
-    json_t *object = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "name", it->name, "settings",
-                               settings_json(&it->config), "held_out_loss", number(loss), "perplexity", number(exp(loss)),
-                               "accuracy", number(over_seeds(ab, arm, accuracy)), "step_ms", number(1e3 * step),
-                               "tokens_per_s", number(tokens / step), "peak_bytes",
-                               (json_int_t)it->estimate.total_bytes, "phases", phases_json(ab, arm, count), "curves",
-                               curves_json(ab, arm));
+    json_t *object = json_pack(
+        "{s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "name", it->name, "settings", settings_json(&it->config),
+        "held_out_loss", figure_json(loss), "accuracy", figure_json(over_seeds(ab, arm, accuracy)), "step_ms",
+        figure_json(1e3 * step), "tokens_per_s", figure_json(tokens / step), "peak_bytes",
+        (json_int_t)it->estimate.total_bytes, "phases", phases_json(ab, arm, count), "curves", curves_json(ab, arm));
+    if (*it->config.task) return object; // few of a task's tokens are asked for: what follows would say nothing
+    json_object_set_new(object, "perplexity", figure_json(exp(loss)));
     double per_byte = over_seeds(ab, arm, bits);
     if (per_byte > 0) json_object_set_new(object, "bits_per_byte", json_real(per_byte));
     return object;
 }
 
-// Loss and accuracy by position in the context, mean over seeds.
-static json_t *positions_json(const Ab *ab) {
+// The buckets of an evaluation, by position in the context or by distance to the answer.
+typedef struct Buckets {
+    size_t count;
+    const double *loss, *accuracy;
+    const uint64_t *targets;
+} Buckets;
+
+static Buckets buckets_of(const Evaluation *final, bool by_distance) {
+    if (by_distance)
+        return (Buckets){final->distances, final->distance_loss, final->distance_accuracy, final->distance_targets};
+    return (Buckets){final->buckets, final->bucket_loss, final->bucket_accuracy, final->bucket_targets};
+}
+
+// Mean loss and accuracy of an arm in bucket b over the seeds that count.
+static void add_bucket(const Ab *ab, size_t arm, size_t b, bool by_distance, json_t *row) {
+    double loss = 0, hits = 0, seeds = 0;
+    for (size_t s = 0; s < ab->seed_count; s++) {
+        Buckets buckets = buckets_of(&ab_track(ab, s, arm)->final, by_distance);
+        if (!counts(ab, s) || b >= buckets.count || !buckets.targets[b]) continue;
+        loss += buckets.loss[b];
+        hits += buckets.accuracy[b];
+        seeds++;
+    }
+    set_arm(row, ab->arms[arm].key, "", seeds > 0 ? loss / seeds : NAN);
+    set_arm(row, ab->arms[arm].key, "_accuracy", seeds > 0 ? hits / seeds : NAN);
+}
+
+static json_t *buckets_json(const Ab *ab, bool by_distance) {
     json_t *rows = json_array();
-    size_t buckets = ab_track(ab, 0, 0)->final.buckets;
-    for (size_t b = 0; b < buckets; b++) {
+    for (size_t b = 0; b < EVALUATION_BUCKETS; b++) {
+        uint64_t targets = 0;
+        for (size_t i = 0; i < ab->arm_count; i++) {
+            Buckets buckets = buckets_of(&ab_track(ab, 0, i)->final, by_distance);
+            if (b < buckets.count) targets += buckets.targets[b];
+        }
+        if (!targets) continue;
         json_t *row = json_pack("{s:I, s:I}", "from", (json_int_t)evaluation_bucket_start(b), "to",
                                 (json_int_t)evaluation_bucket_start(b + 1) - 1);
-        for (size_t i = 0; i < ab->arm_count; i++) {
-            double loss = 0, hits = 0, seeds = 0;
-            for (size_t s = 0; s < ab->seed_count; s++) {
-                const Evaluation *final = &ab_track(ab, s, i)->final;
-                if (b >= final->buckets || !final->bucket_targets[b]) continue;
-                loss += final->bucket_loss[b];
-                hits += final->bucket_accuracy[b];
-                seeds++;
-            }
-            char key[64];
-            json_object_set_new(row, ab->arms[i].key, number(seeds > 0 ? loss / seeds : NAN));
-            snprintf(key, sizeof key, "%s_accuracy", ab->arms[i].key);
-            json_object_set_new(row, key, number(seeds > 0 ? hits / seeds : NAN));
-        }
+        for (size_t i = 0; i < ab->arm_count; i++) add_bucket(ab, i, b, by_distance, row);
         json_array_append_new(rows, row);
     }
     return rows;
@@ -141,6 +195,10 @@ static json_t *fidelity_json(const Ab *ab) {
         }
         fell_back += json_number_value(json_object_get(row, "fell_back"));
     }
+    if (!json_array_size(ab->fidelity) && ab_track(ab, 0, 0)->evaluations)
+        json_object_set_new(fidelity, "skipped",
+                            json_string("The arms' models have different shapes, so there are no weights that both can "
+                                        "run on: fidelity is not measured."));
     json_object_set(fidelity, "rows", ab->fidelity);
     json_object_set(fidelity, "gradients", ab->gradients);
     json_object_set_new(fidelity, "certificates_checked", json_integer((json_int_t)checked));
@@ -150,20 +208,52 @@ static json_t *fidelity_json(const Ab *ab) {
 }
 
 static void say_speed(FILE *out, const Ab *ab, Interval ratio) {
+    const Config *of_a = &ab->arms[0].config, *of_b = &ab->arms[1].config;
     const char *a = ab->arms[0].name, *b = ab->arms[1].name;
-    size_t tokens = ab->arms[1].config.tokens;
-    if (ratio.low <= 1 && ratio.high >= 1)
-        fprintf(out, "B (%s) is as fast per step as A (%s) at T=%zu (ratio %.2f, interval %.2f to %.2f)", b, a, tokens,
-                ratio.value, ratio.low, ratio.high);
+    const char *per = step_tokens(of_a) == step_tokens(of_b) ? "step" : "token";
+    fprintf(out, "B (%s) ", b);
+    if (!isfinite(ratio.value))
+        fprintf(out, "against A (%s): no step was timed yet", a);
+    else if (ratio.low <= 1 && ratio.high >= 1)
+        fprintf(out, "is as fast per %s as A (%s)", per, a);
     else if (ratio.value > 1)
-        fprintf(out, "B (%s) is %.2f times faster per step than A (%s) at T=%zu (interval %.2f to %.2f)", b, ratio.value,
-                a, tokens, ratio.low, ratio.high);
+        fprintf(out, "is %.2f times faster per %s than A (%s)", ratio.value, per, a);
     else
-        fprintf(out, "B (%s) is %.2f times slower per step than A (%s) at T=%zu (interval %.2f to %.2f)", b,
-                1 / ratio.value, a, tokens, 1 / ratio.high, 1 / ratio.low);
+        fprintf(out, "is %.2f times slower per %s than A (%s)", 1 / ratio.value, per, a);
+    fprintf(out, " at T=%zu", of_a->tokens);
+    if (of_a->tokens != of_b->tokens) fprintf(out, " against T=%zu", of_b->tokens);
+    if (isfinite(ratio.value))
+        fprintf(out, " (ratio %.2f, 95 %% interval %.2f to %.2f)", ratio.value, ratio.low, ratio.high);
 }
 
-// One sentence, two for tasks; malloc'd.
+// "0.40 % higher (2.0480 against 2.0398; by seed 0.21 to 0.55 %)"
+static void say_loss(FILE *out, const Ab *ab, double a, double b) {
+    double low = INFINITY, high = -INFINITY;
+    size_t seeds = 0;
+    for (size_t s = 0; s < ab->seed_count; s++) {
+        if (!counts(ab, s)) continue;
+        double change = 100 * (ab_track(ab, s, 1)->final.loss / ab_track(ab, s, 0)->final.loss - 1);
+        low = fmin(low, change);
+        high = fmax(high, change);
+        seeds++;
+    }
+    if (a == b)
+        fprintf(out, "; held-out losses are identical (%.4f", a);
+    else
+        fprintf(out, "; its held-out loss is %.2f %% %s (%.4f against %.4f", 100 * fabs(b / a - 1),
+                b > a ? "higher" : "lower", b, a);
+    if (seeds > 1) fprintf(out, "; %zu seeds: %+.2f to %+.2f %%", seeds, low, high);
+    if (ab->arm_count > 2) fprintf(out, "; the window alone reaches %.4f", over_seeds(ab, 2, held_out_loss));
+    fputc(')', out);
+}
+
+static void say_accuracy(FILE *out, const Ab *ab) {
+    fprintf(out, "; it answers %.1f %% right against %.1f %%", 100 * over_seeds(ab, 1, accuracy),
+            100 * over_seeds(ab, 0, accuracy));
+    if (ab->arm_count > 2) fprintf(out, " (the window alone %.1f %%)", 100 * over_seeds(ab, 2, accuracy));
+}
+
+// One sentence; malloc'd. Tasks are judged by accuracy: the ratio of two losses near zero says nothing.
 static char *verdict(const Ab *ab, Interval ratio) {
     char *text = NULL;
     size_t size;
@@ -171,39 +261,44 @@ static char *verdict(const Ab *ab, Interval ratio) {
     REQUIRE(out);
     double a = over_seeds(ab, 0, held_out_loss), b = over_seeds(ab, 1, held_out_loss);
     say_speed(out, ab, ratio);
-    if (!isfinite(a)) fputs("; there is no evaluation yet.", out);
-    else if (a == b) fprintf(out, "; held-out losses are identical (%.4f", a);
-    else fprintf(out, "; its held-out loss is %.2f %% %s (%.4f against %.4f", 100 * fabs(b / a - 1),
-                 b > a ? "higher" : "lower", b, a);
-    if (isfinite(a) && ab->arm_count > 2)
-        fprintf(out, "; the window alone reaches %.4f", over_seeds(ab, 2, held_out_loss));
-    if (isfinite(a)) fputs(").", out);
-    if (isfinite(a) && *ab->arms[0].config.task) {
-        fprintf(out, " Accuracy is %.1f %% against %.1f %%", 100 * over_seeds(ab, 1, accuracy),
-                100 * over_seeds(ab, 0, accuracy));
-        if (ab->arm_count > 2) fprintf(out, " (window alone %.1f %%)", 100 * over_seeds(ab, 2, accuracy));
-        fputc('.', out);
-    }
+    if (!ab_track(ab, 0, 0)->evaluations)
+        fputs("; there is no evaluation yet", out);
+    else if (!isfinite(a) || !isfinite(b))
+        fprintf(out, "; the held-out loss of %s is not finite", isfinite(b) ? "A" : isfinite(a) ? "B" : "A and of B");
+    else if (*ab->arms[0].config.task)
+        say_accuracy(out, ab);
+    else
+        say_loss(out, ab, a, b);
+    fputc('.', out);
     REQUIRE(fclose(out) == 0);
     return text;
 }
 
-json_t *ab_document(const Ab *ab) {
+// A's time over b's, per token, step by step.
+static Interval speed_ratio(const Ab *ab) {
     size_t count_a, count_b;
     double *a = timed_steps(ab, 0, &count_a), *b = timed_steps(ab, 1, &count_b);
-    Interval ratio = paired_ratio(a, b, count_a < count_b ? count_a : count_b, ab->arms[0].config.seed);
+    double tokens = step_tokens(&ab->arms[1].config) / step_tokens(&ab->arms[0].config);
+    Interval ratio = paired_ratio(a, b, count_a, ab->arms[0].config.seed);
     free(a);
     free(b);
+    return (Interval){tokens * ratio.value, tokens * ratio.low, tokens * ratio.high};
+}
+
+json_t *ab_document(const Ab *ab) {
+    Interval ratio = speed_ratio(ab);
     char *sentence = verdict(ab, ratio);
     const Config *config = &ab->arms[0].config;
-    json_t *document = json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:[o, o], s:o, s:o, s:s}", "tokens",
-                                 (json_int_t)config->tokens, "batch", (json_int_t)config->batch, "steps",
-                                 (json_int_t)ab->steps, "steps_done",
-                                 (json_int_t)(ab->seed == ab->seed_count ? ab->steps : ab->step), "seeds",
-                                 (json_int_t)ab->seed_count, "complete", ab->seed == ab->seed_count, "ratio",
-                                 number(ratio.value), "ratio_interval", number(ratio.low), number(ratio.high),
-                                 "positions", positions_json(ab), "fidelity", fidelity_json(ab), "verdict", sentence);
+    bool complete = ab->seed == ab->seed_count;
+    json_t *document = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:[o, o], s:o, s:o, s:o, s:s}", "tokens", (json_int_t)config->tokens,
+        "batch", (json_int_t)config->batch, "steps", (json_int_t)ab->steps, "steps_done",
+        (json_int_t)(complete ? ab->steps : ab->step), "seeds", (json_int_t)ab->seed_count, "complete", complete,
+        "ratio", figure_json(ratio.value), "ratio_interval", figure_json(ratio.low), figure_json(ratio.high), "by_seed",
+        seeds_json(ab), "positions", buckets_json(ab, false), "fidelity", fidelity_json(ab), "verdict", sentence);
+    REQUIRE(document); // the sentence is UTF-8, for settings are
     free(sentence);
+    if (*config->task) json_object_set_new(document, "distances", buckets_json(ab, true));
     for (size_t i = 0; i < ab->arm_count; i++) json_object_set_new(document, ab->arms[i].key, arm_json(ab, i));
     return document;
 }

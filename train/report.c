@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/files.h"
+#include "core/json_text.h"
 
 struct Report {
     char *text;
@@ -161,12 +162,11 @@ bool report_write(Report *report, const char *path, const json_t *document, Erro
     FILE *out = report->out;
     if (report->in_section) fputs("</section>\n", out);
     fputs("</main>\n<script type=\"application/json\" id=\"data\">", out);
-    char *data = json_dumps(document, JSON_COMPACT | JSON_SORT_KEYS);
-    // "</" inside a string would end the script element; "<\/" means the same in JSON
-    for (const char *p = data; p && *p; p++) {
-        fputc(*p, out);
-        if (p[0] == '<' && p[1] == '/') fputc('\\', out);
-    }
+    char *data = json_print(document, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    // "<" in a string could end the script element or open a comment; as an escape it means the same in JSON
+    for (const char *p = data; p && *p; p++)
+        if (*p == '<') fputs("\\u003c", out);
+        else fputc(*p, out);
     fputs("</script>\n</body>\n</html>\n", out);
     bool complete = data && !ferror(out);
     complete = fclose(out) == 0 && complete;
