@@ -218,7 +218,10 @@ static bool measure_length(const Config *config, const BenchOptions *options, si
             }
         arena_destroy(&tensors.arena);
     }
-    for (size_t m = 0; m < options->method_count; m++) attention_destroy(cells[m].plan);
+    for (size_t m = 0; m < options->method_count; m++) {
+        attention_destroy(cells[m].plan);
+        cells[m].plan = NULL;
+    }
     return fine;
 }
 
@@ -297,6 +300,7 @@ json_t *bench_attention(const Config *config, const BenchOptions *options, Error
     double rates[BENCH_MAX_LENGTHS];
     json_t *rows = json_array(), *fits = json_array();
     size_t measured = 0;
+    memset(cells, 0, sizeof cells);
     fprintf(stderr, "%-10s %8s %8s %11s %11s %8s %8s %10s %10s\n", "method", "tokens", "features", "forward ms",
             "backward ms", "of sgemm", "of sgemm", "error", "certified");
     for (size_t l = 0; l < options->length_count; l++) {
@@ -314,7 +318,7 @@ json_t *bench_attention(const Config *config, const BenchOptions *options, Error
     }
     for (size_t m = 0; m < options->method_count; m++) json_array_append_new(fits, fit_json(options, cells, m));
     const double sgemm = median(rates, measured);
-    fprintf(stderr, "sgemm %.0f GFLOP/s\n", sgemm);
+    if (measured) fprintf(stderr, "sgemm %.0f GFLOP/s\n", sgemm);
     return json_pack("{s:o, s:I, s:I, s:o, s:o}", "sgemm_gflops", bench_number(sgemm), "heads",
                      (json_int_t)cells[0][0].settings.heads, "batch", (json_int_t)options->batch, "rows", rows, "fits", fits);
 }

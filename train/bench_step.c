@@ -146,8 +146,9 @@ static json_t *phases_json(const Times *times, double copy) {
         const double flops = times->phases.flops[p] / rounds, bytes = times->phases.bytes[p] / rounds;
         const double flop_seconds = flops / times->sgemm, byte_seconds = bytes / copy, floor = fmax(flop_seconds, byte_seconds);
         if (seconds <= 0) continue;
-        fprintf(stderr, "%-20s %10.2f %10.3f %10.2f %8.2f\n", phase_name((Phase)p), 1e3 * seconds, 1e-9 * flops, 1e3 * floor,
-                floor > 0 ? seconds / floor : NAN);
+        fprintf(stderr, "%-20s %10.2f %10.3f %10.2f", phase_name((Phase)p), 1e3 * seconds, 1e-9 * flops, 1e3 * floor);
+        if (floor > 0) fprintf(stderr, " %8.2f", seconds / floor); // uncounted phases have no floor
+        fputc('\n', stderr);
         json_object_set_new(phases, phase_name((Phase)p),
                             json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "ms", 1e3 * seconds, "flops", flops, "bytes",
                                       bytes, "sgemm_ms", 1e3 * flop_seconds, "copy_ms", 1e3 * byte_seconds, "floor_ms",

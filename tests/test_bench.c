@@ -1,0 +1,116 @@
+// rope bench: the documents have the keys that people and scripts rely on, and figures that can be true; lists of lengths.
+
+#include <string.h>
+
+#include "tests/support/check.h"
+#include "train/bench.h"
+#include "train/lists.h"
+
+static Config config;
+static BenchOptions options;
+
+static void set(const char *assignment) {
+    Error error = {0};
+    if (!config_set(&config, assignment, ORIGIN_COMMAND_LINE, &error)) fail_msg("%s", error.message);
+}
+
+static void prepare(void) {
+    config_defaults(&config);
+    const char *const settings[] = {"model.heads=2",  "model.width=16",  "model.qk_size=8",       "model.v_size=4",
+                                    "model.layers=2", "model.tokens=32", "model.vocabulary=50",   "train.batch=2",
+                                    "attention.near=16", "attention.far_size=4", "attention.degree=2"};
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) set(settings[i]);
+    options = (BenchOptions){.lengths = {48, 130}, .length_count = 2, .methods = {"exact", "lowrank"}, .method_count = 2,
+                             .rounds = 1, .batch = 1, .limit = 100};
+}
+
+static void check_keys(json_t *object, const char *const *keys) {
+    size_t count = 0;
+    for (; keys[count]; count++)
+        if (!json_object_get(object, keys[count])) fail_msg("the key %s is missing", keys[count]);
+    check_count("keys of JSON", count);
+}
+
+static double number(json_t *object, const char *key) { return json_number_value(json_object_get(object, key)); }
+
+static void test_bench_attention(void **state) {
+    (void)state;
+    prepare();
+    Error error = {0};
+    json_t *document = bench_attention(&config, &options, &error), *row, *fit;
+    if (!document) fail_msg("%s", error.message);
+    static const char *const keys[] = {"method", "tokens", "qk_size", "v_size", "far_size", "degree", "logit_bound",
+                                       "features", "forward_ms", "backward_ms", "forward_share", "backward_share",
+                                       "max_error", "certified_error", "state_bytes", NULL};
+    static const char *const fit_keys[] = {"method", "forward_exponent", "backward_exponent", "crossover_tokens", NULL};
+    size_t index;
+    assert_int_equal(json_array_size(json_object_get(document, "rows")), 4);
+    json_array_foreach(json_object_get(document, "rows"), index, row) {
+        check_keys(row, keys);
+        assert_true(number(row, "forward_ms") > 0 && number(row, "backward_share") > 0);
+        const bool exact = strcmp(json_string_value(json_object_get(row, "method")), "exact") == 0;
+        assert_int_equal((size_t)number(row, "tokens"), options.lengths[index / 2]);
+        if (exact) assert_true(number(row, "max_error") < 1e-5 && number(row, "certified_error") == 0);
+        else assert_true(number(row, "features") == 15 && number(row, "max_error") <= number(row, "certified_error"));
+    }
+    json_array_foreach(json_object_get(document, "fits"), index, fit) check_keys(fit, fit_keys);
+    assert_int_equal(index, 2);
+    json_decref(document);
+}
+
+static void test_bench_attention_leaves_out(void **state) {
+    (void)state;
+    prepare();
+    options.limit = 1e-12;
+    Error error = {0};
+    json_t *document = bench_attention(&config, &options, &error), *row;
+    if (!document) fail_msg("%s", error.message);
+    size_t index;
+    json_array_foreach(json_object_get(document, "rows"), index, row)
+        assert_string_equal(json_string_value(json_object_get(row, "left_out")), "time");
+    check_count("left out", index);
+    json_decref(document);
+    options.methods[0] = "none such";
+    assert_null(bench_attention(&config, &options, &error));
+    assert_int_equal(error.kind, ERROR_USER);
+}
+
+static void test_bench_step(void **state) {
+    (void)state;
+    prepare();
+    Error error = {0};
+    json_t *document = bench_step(&config, &options, &error);
+    if (!document) fail_msg("%s", error.message);
+    static const char *const keys[] = {"sgemm_gflops", "step_ms", "tokens_per_s", "step_gflops", "sgemm_share",
+                                       "linear_share", "phases", NULL};
+    static const char *const phases[] = {"embedding", "norm", "projection", "attention_forward", "attention_backward",
+                                         "feed_forward", "output", "optimizer", NULL};
+    check_keys(document, keys);
+    check_keys(json_object_get(document, "phases"), phases);
+    assert_true(number(document, "step_ms") > 0 && number(document, "sgemm_share") > 0);
+    json_decref(document);
+}
+
+static void test_lengths(void **state) {
+    (void)state;
+    size_t lengths[3];
+    assert_int_equal(list_lengths("1,4K,65536", lengths, 3), 3);
+    assert_true(lengths[0] == 1 && lengths[1] == 4096 && lengths[2] == 65536);
+    const char *const wrong[] = {"", "0", "-1", "2,1", "1,1", "1,", ",1", "1;2", "x", "1,2,3,4", "99999999", "1 K"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) assert_int_equal(list_lengths(wrong[i], lengths, 3), 0);
+    check_count("lists of lengths", 1 + sizeof wrong / sizeof *wrong);
+    char text[] = "exact,lowrank";
+    const char *words[4];
+    assert_int_equal(list_words(text, words, 4), 2);
+    assert_string_equal(words[0], "exact");
+    assert_string_equal(words[1], "lowrank");
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_bench_attention),
+    cmocka_unit_test(test_bench_attention_leaves_out),
+    cmocka_unit_test(test_bench_step),
+    cmocka_unit_test(test_lengths),
+};
+
+TEST_MAIN(tests)
