@@ -4,6 +4,7 @@
 #   demo     text -> tokenizer -> model -> sample      test     unit tests and an end-to-end run
 #   asan     tests under address+undefined    tsan     tests under the thread sanitizer
 #   bench    measurements of this machine     oracle   comparison with PyTorch (needs Python; not in CI)
+#   mutants, faults, fuzz, soak, coverage: tests/reliability.mk
 #   lint, format, layers, install (PREFIX, DESTDIR), clean
 
 CC       ?= cc
@@ -153,6 +154,8 @@ lint:
 format:
 	@sh tests/deps.sh clang-format
 	clang-format -i $(foreach d,core attention model optim data train tests tests/support,$(wildcard $(d)/*.[ch]) $(wildcard $(d)/*.cc))
+
+include tests/reliability.mk
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/rope/configs

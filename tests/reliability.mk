@@ -20,3 +20,26 @@ $(BUILD)/tests/faults: $(BUILD)/float/tests/faults/faults.o $(BUILD)/float/tests
 
 faults: $(BUILD)/tests/faults
 	@$(BUILD)/tests/faults $(FAULTS_DIRECTORY).$$$$
+
+# The quick share of the faults runs with the tests, but not in builds with a sanitizer, which has malloc for itself.
+build-tests: $(if $(SANITIZE),,$(BUILD)/tests/faults)
+
+FUZZ_SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+$(BUILD)/tests/fuzz: $(BUILD)/float/tests/fuzz/driver.o $(BUILD)/float/tests/fuzz/targets.o $(BUILD)/librope.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+fuzz:
+	@sh tests/deps.sh clang libomp-dev
+	@$(MAKE) --no-print-directory -j$$(nproc) CC=clang CXX=clang++ BUILD=build/fuzz OPTIMIZE=-O1 \
+	    SANITIZE='$(FUZZ_SANITIZE)' build/fuzz/tests/fuzz
+	@BUILD=build/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz.sh $(FUZZ_TARGETS)
+
+soak: $(BUILD)/tests/faults build-tests
+	@BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) sh tests/soak.sh
+
+# Branches of what reads files and settings; the tests are built again for it, without optimisation.
+coverage:
+	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/coverage OPTIMIZE=-O1 CFLAGS=--coverage CXXFLAGS=--coverage \
+	    LDFLAGS=--coverage build-tests
+	@BUILD=build/coverage sh tests/coverage.sh

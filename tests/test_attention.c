@@ -416,6 +416,27 @@ static void test_slopes(void **state) {
 }
 
 // Definition 1.1's tables against rotation of q and k: both are views of one kernel.
+// The lag tables by their definitions, near and at the window's end.
+static void test_factors(void **state) {
+    (void)state;
+    AttentionSettings s = make_settings((Shape){1, 16, 2, 1, 6, 1});
+    s.kernel_window = 5;
+    s.kernel_decay = 0.75;
+    for (size_t kernel = 0; kernel < 3; kernel++) {
+        static const char *const names[] = {"rope", "rope-decay", "rope-window"};
+        Position position;
+        s.kernel = names[kernel];
+        assert_true(position_create(&position, &s, NULL));
+        for (ptrdiff_t lag = -8; lag <= 8; lag++) {
+            double expected[] = {1.0, 1.0, lag > -5 && lag < 5 ? 1.0 : 0.0};
+            for (ptrdiff_t n = lag < 0 ? -lag : lag; n > 0; n--) expected[1] *= 0.75;
+            const real factor = (real)position_factor(&position, lag);
+            check_close("factors by lag", &factor, &expected[kernel], 1, 4 * REAL_EPSILON, 0.0);
+        }
+        position_destroy(&position);
+    }
+}
+
 static void test_weights(void **state) {
     (void)state;
     for (size_t kernel = 0; kernel < 4; kernel++) {
@@ -566,6 +587,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_report),
     cmocka_unit_test(test_refusals),
     cmocka_unit_test(test_slopes),
+    cmocka_unit_test(test_factors),
     cmocka_unit_test(test_weights),
 #ifdef ROPE_DOUBLE
     cmocka_unit_test(test_finite_differences),

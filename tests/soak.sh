@@ -1,0 +1,39 @@
+#!/bin/sh
+# The long forms, within about $SOAK_SECONDS, as a table: row of reliability.md, cases, failures, seconds.
+cd "$(dirname "$0")/.." || exit 2
+BUILD=${BUILD:-build}
+SOAK_SECONDS=${SOAK_SECONDS:-3600}
+log=$BUILD/soak.log
+directory=/tmp
+[ -w /dev/shm ] && directory=/dev/shm
+all_failures=0
+
+# row NAME SECONDS COMMAND...: the command's output gives cases and failures (see count_cases)
+row() {
+    name=$1 limit=$2
+    shift 2
+    start=$(date +%s)
+    timeout -k 10 "$limit" "$@" >"$log" 2>&1
+    status=$?
+    cases=$(count_cases)
+    failures=$([ "$status" -eq 0 ] && echo 0 || echo 1)
+    all_failures=$((all_failures + failures))
+    printf '%-28s %12s %9s %8s\n' "$name" "$cases" "$failures" $(($(date +%s) - start))
+    [ "$failures" -eq 0 ] || tail -n 30 "$log" | sed 's/^/    /'
+}
+# "N cases, …" of the faults, "N of M planted bugs", "TARGET: N runs", and the tallies of test programs
+count_cases() {
+    awk '/^[0-9]+ cases, / { n = $1 }
+         / planted bugs caught/ { n = $1 }
+         /: [0-9]+ runs, / { for (i = 1; i < NF; i++) if ($(i + 1) == "runs,") n += $i }
+         /^  .*: [0-9]+ compared/ { for (i = 1; i < NF; i++) if ($(i + 1) ~ /^compared/) n += $i }
+         END { print n + 0 }' "$log"
+}
+
+printf '%-28s %12s %9s %8s\n' row cases failures seconds
+row '3 planted bugs' $((SOAK_SECONDS / 2 + 3600)) sh tests/mutants.sh
+row '5 resume at every step' 3600 env RESUME_STEPS=200 "$BUILD/tests/test_trainer"
+row '7, 8, 9, 14 faults' $((SOAK_SECONDS + 7200)) "$BUILD/tests/faults" "$directory/rope-soak.$$" 1 $((SOAK_SECONDS / 3))
+row '11 changed seeds' $((SOAK_SECONDS / 6 + 600)) env FUZZ_RUNS=$((SOAK_SECONDS * 100)) "$BUILD/tests/test_fuzz"
+row '11 fuzz' $((SOAK_SECONDS + 3600)) make --no-print-directory fuzz FUZZ_SECONDS=$((SOAK_SECONDS / 30))
+[ "$all_failures" -eq 0 ]
