@@ -76,9 +76,6 @@ LowrankSaved lowrank_saved_at(const LowrankPlan *plan, void *saved, size_t *byte
         .head = ARENA_TAKE(&arena, LowrankHead, s->batch * s->heads),
         .log_sum = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
         .far_share = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
-        .value_low = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
-        .value_high = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
-        .value_center = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
     };
     if (bytes) *bytes = arena.overflowed ? SIZE_MAX : arena.used;
     return at;
@@ -93,6 +90,10 @@ LowrankShared lowrank_shared_at(const LowrankPlan *plan, void *scratch, size_t *
         .norms = ARENA_TAKE(&arena, LowrankNorms, s->batch * (s->heads + s->kv_heads) * plan->segments),
         .values = ARENA_TAKE(&arena, LowrankValues, rows),
         .value_range = ARENA_TAKE(&arena, real, rows * 2 * s->v_size),
+        .certificate = ARENA_TAKE(&arena, Certificate, s->batch * s->heads),
+        .value_low = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
+        .value_high = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
+        .value_center = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->v_size),
         .bounds = ARENA_TAKE(&arena, LowrankBounds, s->batch * s->heads * plan->segments),
         .far_dk = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
         .far_dv = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
@@ -154,7 +155,7 @@ static void cut_work(LowrankPlan *plan) {
     const size_t per_segment = (chunks + wanted - 1) / wanted;
     plan->segments = (chunks + per_segment - 1) / per_segment;
     plan->segment_tokens = per_segment * plan->chunk;
-    plan->window_rows = s->tokens - plan->near > 2 * plan->chunk ? plan->near + 2 * plan->chunk : s->tokens;
+    plan->window_rows = s->tokens - plan->near > 4 * plan->chunk ? plan->near + 4 * plan->chunk : s->tokens;
     const size_t tasks = rows * plan->segments, threads = threads_count();
     plan->slots = tasks < threads ? tasks : threads;
 }

@@ -40,7 +40,7 @@ typedef struct LowrankPlan {
     size_t near, chunk, lanes; // lanes: chunk rounded up to LANE_UNIT
     size_t segments, segment_tokens;
     size_t state_stride, state_size; // a row of the state: H_r (E), z_r, certificates of dk and dv, padding
-    size_t window_rows;   // near + 2·chunk, at most T
+    size_t window_rows;   // near + 4·chunk, at most T
     size_t slots;         // tasks that may run at once
 } LowrankPlan;
 
@@ -49,14 +49,13 @@ typedef struct LowrankHead {
     double measured;   // Λ̂ of this batch row and head
     double clipped;    // entries or rows that the bound changed, as a share
     bool exact_far;    // true exp over the far field: settings.far = exact, or measured > Λ
-    Certificate certificate;
+    CertificateFacts facts; // norms of q and k
 } LowrankHead;
 
 typedef struct LowrankSaved {
     LowrankHead *head; // (B,H)
     real *log_sum;     // (B,H,T) L_i = m_i + log Z_i, so that a normalised weight is exp(x - L_i)
     real *far_share;   // (B,H,T) share of the far field in Z_i
-    real *value_low, *value_high, *value_center; // (B,G,E) range of v, and the center that distances are taken from
 } LowrankSaved;
 
 // What one segment says about a head of q or k, and about a head of v.
@@ -80,6 +79,8 @@ typedef struct LowrankShared {
     LowrankNorms *norms;  // (B,H+G,segments) of q and k
     LowrankValues *values;       // (B,G,segments)
     real *value_range;    // (B,G,segments,2,E) smallest and largest entries of v
+    Certificate *certificate; // (B,H) these six only when a report asks for them
+    real *value_low, *value_high, *value_center; // (B,G,E) range of v, and the center that distances are taken from
     LowrankBounds *bounds; // (B,H,segments) of one forward or backward
     real *far_dk, *far_dv; // (B,H,T) certificates: what far queries may contribute, per unit of weight
     real *key_bound;      // (B,G,T,2) certificates of dk, dv so far
@@ -160,7 +161,7 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, c
                      size_t last);
 // out (columns, lanes) = in (count, columns)ᵀ, zero in the lanes beyond count.
 void lowrank_to_lanes(size_t lanes, real *out, const real *in, size_t stride, size_t count, size_t columns);
-// Moves the window so that it holds the keys and values of [lowrank_block_first, chunk end); gradients of new rows are zero when
+// Extends the window so that it holds the keys and values of [lowrank_block_first, chunk end); gradients of new rows are zero when
 // with_gradients.
 void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
                             size_t chunk_first, bool with_gradients);
@@ -216,19 +217,18 @@ LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena);
 Arena lowrank_arena_over(void *memory); // memory given by the caller, laid out by the code that measures it
 
 // ---- lowrank_certify.c: certificates of a batch, from certificate.h ------------------------------------------------
-// Certificate of every head from what was measured.
-void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
-                          const bool *active);
-void lowrank_measure_values(LowrankTask *task, const LowrankShared *shared, const real *v, size_t v_stride);
+// Measures v and makes the certificate of every head, in scratch: once per forward or backward that reports bounds.
+void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, const bool *active, const real *v,
+                          size_t v_stride, void *scratch);
 // After the chunk's outputs: sum_t holds ô with tokens in lanes.
-void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, size_t head, LowrankBounds *bounds,
-                            size_t chunk_first, size_t count);
+void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
+                            LowrankBounds *bounds, size_t chunk_first, size_t count);
 // After the chunk's do: sum_t holds ô, right_t do. Fills near_dk … far_dv and the far columns of shared.
 void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
                               LowrankBounds *bounds, size_t chunk_first, size_t count);
-void lowrank_report_output(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+void lowrank_report_output(const LowrankPlan *plan, const LowrankShared *shared,
                            const bool *active, const AttentionReport *report);
-void lowrank_report_gradient(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+void lowrank_report_gradient(const LowrankPlan *plan, const LowrankShared *shared,
                              const bool *active, const AttentionReport *report);
 
 // ---- lowrank_kernels.c ----------------------------------------------------------------------------------------------

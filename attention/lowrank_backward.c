@@ -327,6 +327,8 @@ void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
     const AttentionReport *report = io->report;
     Backward backward = {io, report && (report->dq_bound || report->dk_bound || report->dv_bound), lowrank_saved_at(plan, (void *)io->saved, NULL),
                          lowrank_shared_at(plan, io->scratch, NULL)};
+    if (backward.certify)
+        lowrank_certificates(plan, &backward.saved, io->active, io->v, io->v_stride, io->scratch);
     lowrank_segment_states(plan, backward.saved.head, io->active, io->k, io->k_stride, io->v, io->v_stride,
                            io->scratch);
     lowrank_each_task(plan, io->scratch, io->active, plan->segments, forward_sweep, &backward);
@@ -341,5 +343,5 @@ void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
         if (!io->active || io->active[n % s->heads / plan->group]) any_exact |= backward.saved.head[n].exact_far;
     if (any_exact) lowrank_each_task(plan, io->scratch, io->active, 1, earlier_pairs, &backward);
     if (backward.certify)
-        lowrank_report_gradient(plan, &backward.saved, &backward.shared, io->active, report);
+        lowrank_report_gradient(plan, &backward.shared, io->active, report);
 }

@@ -7,10 +7,19 @@
 
 // ---- values --------------------------------------------------------------------------------------------------------
 
-void lowrank_measure_values(LowrankTask *task, const LowrankShared *shared, const real *v, size_t v_stride) {
+typedef struct Values {
+    const LowrankShared *shared;
+    const real *v;
+    size_t v_stride;
+} Values;
+
+static void measure_values(void *context, LowrankTask *task) {
+    const Values *measured = context;
     const LowrankPlan *plan = task->plan;
-    const size_t values = plan->base.settings.v_size;
+    const size_t values = plan->base.settings.v_size, v_stride = measured->v_stride;
     const size_t index = lowrank_state_index(plan, task->batch, task->kv_head, task->segment);
+    const LowrankShared *shared = measured->shared;
+    const real *v = measured->v + task->batch * plan->base.settings.tokens * v_stride + task->kv_head * values;
     real *low = shared->value_range + index * 2 * values, *high = low + values;
     for (size_t e = 0; e < values; e++) low[e] = high[e] = v[task->first * v_stride + e];
     shared->values[index].norm = lowrank_kernels()->column_range(low, high, v + task->first * v_stride, v_stride,
@@ -22,11 +31,10 @@ typedef struct ValueFacts {
 } ValueFacts;
 
 // Range of v over all segments, and the better of two centers: zero, or the middle of the box that holds all v_j.
-static ValueFacts merge_values(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
-                               size_t batch, size_t kv_head) {
+static ValueFacts merge_values(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t kv_head) {
     const size_t values = plan->base.settings.v_size, row = batch * plan->base.settings.kv_heads + kv_head;
-    real *low = saved->value_low + row * values, *high = saved->value_high + row * values;
-    real *center = saved->value_center + row * values;
+    real *low = shared->value_low + row * values, *high = shared->value_high + row * values;
+    real *center = shared->value_center + row * values;
     ValueFacts facts = {0};
     double box = 0, norm = 0;
     for (size_t n = 0; n < plan->segments; n++) {
@@ -50,16 +58,19 @@ static ValueFacts merge_values(const LowrankPlan *plan, const LowrankSaved *save
     return facts;
 }
 
-void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
-                          const bool *active) {
+void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, const bool *active, const real *v,
+                          size_t v_stride, void *scratch) {
     const AttentionSettings *s = &plan->base.settings;
+    const LowrankShared shared = lowrank_shared_at(plan, scratch, NULL);
+    lowrank_each_task(plan, scratch, active, plan->segments, measure_values, &(Values){&shared, v, v_stride});
     for (size_t b = 0; b < s->batch; b++)
         for (size_t g = 0; g < s->kv_heads; g++) {
             if (active && !active[g]) continue;
-            const ValueFacts values = merge_values(plan, saved, shared, b, g);
+            const ValueFacts values = merge_values(plan, &shared, b, g);
             for (size_t m = 0; m < plan->group; m++) {
-                LowrankHead *head = &saved->head[b * s->heads + g * plan->group + m];
-                CertificateFacts facts = head->certificate.facts; // the norms of q and k are there
+                const size_t row = b * s->heads + g * plan->group + m;
+                const LowrankHead *head = &saved->head[row];
+                CertificateFacts facts = head->facts;
                 facts.logit_scale = s->logit_scale;
                 facts.measured = head->measured;
                 facts.value_largest = values.largest;
@@ -74,7 +85,7 @@ void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, co
                 facts.chunk = plan->chunk;
                 facts.tokens = s->tokens;
                 facts.polynomial = plan->polynomial_far && !head->exact_far;
-                head->certificate = certificate_make(&facts, &plan->polynomial);
+                shared.certificate[row] = certificate_make(&facts, &plan->polynomial);
             }
         }
 }
@@ -89,20 +100,20 @@ static CertificateToken token_at(const LowrankPlan *plan, const LowrankSaved *sa
     };
 }
 
-void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, size_t head, LowrankBounds *bounds,
-                            size_t chunk_first, size_t count) {
+void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
+                            LowrankBounds *bounds, size_t chunk_first, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const AttentionSettings *s = &plan->base.settings;
     const size_t values = s->v_size, row = task->batch * s->heads + head;
     const size_t kv_row = (task->batch * s->kv_heads + task->kv_head) * values;
     real *reach = work->delta;
-    lowrank_kernels()->reach(reach, work->sum_t, plan->lanes, saved->value_low + kv_row, saved->value_high + kv_row,
+    lowrank_kernels()->reach(reach, work->sum_t, plan->lanes, shared->value_low + kv_row, shared->value_high + kv_row,
                              values, plan->lanes);
     if (chunk_first == task->first) *bounds = (LowrankBounds){0};
     for (size_t lane = 0; lane < count; lane++) {
         const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
-        const double bound = certificate_output(&saved->head[row].certificate, &token, (double)reach[lane]);
+        const double bound = certificate_output(&shared->certificate[row], &token, (double)reach[lane]);
         if (!(bound <= bounds->output)) bounds->output = bound;
     }
 }
@@ -127,9 +138,9 @@ void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, cons
     LowrankWork *work = &task->work;
     const AttentionSettings *s = &plan->base.settings;
     const size_t row = task->batch * s->heads + head, kv_row = task->batch * s->kv_heads + task->kv_head;
-    const Certificate *certificate = &saved->head[row].certificate;
+    const Certificate *certificate = &shared->certificate[row];
     real *norm = work->largest, *largest = work->rescale, *spread = work->far_sum; // forward's, free here
-    measure_gradient(task, saved->value_center + kv_row * s->v_size, certificate->facts.value_radius, norm, largest,
+    measure_gradient(task, shared->value_center + kv_row * s->v_size, certificate->facts.value_radius, norm, largest,
                      spread);
     if (chunk_first == task->first) *bounds = (LowrankBounds){0};
     for (size_t lane = 0; lane < plan->lanes; lane++) {
@@ -187,20 +198,20 @@ static void clear(double *array, const LowrankPlan *plan, const bool *active) {
         if (!active || active[h / plan->group]) array[h] = 0;
 }
 
-void lowrank_report_output(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+void lowrank_report_output(const LowrankPlan *plan, const LowrankShared *shared,
                            const bool *active, const AttentionReport *report) {
     const AttentionSettings *s = &plan->base.settings;
     clear(report->output_bound, plan, active);
     if (!report->output_bound) return;
     for (size_t row = 0; row < s->batch * s->heads; row++) {
         const size_t h = row % s->heads;
-        if ((active && !active[h / plan->group]) || !saved->head[row].certificate.facts.polynomial) continue;
+        if ((active && !active[h / plan->group]) || !shared->certificate[row].facts.polynomial) continue;
         raise(report->output_bound, h, merge_bounds(plan, shared, row).output);
     }
 }
 
 // dk and dv of a key/value head are sums over its query heads, so their certificates are too.
-static void report_keys(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared, size_t batch,
+static void report_keys(const LowrankPlan *plan, const LowrankShared *shared, size_t batch,
                         size_t kv_head, const AttentionReport *report) {
     const AttentionSettings *s = &plan->base.settings;
     const real *bound = shared->key_bound + (batch * s->kv_heads + kv_head) * s->tokens * 2;
@@ -212,7 +223,7 @@ static void report_keys(const LowrankPlan *plan, const LowrankSaved *saved, cons
     }
     for (size_t m = 0; m < plan->group; m++) {
         const size_t row = batch * s->heads + kv_head * plan->group + m;
-        const Certificate *certificate = &saved->head[row].certificate;
+        const Certificate *certificate = &shared->certificate[row];
         const LowrankBounds merged = merge_bounds(plan, shared, row);
         any |= certificate->facts.polynomial;
         more_dk += merged.unknown ? INFINITY : certificate_key_rounding(certificate, &merged.sums);
@@ -224,7 +235,7 @@ static void report_keys(const LowrankPlan *plan, const LowrankSaved *saved, cons
     }
 }
 
-void lowrank_report_gradient(const LowrankPlan *plan, const LowrankSaved *saved, const LowrankShared *shared,
+void lowrank_report_gradient(const LowrankPlan *plan, const LowrankShared *shared,
                              const bool *active, const AttentionReport *report) {
     const AttentionSettings *s = &plan->base.settings;
     clear(report->dq_bound, plan, active);
@@ -235,9 +246,9 @@ void lowrank_report_gradient(const LowrankPlan *plan, const LowrankSaved *saved,
             if (active && !active[g]) continue;
             for (size_t m = 0; m < plan->group; m++) {
                 const size_t row = b * s->heads + g * plan->group + m;
-                if (saved->head[row].certificate.facts.polynomial)
+                if (shared->certificate[row].facts.polynomial)
                     raise(report->dq_bound, g * plan->group + m, merge_bounds(plan, shared, row).dq);
             }
-            report_keys(plan, saved, shared, b, g, report);
+            report_keys(plan, shared, b, g, report);
         }
 }

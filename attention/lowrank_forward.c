@@ -38,8 +38,6 @@ static void measure_task(void *context, LowrankTask *task) {
     lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, s->heads + task->kv_head, task->segment),
                     task->work.rows, io->k + row * io->k_stride + task->kv_head * s->qk_size, io->k_stride,
                     task->first, task->last);
-    lowrank_measure_values(task, &forward->shared, io->v + row * io->v_stride + task->kv_head * s->v_size,
-                           io->v_stride);
 }
 
 static LowrankNorms merge_segments(const LowrankPlan *plan, const LowrankShared *shared, size_t batch, size_t head) {
@@ -69,7 +67,7 @@ static void decide_heads(Forward *forward) {
             const bool inside = s->polynomial == POLYNOMIAL_POWER ||
                                 head->measured * (1 + 64 * REAL_EPSILON) <= plan->polynomial.interval;
             head->exact_far = plan->far_field && !(plan->polynomial_far && inside); // NaN: exact
-            head->certificate.facts = (CertificateFacts){
+            head->facts = (CertificateFacts){
                 .far_query = sqrt(query.far), .far_key = sqrt(key.far), .near_query = sqrt(query.near),
                 .near_key = sqrt(key.near),
             };
@@ -205,7 +203,7 @@ static void forward_task(void *context, LowrankTask *task) {
                         forward->saved.log_sum + index * s->tokens + at,
                         forward->saved.far_share + index * s->tokens + at, count);
             if (io->report && io->report->output_bound)
-                lowrank_certify_output(task, &forward->saved, h,
+                lowrank_certify_output(task, &forward->saved, &forward->shared, h,
                                        forward->shared.bounds + index * plan->segments + task->segment, at, count);
         }
     }
@@ -229,9 +227,10 @@ void lowrank_forward(const AttentionPlan *base, const AttentionForward *io) {
     Forward forward = {plan, io, lowrank_saved_at(plan, io->saved, NULL), lowrank_shared_at(plan, io->scratch, NULL)};
     lowrank_each_task(plan, io->scratch, io->active, plan->segments, measure_task, &forward);
     decide_heads(&forward);
-    lowrank_certificates(plan, &forward.saved, &forward.shared, io->active);
+    if (io->report && io->report->output_bound)
+        lowrank_certificates(plan, &forward.saved, io->active, io->v, io->v_stride, io->scratch);
     lowrank_segment_states(plan, forward.saved.head, io->active, io->k, io->k_stride, io->v, io->v_stride, io->scratch);
     lowrank_each_task(plan, io->scratch, io->active, plan->segments, forward_task, &forward);
     fill_report(&forward);
-    if (io->report) lowrank_report_output(plan, &forward.saved, &forward.shared, io->active, io->report);
+    if (io->report) lowrank_report_output(plan, &forward.shared, io->active, io->report);
 }

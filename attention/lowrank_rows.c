@@ -118,10 +118,13 @@ void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, c
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t size = plan->base.settings.qk_size, far = plan->far_size, value = plan->base.settings.v_size;
-    const size_t first = lowrank_block_first(plan, chunk_first), tokens = plan->base.settings.tokens;
+    const size_t tokens = plan->base.settings.tokens;
     const size_t last = chunk_first + plan->chunk < tokens ? chunk_first + plan->chunk : tokens;
-    size_t kept = 0; // at the start of a segment the window is empty
-    if (task->window_last > first) {
+    size_t first = lowrank_block_first(plan, chunk_first), kept = 0; // at the start of a segment the window is empty
+    if (task->window_last > first && last - task->window_first <= plan->window_rows) {
+        first = task->window_first; // there is room behind: rows that are done with stay until there is none
+        kept = task->window_last - first;
+    } else if (task->window_last > first) {
         const size_t drop = first - task->window_first;
         kept = task->window_last - first;
         memmove(work->near_key, work->near_key + drop * size, kept * size * sizeof(real));
