@@ -365,6 +365,7 @@ static void test_table(void **state) {
         end = tensor->offset + tensor->rows * tensor->columns;
         assert_ptr_equal(tensor_find(table, tensor->name), tensor);
         assert_ptr_equal(tensor_of(table, tensor->role, tensor->layer), tensor);
+        if (tensor->decay != (tensor->rank == 2)) fail_msg("%s: matrices decay, vectors do not", tensor->name);
     }
     assert_non_null(tensor_find(table, "model.layers.1.self_attn.k_norm.weight"));
     assert_null(tensor_find(table, "lm_head.weight")); // tied
