@@ -1,16 +1,23 @@
 #!/bin/sh
 # Planted bugs: builds the program with each edit of tests/mutants/*.txt, one by one, and demands that the test named
-# there fails. Without arguments all of them, else those with the given names. $BUILD is a build directory below this
-# one; its objects are copied, so that a mutant costs one object, one link and one test.
+# there fails. Without arguments all of them, else those with the given names; after --texts only looks whether the edits
+# can be made. $BUILD is a build directory below this one; its objects are copied, so that a mutant costs one object, one
+# link and one test.
 cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build}
 case $BUILD in
 /*) echo "mutants: BUILD=$BUILD must be a path below the project" >&2; exit 2 ;;
 esac
 MAKE=${MAKE:-make}
-root=$PWD/$BUILD/mutants
+texts=no
+if [ "$1" = --texts ]; then
+    texts=yes
+    shift
+fi
+root=$PWD/$BUILD/mutants.$$
 tree=$root/tree
-rm -rf "$root"
+trap 'rm -rf "$root"' EXIT
+trap 'exit 130' INT TERM
 mkdir -p "$tree/$BUILD" "$root/list" || exit 2
 
 # One directory for each mutant: the files `file`, `test`, `old`, `new`.
@@ -47,6 +54,40 @@ for mutant in "$root"/list/*; do
 done
 [ -n "$chosen" ] || { echo "mutants: none of these names: $*" >&2; exit 2; }
 
+# replace FILE OLD NEW: the text of the file OLD must stand in FILE exactly once.
+replace() {
+    awk -v old="$2" -v new="$3" '
+        function slurp(file,   text, line, first) {
+            first = 1
+            while ((getline line < file) > 0) { text = text (first ? "" : "\n") line; first = 0 }
+            close(file)
+            return text
+        }
+        BEGIN {
+            RS = "\n"
+            text = slurp(ARGV[1]); from = slurp(old); to = slurp(new)
+            at = index(text, from)
+            if (!at) exit 3
+            rest = substr(text, at + length(from))
+            if (index(rest, from)) exit 4
+            printf "%s%s%s\n", substr(text, 1, at - 1), to, rest
+        }' "$1" >"$root/mutated"
+}
+
+# Only whether every text still stands in its file.
+if [ $texts = yes ]; then
+    broken=0
+    for mutant in $chosen; do
+        file=$(cat "$mutant/file")
+        replace "$file" "$mutant/old" "$mutant/new" && continue
+        echo "${mutant##*/*.}: BROKEN, its text does not stand in $file exactly once"
+        broken=$((broken + 1))
+    done
+    echo "$(echo $chosen | wc -w) planted bugs, $broken broken"
+    [ $broken -eq 0 ]
+    exit
+fi
+
 tar cf - Makefile $(ls -d tests/*.mk 2>/dev/null) core attention model optim data train tests | tar xf - -C "$tree" || exit 2
 for flavour in float double; do
     [ -d "$BUILD/$flavour" ] && cp -pR "$BUILD/$flavour" "$tree/$BUILD/"
@@ -77,26 +118,6 @@ for program in $(for mutant in $chosen; do cat "$mutant/test"; echo; done | sort
     sed 's/^/    /' "$root/log"
     useless="$useless$program "
 done
-
-# replace FILE OLD NEW: the text of the file OLD must stand in FILE exactly once.
-replace() {
-    awk -v old="$2" -v new="$3" '
-        function slurp(file,   text, line, first) {
-            first = 1
-            while ((getline line < file) > 0) { text = text (first ? "" : "\n") line; first = 0 }
-            close(file)
-            return text
-        }
-        BEGIN {
-            RS = "\n"
-            text = slurp(ARGV[1]); from = slurp(old); to = slurp(new)
-            at = index(text, from)
-            if (!at) exit 3
-            rest = substr(text, at + length(from))
-            if (index(rest, from)) exit 4
-            printf "%s%s%s\n", substr(text, 1, at - 1), to, rest
-        }' "$1" >"$root/mutated"
-}
 
 caught=0 missed=0 broken=0
 for mutant in $chosen; do
@@ -135,6 +156,5 @@ for mutant in $chosen; do
     fi
     (cd "$root/kept" && cp -p --parents "$file" $objects "$tree") || exit 2
 done
-rm -rf "$root"
 echo "$caught of $((caught + missed + broken)) planted bugs caught, $missed missed, $broken broken"
 [ $((missed + broken)) -eq 0 ]
