@@ -76,6 +76,8 @@ LowrankSaved lowrank_saved_at(const LowrankPlan *plan, void *saved, size_t *byte
         .head = ARENA_TAKE(&arena, LowrankHead, s->batch * s->heads),
         .log_sum = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
         .far_share = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
+        .query_factor = ARENA_TAKE(&arena, real, s->batch * s->heads * s->tokens),
+        .key_factor = ARENA_TAKE(&arena, real, s->batch * s->kv_heads * s->tokens),
     };
     if (bytes) *bytes = arena.overflowed ? SIZE_MAX : arena.used;
     return at;

@@ -56,6 +56,7 @@ typedef struct LowrankSaved {
     LowrankHead *head; // (B,H)
     real *log_sum;     // (B,H,T) L_i = m_i + log Z_i, so that a normalised weight is exp(x - L_i)
     real *far_share;   // (B,H,T) share of the far field in Z_i
+    real *query_factor, *key_factor; // (B,H,T), (B,G,T) what the ball shortens the far rows by
 } LowrankSaved;
 
 // What one segment says about a head of q or k, and about a head of v.
@@ -121,6 +122,7 @@ typedef struct LowrankTask {
     size_t batch, kv_head, segment;
     bool certify;           // backward: carry the certificates of dk and dv along
     size_t first, last;     // tokens of the segment
+    const real *key_factor; // (T) of the keys
     size_t window_first, window_last; // positions held in the window
 } LowrankTask;
 
@@ -144,21 +146,22 @@ static inline size_t lowrank_block_first(const LowrankPlan *plan, size_t chunk_f
 }
 
 // ---- lowrank_rows.c: from projections to bounded, rotated, scaled rows, and back -------------------------------------
-// far (count, F) = bounded, rotated, √s-scaled far dimensions of in (count rows at positions first, …).
-void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real *in, size_t stride, size_t first,
-                      size_t count);
+// far (count, F) = bounded, rotated, √s-scaled far dimensions of in (count rows at positions first, …). factor (T): the
+// ball's factor of every position as lowrank_measure found it, NULL: not measured.
+void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real *in, size_t stride,
+                      const real *factor, size_t first, size_t count);
 // near (count, D) = rotated rows, times scale, bounded if near_bound = same.
 void lowrank_near_rows(const LowrankPlan *plan, real *near, const real *in, size_t stride, size_t first, size_t count,
                        real scale);
 // out (count, D) = or += what the gradients of near rows (NULL: none) and far rows (NULL: none), which are used up, are
-// in terms of the projection `in`.
+// in terms of the projection `in`. factor (T) as of lowrank_far_rows.
 void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride, bool accumulate, real *d_near,
-                           real near_scale, real *d_far, real *raw, const real *in, size_t stride, size_t first,
-                           size_t count);
+                           real near_scale, real *d_far, real *raw, const real *in, size_t stride,
+                           const real *factor, size_t first, size_t count);
 double lowrank_square(const real *row, size_t size); // ‖row‖²
-// Norms over rows [first, last) of one head of q or k.
-void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, const real *in, size_t stride, size_t first,
-                     size_t last);
+// Norms over rows [first, last) of one head of q or k, and the ball's factors of these rows (NULL: not kept).
+void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *factor, real *rows, const real *in,
+                     size_t stride, size_t first, size_t last);
 // out (columns, lanes) = in (count, columns)ᵀ, zero in the lanes beyond count.
 void lowrank_to_lanes(size_t lanes, real *out, const real *in, size_t stride, size_t count, size_t columns);
 // Extends the window so that it holds the keys and values of [lowrank_block_first, chunk end); gradients of new rows are zero when
@@ -171,7 +174,8 @@ const real *lowrank_window_values(const LowrankTask *task, size_t first);
 void lowrank_pack(real *out, const real *in, size_t stride, size_t count, size_t columns);
 // The chunk's queries: near_query and near_query_t, far_query and far_query_t.
 void lowrank_near_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count);
-void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count);
+void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, const real *factor, size_t chunk_first,
+                         size_t count);
 
 // ---- lowrank_near.c: pairs evaluated one by one ------------------------------------------------------------------
 // sum_t, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is exact.
@@ -204,8 +208,12 @@ void lowrank_forward(const AttentionPlan *plan, const AttentionForward *io);
 // measured (B,H) = Λ̂ of every active head, from norms alone.
 void lowrank_measure_logits(const AttentionPlan *plan, const AttentionForward *io, double *measured);
 // The states at which every segment starts, into shared.segment_state; nothing if there is one segment.
-void lowrank_segment_states(const LowrankPlan *plan, const LowrankHead *heads, const bool *active, const real *k,
+void lowrank_segment_states(const LowrankPlan *plan, const LowrankSaved *saved, const bool *active, const real *k,
                             size_t k_stride, const real *v, size_t v_stride, void *scratch);
+static inline const real *lowrank_key_factor(const LowrankSaved *saved, const LowrankTask *task) {
+    const AttentionSettings *s = &task->plan->base.settings;
+    return saved->key_factor + (task->batch * s->kv_heads + task->kv_head) * s->tokens;
+}
 // Whether any query head of the task's group reads the running state.
 bool lowrank_uses_state(const LowrankTask *task, const LowrankHead *heads);
 void lowrank_backward(const AttentionPlan *plan, const AttentionBackward *io);
@@ -270,9 +278,15 @@ typedef struct LowrankKernels {
                        size_t columns);
     // out (lanes) = exp(-x)
     void (*exp_negative)(real *out, const real *x, size_t lanes);
-    // Rotates pairs (p, p + half) of rows by ±angle and scales; cosine, sine: rows `table_stride` apart.
+    // Rotates pairs (p, p + half) of rows by ±angle and scales, also by factor (rows) unless NULL; cosine, sine: rows `table_stride` apart.
     void (*rotate)(real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows, size_t half,
-                   const real *cosine, const real *sine, size_t table_stride, real scale, real direction);
+                   const real *cosine, const real *sine, size_t table_stride, const real *factor, real scale,
+                   real direction);
+    // out (rows) = ‖row‖² in double
+    void (*row_squares)(double *out, const real *in, size_t stride, size_t rows, size_t size);
+    // d = gradient of in, where d was that of rows shortened to length 1/√inverse by factor (rows); 1: not shortened
+    void (*unshrink)(real *d, const real *in, size_t in_stride, const real *factor, double inverse, size_t rows,
+                     size_t size);
 } LowrankKernels;
 
 ISA_TABLE(LowrankKernels, lowrank_kernels)

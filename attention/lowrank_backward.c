@@ -36,6 +36,7 @@ typedef struct Query {
     const real *q, *d_o, *o; // first row of the batch row
     real *dq;
     const real *log_sum;     // (T)
+    const real *factor;      // (T)
     real *delta;             // (T)
 } Query;
 
@@ -46,7 +47,8 @@ static Query query_rows(const LowrankTask *task, const Backward *backward, size_
     const size_t q = task->batch * s->tokens * io->q_stride + h * s->qk_size;
     const size_t o = task->batch * s->tokens * io->o_stride + h * s->v_size;
     return (Query){backward->saved.head + index, io->q + q, io->d_o + o, io->o + o, io->dq + q,
-                   backward->saved.log_sum + index * s->tokens, backward->shared.delta + index * s->tokens};
+                   backward->saved.log_sum + index * s->tokens, backward->saved.query_factor + index * s->tokens,
+                   backward->shared.delta + index * s->tokens};
 }
 
 static size_t chunk_count(const LowrankTask *task, size_t chunk_first) {
@@ -110,7 +112,7 @@ static void write_query_gradient(LowrankTask *task, const Query *query, size_t q
     tile_kernels()->transpose(work->far_query, far, work->d_far_t, plan->lanes, far, count);
     lowrank_rows_backward(plan, query->dq + at, q_stride, false, work->near_query,
                           (real)plan->base.settings.logit_scale, plan->far_field ? work->far_query : NULL, work->rows,
-                          query->q + at, q_stride, chunk_first, count);
+                          query->q + at, q_stride, query->factor, chunk_first, count);
 }
 
 static void sweep_queries(LowrankTask *task, const Backward *backward, size_t member, size_t chunk_first) {
@@ -120,7 +122,7 @@ static void sweep_queries(LowrankTask *task, const Backward *backward, size_t me
     const size_t count = chunk_count(task, chunk_first), values = plan->base.settings.v_size;
     const Query query = query_rows(task, backward, member);
     lowrank_near_queries(task, query.q, io->q_stride, chunk_first, count);
-    if (plan->far_field) lowrank_far_queries(task, query.q, io->q_stride, chunk_first, count);
+    if (plan->far_field) lowrank_far_queries(task, query.q, io->q_stride, query.factor, chunk_first, count);
     load_output_gradient(task, &query, io->o_stride, chunk_first, count);
     if (task->certify) {
         const size_t h = task->kv_head * plan->group + member, row = task->batch * plan->base.settings.heads + h;
@@ -173,7 +175,7 @@ static void flush_keys(LowrankTask *task, const Backward *backward, const Rows *
     }
     lowrank_rows_backward(plan, dk, k_stride, false, work->d_near_key + at * size, 1,
                           plan->far_field ? work->d_far_key + at * far : NULL, work->rows,
-                          rows->k + first * io->k_stride, io->k_stride, first, count);
+                          rows->k + first * io->k_stride, io->k_stride, task->key_factor, first, count);
     for (size_t r = 0; r < count; r++)
         memcpy(dv + r * v_stride, work->d_value + (at + r) * values, values * sizeof(real));
     for (size_t r = 0; task->certify && r < count; r++)
@@ -196,6 +198,7 @@ static void forward_sweep(void *context, LowrankTask *task) {
     const Rows rows = task_rows(task, io);
     const bool state = lowrank_uses_state(task, backward->saved.head);
     task->certify = backward->certify;
+    task->key_factor = lowrank_key_factor(&backward->saved, task);
     start_state(task, &backward->shared);
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t block = lowrank_block_first(plan, at), boundary = lowrank_far_end(plan, at);
@@ -240,7 +243,7 @@ static void absorb_chunk(LowrankTask *task, const Backward *backward, size_t chu
     for (size_t m = 0; m < plan->group; m++) {
         const Query query = query_rows(task, backward, m);
         if (query.head->exact_far) continue;
-        lowrank_far_queries(task, query.q, backward->io->q_stride, chunk_first, count);
+        lowrank_far_queries(task, query.q, backward->io->q_stride, query.factor, chunk_first, count);
         load_lanes(task, &query, chunk_first, count);
         denominator_gradient(task);
         if (task->certify) certificate_columns(task, &backward->shared, m, chunk_first, count);
@@ -266,7 +269,7 @@ static void read_block(LowrankTask *task, const Backward *backward, const Rows *
     const AttentionBackward *io = backward->io;
     LowrankWork *work = &task->work;
     const size_t values = plan->base.settings.v_size, far = plan->far_size;
-    lowrank_far_queries(task, rows->k, io->k_stride, first, count); // keys and queries are made alike
+    lowrank_far_queries(task, rows->k, io->k_stride, task->key_factor, first, count); // keys and queries are made alike
     lowrank_state_read_keys(task, rows->v, io->v_stride, first, count);
     tile_kernels()->transpose(work->right, values, work->sum_t, plan->lanes, values, count);
     for (size_t r = 0; r < count; r++)
@@ -276,7 +279,7 @@ static void read_block(LowrankTask *task, const Backward *backward, const Rows *
         for (size_t n = 0; n < 2; n++) bound[2 * r + n] += work->sum_t[(values + 1 + n) * plan->lanes + r];
     tile_kernels()->transpose(work->far_query, far, work->d_far_t, plan->lanes, far, count);
     lowrank_rows_backward(plan, rows->dk + first * io->k_stride, io->k_stride, true, NULL, 0, work->far_query,
-                          work->rows, rows->k + first * io->k_stride, io->k_stride, first, count);
+                          work->rows, rows->k + first * io->k_stride, io->k_stride, task->key_factor, first, count);
 }
 
 static void reverse_sweep(void *context, LowrankTask *task) {
@@ -285,6 +288,7 @@ static void reverse_sweep(void *context, LowrankTask *task) {
     if (!lowrank_uses_state(task, backward->saved.head)) return;
     const Rows rows = task_rows(task, backward->io);
     task->certify = backward->certify;
+    task->key_factor = lowrank_key_factor(&backward->saved, task);
     start_state(task, &backward->shared);
     const size_t chunks = (task->last - task->first + plan->chunk - 1) / plan->chunk;
     for (size_t n = chunks; n-- > 0;) {
@@ -303,20 +307,21 @@ static void earlier_pairs(void *context, LowrankTask *task) {
     const AttentionBackward *io = backward->io;
     LowrankWork *work = &task->work;
     const Rows rows = task_rows(task, io);
+    task->key_factor = lowrank_key_factor(&backward->saved, task);
     for (size_t m = 0; m < plan->group; m++) {
         const Query query = query_rows(task, backward, m);
         if (!query.head->exact_far) continue;
         for (size_t at = 0; at < task->last; at += plan->chunk) {
             const size_t count = chunk_count(task, at);
             if (lowrank_far_end(plan, at) == 0) continue;
-            lowrank_far_queries(task, query.q, io->q_stride, at, count);
+            lowrank_far_queries(task, query.q, io->q_stride, query.factor, at, count);
             load_output_gradient(task, &query, io->o_stride, at, count);
             memset(work->d_far_t, 0, plan->far_size * plan->lanes * sizeof(real));
             lowrank_earlier_backward(task, rows.k, io->k_stride, rows.v, io->v_stride, rows.dk, rows.dv, at, count);
             tile_kernels()->transpose(work->far_query, plan->far_size, work->d_far_t, plan->lanes, plan->far_size,
                                       count);
             lowrank_rows_backward(plan, query.dq + at * io->q_stride, io->q_stride, true, NULL, 0, work->far_query,
-                                  work->rows, query.q + at * io->q_stride, io->q_stride, at, count);
+                                  work->rows, query.q + at * io->q_stride, io->q_stride, query.factor, at, count);
         }
     }
 }
@@ -329,7 +334,7 @@ void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
                          lowrank_shared_at(plan, io->scratch, NULL)};
     if (backward.certify)
         lowrank_certificates(plan, &backward.saved, io->active, io->v, io->v_stride, io->scratch);
-    lowrank_segment_states(plan, backward.saved.head, io->active, io->k, io->k_stride, io->v, io->v_stride,
+    lowrank_segment_states(plan, &backward.saved, io->active, io->k, io->k_stride, io->v, io->v_stride,
                            io->scratch);
     lowrank_each_task(plan, io->scratch, io->active, plan->segments, forward_sweep, &backward);
     if (plan->segments > 1) {

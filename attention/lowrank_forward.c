@@ -32,11 +32,15 @@ static void measure_task(void *context, LowrankTask *task) {
     const size_t row = task->batch * s->tokens;
     for (size_t m = 0; m < plan->group; m++) {
         const size_t head = task->kv_head * plan->group + m;
-        lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, head, task->segment), task->work.rows,
-                        io->q + row * io->q_stride + head * s->qk_size, io->q_stride, task->first, task->last);
+        real *factor = forward->saved.query_factor
+                           ? forward->saved.query_factor + (task->batch * s->heads + head) * s->tokens : NULL;
+        lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, head, task->segment), factor,
+                        task->work.rows, io->q + row * io->q_stride + head * s->qk_size, io->q_stride, task->first, task->last);
     }
+    real *factor = forward->saved.key_factor
+                       ? forward->saved.key_factor + (task->batch * s->kv_heads + task->kv_head) * s->tokens : NULL;
     lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, s->heads + task->kv_head, task->segment),
-                    task->work.rows, io->k + row * io->k_stride + task->kv_head * s->qk_size, io->k_stride,
+                    factor, task->work.rows, io->k + row * io->k_stride + task->kv_head * s->qk_size, io->k_stride,
                     task->first, task->last);
 }
 
@@ -97,7 +101,7 @@ static void fill_report(const Forward *forward) {
 // ---- states at the starts of segments ------------------------------------------------------------------------------
 
 typedef struct SegmentTotals {
-    const LowrankHead *heads;
+    const LowrankSaved *saved;
     const real *k, *v;
     size_t k_stride, v_stride;
     real *segment_state;
@@ -121,22 +125,22 @@ static void total_task(void *context, LowrankTask *task) {
     task->work.state = totals->segment_state +
                        lowrank_state_index(plan, task->batch, task->kv_head, task->segment) * plan->state_size;
     memset(task->work.state, 0, plan->state_size * sizeof(real));
-    if (task->last == s->tokens || !lowrank_uses_state(task, totals->heads)) return; // nobody needs the last total
+    if (task->last == s->tokens || !lowrank_uses_state(task, totals->saved->head)) return; // nobody needs the last total
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t first = lowrank_block_first(plan, at), count = lowrank_far_end(plan, at) - first;
         if (count == 0) continue;
         lowrank_far_rows(plan, task->work.far_query, task->work.rows, k + first * totals->k_stride, totals->k_stride,
-                         first, count);
+                         lowrank_key_factor(totals->saved, task), first, count);
         lowrank_pack(task->work.right, v + first * totals->v_stride, totals->v_stride, count, s->v_size);
         lowrank_state_absorb(task, task->work.far_query, task->work.right, count);
     }
 }
 
-void lowrank_segment_states(const LowrankPlan *plan, const LowrankHead *heads, const bool *active, const real *k,
+void lowrank_segment_states(const LowrankPlan *plan, const LowrankSaved *saved, const bool *active, const real *k,
                             size_t k_stride, const real *v, size_t v_stride, void *scratch) {
     if (plan->segments == 1 || !plan->polynomial_far) return;
     const LowrankShared shared = lowrank_shared_at(plan, scratch, NULL);
-    SegmentTotals totals = {heads, k, v, k_stride, v_stride, shared.segment_state};
+    SegmentTotals totals = {saved, k, v, k_stride, v_stride, shared.segment_state};
     lowrank_each_task(plan, scratch, active, plan->segments, total_task, &totals);
     lowrank_state_prefix(plan, shared.segment_state, false);
 }
@@ -180,6 +184,7 @@ static void forward_task(void *context, LowrankTask *task) {
     const real *k = io->k + row * io->k_stride + task->kv_head * s->qk_size;
     const real *v = io->v + row * io->v_stride + task->kv_head * s->v_size;
     const bool state = lowrank_uses_state(task, forward->saved.head);
+    task->key_factor = lowrank_key_factor(&forward->saved, task);
     if (plan->segments > 1)
         task->work.state = forward->shared.segment_state +
                            lowrank_state_index(plan, task->batch, task->kv_head, task->segment) * plan->state_size;
@@ -196,7 +201,7 @@ static void forward_task(void *context, LowrankTask *task) {
             const size_t h = task->kv_head * plan->group + m, index = task->batch * s->heads + h;
             const real *q = io->q + row * io->q_stride + h * s->qk_size;
             lowrank_near_queries(task, q, io->q_stride, at, count);
-            if (plan->far_field) lowrank_far_queries(task, q, io->q_stride, at, count);
+            if (plan->far_field) lowrank_far_queries(task, q, io->q_stride, forward->saved.query_factor + index * s->tokens, at, count);
             start_sums(task, &forward->saved.head[index], at);
             lowrank_pairs_forward(task, &forward->saved.head[index], k, io->k_stride, v, io->v_stride, at, count);
             finish_sums(task, io->o + (row + at) * io->o_stride + h * s->v_size, io->o_stride,
@@ -229,7 +234,7 @@ void lowrank_forward(const AttentionPlan *base, const AttentionForward *io) {
     decide_heads(&forward);
     if (io->report && io->report->output_bound)
         lowrank_certificates(plan, &forward.saved, io->active, io->v, io->v_stride, io->scratch);
-    lowrank_segment_states(plan, forward.saved.head, io->active, io->k, io->k_stride, io->v, io->v_stride, io->scratch);
+    lowrank_segment_states(plan, &forward.saved, io->active, io->k, io->k_stride, io->v, io->v_stride, io->scratch);
     lowrank_each_task(plan, io->scratch, io->active, plan->segments, forward_task, &forward);
     fill_report(&forward);
     if (io->report) lowrank_report_output(plan, &forward.shared, io->active, io->report);

@@ -196,9 +196,11 @@ static void exp_negative(real *out, const real *x, size_t lanes) {
 }
 
 static void rotate(real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows, size_t half,
-                   const real *cosine, const real *sine, size_t table_stride, real scale, real direction) {
-    const Vector scales = vector_set(scale), sign = vector_set(direction);
+                   const real *cosine, const real *sine, size_t table_stride, const real *factor, real scale,
+                   real direction) {
     for (size_t row = 0; row < rows; row++) {
+        const real here = factor ? factor[row] * scale : scale;
+        const Vector scales = vector_set(here), sign = vector_set(direction);
         const real *a = in + row * in_stride, *b = a + half, *c = cosine + row * table_stride;
         const real *s = sine + row * table_stride;
         real *to_a = out + row * out_stride, *to_b = to_a + half;
@@ -210,13 +212,48 @@ static void rotate(real *out, size_t out_stride, const real *in, size_t in_strid
             vector_store(to_b + p, y * keep + x * turn);
         }
         for (; p < half; p++) {
-            real x = a[p] * scale, y = b[p] * scale, turn = s[p] * direction;
+            real x = a[p] * here, y = b[p] * here, turn = s[p] * direction;
             to_a[p] = x * c[p] - y * turn;
             to_b[p] = y * c[p] + x * turn;
         }
     }
 }
 
+enum { HALF = LANES / 2 };
+typedef real Narrow __attribute__((vector_size(HALF * sizeof(real))));
+typedef double Wide __attribute__((vector_size(HALF * sizeof(double))));
+
+// a·b in double, half a vector at a time
+static inline double wide_dot(const real *a, const real *b, size_t size) {
+    Wide sum = {0};
+    size_t at = 0;
+    for (; at + HALF <= size; at += HALF) {
+        Narrow x, y;
+        memcpy(&x, a + at, sizeof x);
+        memcpy(&y, b + at, sizeof y);
+        sum += __builtin_convertvector(x, Wide) * __builtin_convertvector(y, Wide);
+    }
+    double total = 0;
+    for (; at < size; at++) total += (double)a[at] * (double)b[at];
+    for (size_t lane = 0; lane < HALF; lane++) total += sum[lane];
+    return total;
+}
+
+static void row_squares(double *out, const real *in, size_t stride, size_t rows, size_t size) {
+    for (size_t row = 0; row < rows; row++) out[row] = wide_dot(in + row * stride, in + row * stride, size);
+}
+
+static void unshrink(real *d, const real *in, size_t in_stride, const real *factor, double inverse, size_t rows,
+                     size_t size) {
+    for (size_t row = 0; row < rows; row++, d += size, in += in_stride) {
+        if (!(factor[row] < 1)) continue;
+        const double shorter = (double)factor[row];
+        const real keep = factor[row], radial = (real)(wide_dot(in, d, size) * shorter * shorter * shorter * inverse);
+        for (size_t a = 0; a < size; a++) d[a] = keep * d[a] - radial * in[a];
+    }
+}
+
 const LowrankKernels ISA_NAME(lowrank_kernels) = {
     forward, backward, pair_bounds, reach, lane_largest, column_range, lane_dots, scale_lanes, scale_rows, exp_negative, rotate,
+    row_squares, unshrink,
 };

@@ -123,7 +123,8 @@ static size_t boundary_first(const LowrankPlan *plan, size_t chunk_first, size_t
 // Keys before the window are made on the spot.
 static void earlier_keys(LowrankTask *task, Pairs *pairs, const real *k, size_t k_stride, const real *v,
                          size_t v_stride, size_t key, size_t rows) {
-    lowrank_far_rows(task->plan, task->work.tile_key, task->work.rows, k + key * k_stride, k_stride, key, rows);
+    lowrank_far_rows(task->plan, task->work.tile_key, task->work.rows, k + key * k_stride, k_stride,
+                     task->key_factor, key, rows);
     pairs->key = key;
     pairs->rows = rows;
     pairs->far_key = task->work.tile_key;
@@ -187,6 +188,6 @@ void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride,
             backward_tile(task, &exact, &keys, chunk_first);
         }
         lowrank_rows_backward(plan, dk + key * k_stride, k_stride, true, NULL, 0, work->tile_grad, work->rows,
-                              k + key * k_stride, k_stride, key, keys.rows);
+                              k + key * k_stride, k_stride, task->key_factor, key, keys.rows);
     }
 }

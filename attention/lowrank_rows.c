@@ -3,6 +3,7 @@
 //     far   the F slowest dimensions, bounded, rotated, times √s         near   all D, bounded if asked, rotated, times s
 //
 // Cost O(D) per token. The far dimensions of a row are the pairs [far_pair, D/2): two runs of F/2.
+#include <math.h>
 #include <string.h>
 
 #include "attention/lowrank.h"
@@ -26,24 +27,29 @@ static FarRows gather_far(const LowrankPlan *plan, real *out, const real *in, si
     return (FarRows){out, plan->far_size};
 }
 
-static void rotate_far(const LowrankPlan *plan, real *rows, size_t first, size_t count, real direction) {
+static void rotate_far(const LowrankPlan *plan, real *out, FarRows from, const real *factor, size_t first, size_t count,
+                       real direction) {
     const size_t pairs = plan->base.settings.qk_size / 2, at = first * pairs + plan->far_pair, far = plan->far_size;
-    lowrank_kernels()->rotate(rows, far, rows, far, count, far / 2, plan->position.cosine + at,
-                              plan->position.sine + at, pairs, plan->far_scale, direction);
+    lowrank_kernels()->rotate(out, far, from.row, from.stride, count, far / 2, plan->position.cosine + at,
+                              plan->position.sine + at, pairs, factor, plan->far_scale, direction);
 }
 
-void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real *in, size_t stride, size_t first,
-                      size_t count) {
-    const FarRows from = gather_far(plan, raw, in, stride, count);
-    bound_apply(plan->far_bound, far, plan->far_size, from.row, from.stride, count, plan->far_size);
-    rotate_far(plan, far, first, count, 1);
+void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real *in, size_t stride,
+                      const real *factor, size_t first, size_t count) {
+    FarRows from = gather_far(plan, raw, in, stride, count);
+    const bool measured = plan->far_bound.kind == BOUND_BALL && factor;
+    if (plan->far_bound.kind != BOUND_NONE && !measured) {
+        bound_apply(plan->far_bound, far, plan->far_size, from.row, from.stride, count, plan->far_size);
+        from = (FarRows){far, plan->far_size};
+    }
+    rotate_far(plan, far, from, measured ? factor + first : NULL, first, count, 1);
 }
 
 static void rotate_near(const LowrankPlan *plan, real *out, const real *in, size_t stride, size_t first, size_t count,
                         real scale, real direction) {
     const size_t size = plan->base.settings.qk_size, pairs = size / 2, at = first * pairs;
     lowrank_kernels()->rotate(out, size, in, stride, count, pairs, plan->position.cosine + at,
-                              plan->position.sine + at, pairs, scale, direction);
+                              plan->position.sine + at, pairs, NULL, scale, direction);
 }
 
 void lowrank_near_rows(const LowrankPlan *plan, real *near, const real *in, size_t stride, size_t first, size_t count,
@@ -58,8 +64,8 @@ void lowrank_near_rows(const LowrankPlan *plan, real *near, const real *in, size
 }
 
 void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride, bool accumulate, real *d_near,
-                           real near_scale, real *d_far, real *raw, const real *in, size_t stride, size_t first,
-                           size_t count) {
+                           real near_scale, real *d_far, real *raw, const real *in, size_t stride,
+                           const real *factor, size_t first, size_t count) {
     const size_t size = plan->base.settings.qk_size, far = plan->far_size, half = far / 2;
     if (d_near) {
         rotate_near(plan, d_near, d_near, size, first, count, near_scale, -1);
@@ -69,9 +75,13 @@ void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride
         for (size_t a = 0; a < size; a++)
             out[r * out_stride + a] = (accumulate ? out[r * out_stride + a] : 0) + (d_near ? d_near[r * size + a] : 0);
     if (!d_far) return;
-    rotate_far(plan, d_far, first, count, -1);
+    rotate_far(plan, d_far, (FarRows){d_far, far}, NULL, first, count, -1);
     const FarRows from = gather_far(plan, raw, in, stride, count);
-    bound_backward(plan->far_bound, d_far, far, from.row, from.stride, count, far);
+    if (plan->far_bound.kind == BOUND_BALL)
+        lowrank_kernels()->unshrink(d_far, from.row, from.stride, factor + first,
+                                    1 / (plan->far_bound.limit * plan->far_bound.limit), count, far);
+    else
+        bound_backward(plan->far_bound, d_far, far, from.row, from.stride, count, far);
     for (size_t r = 0; r < count; r++) {
         real *to = out + r * out_stride + plan->far_pair;
         for (size_t a = 0; a < half; a++) to[a] += d_far[r * far + a];
@@ -85,24 +95,42 @@ double lowrank_square(const real *row, size_t size) {
     return sum;
 }
 
-void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *rows, const real *in, size_t stride, size_t first,
-                     size_t last) {
+// What the ball shortens a row by, and the largest square of a row after it; returns how many it shortens.
+static size_t measure_ball(double radius, real *factor, double *most, const double *square, size_t rows) {
+    size_t changed = 0;
+    for (size_t r = 0; r < rows; r++) {
+        const bool outside = square[r] > radius * radius;
+        const real scale = outside ? (real)(radius / sqrt(square[r])) : 1;
+        const double here = square[r] * (double)scale * (double)scale;
+        if (factor) factor[r] = scale;
+        if (!(here <= *most)) *most = here; // NaN is kept
+        changed += outside;
+    }
+    return changed;
+}
+
+void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *factor, real *rows, const real *in,
+                     size_t stride, size_t first, size_t last) {
     const size_t far = plan->far_size, size = plan->base.settings.qk_size;
-    double most_far = 0, most_near = 0;
+    const bool ball = plan->far_bound.kind == BOUND_BALL, same = plan->near_bound.kind == plan->far_bound.kind;
+    double most_far = 0, most_near = 0, square[KEY_TILE];
     size_t changed = 0;
     for (size_t at = first; at < last; at += KEY_TILE) {
         const size_t count = last - at < KEY_TILE ? last - at : KEY_TILE;
-        const FarRows from = gather_far(plan, rows, in + at * stride, stride, count);
-        changed += bound_apply(plan->far_bound, rows, far, from.row, from.stride, count, far);
-        for (size_t r = 0; r < count; r++) {
-            const double here = lowrank_square(rows + r * far, far);
-            const double whole = far == size && plan->near_bound.kind == plan->far_bound.kind
-                                     ? here : lowrank_square(in + (at + r) * stride, size);
-            if (!(here <= most_far)) most_far = here; // NaN is kept
-            if (!(whole <= most_near)) most_near = whole;
+        FarRows from = gather_far(plan, rows, in + at * stride, stride, count);
+        if (plan->far_bound.kind == BOUND_CLIP) {
+            changed += bound_apply(plan->far_bound, rows, far, from.row, from.stride, count, far);
+            from = (FarRows){rows, far};
         }
+        lowrank_kernels()->row_squares(square, from.row, from.stride, count, far);
+        changed += measure_ball(ball ? plan->far_bound.limit : INFINITY, factor ? factor + at : NULL, &most_far, square,
+                                count);
+        if (far < size || plan->far_bound.kind == BOUND_CLIP)
+            lowrank_kernels()->row_squares(square, in + at * stride, stride, count, size);
+        for (size_t r = 0; r < count; r++)
+            if (!(square[r] <= most_near)) most_near = square[r];
     }
-    *norms = (LowrankNorms){most_far, most_near, (double)changed};
+    *norms = (LowrankNorms){most_far, far == size && same ? most_far : most_near, (double)changed};
 }
 
 void lowrank_pack(real *out, const real *in, size_t stride, size_t count, size_t columns) {
@@ -141,7 +169,8 @@ void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, c
     lowrank_near_rows(plan, work->near_key + kept * size, k + fresh * k_stride, k_stride, fresh, count, 1);
     lowrank_pack(work->value + kept * value, v + fresh * v_stride, v_stride, count, value);
     if (plan->far_field)
-        lowrank_far_rows(plan, work->far_key + kept * far, work->rows, k + fresh * k_stride, k_stride, fresh, count);
+        lowrank_far_rows(plan, work->far_key + kept * far, work->rows, k + fresh * k_stride, k_stride,
+                         task->key_factor, fresh, count);
     if (with_gradients) {
         memset(work->d_near_key + kept * size, 0, count * size * sizeof(real));
         memset(work->d_far_key + kept * far, 0, count * far * sizeof(real));
@@ -167,9 +196,11 @@ void lowrank_near_queries(LowrankTask *task, const real *q, size_t q_stride, siz
     lowrank_to_lanes(work->lanes, work->near_query_t, work->near_query, size, count, size);
 }
 
-void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, size_t chunk_first, size_t count) {
+void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, const real *factor, size_t chunk_first,
+                         size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
-    lowrank_far_rows(plan, work->far_query, work->rows, q + chunk_first * q_stride, q_stride, chunk_first, count);
+    lowrank_far_rows(plan, work->far_query, work->rows, q + chunk_first * q_stride, q_stride, factor, chunk_first,
+                     count);
     lowrank_to_lanes(work->lanes, work->far_query_t, work->far_query, plan->far_size, count, plan->far_size);
 }
