@@ -189,6 +189,35 @@ expect 0 'eval of a task' $rope eval task --batches 5 --json
 [ "$("$get" distances 0 targets <out)" -gt 0 ] && "$get" accuracy <out >value || fail 'eval of a task'
 ok 'a synthetic task, with accuracy by distance'
 
+# A sweep is interrupted in its second run; what was finished is not run again, and the rest comes out the same.
+sweep="$rope train --config run.ini --train.eval_every=100 --train.log_every=100 --sweep optim.learning_rate=1e-3,3e-3 --sweep train.steps=20,1000"
+expect 0 'sweep --dry-run' $sweep --train.out=swept --dry-run --json
+[ "$("$get" rows 3 name <out)" = learning_rate=3e-3,steps=1000 ] && [ ! -e swept ] || fail 'sweep --dry-run'
+expect 0 sweep $sweep --train.out=swept --json
+cp out swept.json
+$sweep --train.out=cut >out 2>err & pid=$!
+wait_for_lines cut/learning_rate=1e-3,steps=1000 3 $pid
+kill -INT $pid
+wait $pid || fail "an interrupted sweep: exit code $?"
+says 'interrupted sweep' '--resume'
+[ ! -e cut/learning_rate=3e-3,steps=20 ] || fail 'the interrupted sweep went on'
+before=$(ls -l --time-style=full-iso cut/learning_rate=1e-3,steps=20)
+expect 2 'the sweep again' $sweep --train.out=cut
+expect 0 'resume a sweep' $sweep --train.out=cut --resume --json
+[ "$before" = "$(ls -l --time-style=full-iso cut/learning_rate=1e-3,steps=20)" ] || fail 'a finished run was repeated'
+for i in 0 1 2 3; do
+    for key in name state held_out_loss accuracy; do
+        "$get" rows $i $key <out >a.value && "$get" rows $i $key <swept.json >b.value && cmp -s a.value b.value ||
+            fail "sweep: $key of row $i"
+    done
+done
+best=$("$get" best <out)
+"$get" rows <swept.json >rows && [ "$best" = learning_rate=3e-3,steps=1000 ] || fail "sweep: the best is $best"
+expect 0 'a run that explodes' $train --train.out=exploded --sweep attention.logit_scale=1e300,1/d
+says 'a run that explodes' 'diverged at step 10'
+says 'a run that explodes' 'lowest held-out loss: logit_scale=1_d'
+ok 'a sweep: combinations, the best, interruption, runs that explode'
+
 "$rope" doctor --json >out 2>err
 [ $? -le 1 ] && "$get" sgemm_gflops <out >value || fail 'doctor --json'
 "$get" problems <out >value || fail 'doctor: problems'

@@ -9,12 +9,14 @@
 #include "core/files.h"
 #include "core/threads.h"
 #include "train/command.h"
-#include "train/estimate.h"
+#include "train/figures.h"
 #include "train/metrics.h"
 #include "train/sampler.h"
 #include "train/signals.h"
+#include "train/statistics.h"
+#include "train/train.h"
 
-enum { SKIPS_IN_ROW = 10, SAMPLE_TOKENS = 60 };
+enum { SKIPS_IN_ROW = 10, SAMPLE_TOKENS = 60, TIMED_STEPS = 1024 };
 
 typedef struct Run {
     const Config *config;
@@ -22,12 +24,10 @@ typedef struct Run {
     Trainer trainer;
     Metrics metrics;
     Tokenizer *tokenizer; // NULL: synthetic data, or shards without one
-    Estimate estimate;
-    Evaluation evaluation; // the last one
-    bool evaluated;
-    double last_loss;
-    uint64_t saved_step;  // UINT64_MAX: none yet
-    char saved[RUN_PATH]; // path of the last checkpoint
+    TrainOutcome *outcome;
+    double step_seconds[TIMED_STEPS]; // of the last steps, in a ring
+    uint64_t session_steps;
+    uint64_t saved_step; // UINT64_MAX: none yet
 } Run;
 
 static bool open_tokenizer(Run *run, Error *error) {
@@ -42,31 +42,41 @@ static bool open_tokenizer(Run *run, Error *error) {
 static bool save(Run *run, Error *error) {
     Phase before = phase_enter(PHASE_CHECKPOINT);
     bool saved = metrics_flush(&run->metrics, error) &&
-                 run_save(&run->directory, &run->trainer, run->tokenizer, run->saved, error);
+                 run_save(&run->directory, &run->trainer, run->tokenizer, run->outcome->checkpoint, error);
     phase_enter(before);
     if (saved) run->saved_step = run->trainer.state.step;
     return saved;
 }
 
+// *evaluation.stopped: a signal came first.
+static bool find_figures(Run *run, Evaluation *evaluation, Error *error) {
+    Trainer *trainer = &run->trainer;
+    if (!evaluate(trainer->model, trainer->held_out, run->config->eval_batches, &signals_stop, evaluation, error))
+        return false;
+    if (evaluation->stopped) return true;
+    run->outcome->held_out_loss = evaluation->loss;
+    run->outcome->accuracy = evaluation->accuracy;
+    run->outcome->bits_per_byte = bits_per_byte(evaluation->loss, &trainer->meta);
+    return true;
+}
+
 // Sets *improved when this step is the best so far. A stop signal leaves the evaluation due.
 static bool run_evaluation(Run *run, bool *improved, Error *error) {
-    Trainer *trainer = &run->trainer;
-    RunState *state = &trainer->state;
-    if (!evaluate(trainer->model, trainer->held_out, run->config->eval_batches, &signals_stop, &run->evaluation, error))
-        return false;
-    if (run->evaluation.stopped) return true;
+    RunState *state = &run->trainer.state;
+    Evaluation evaluation;
+    if (!find_figures(run, &evaluation, error)) return false;
+    if (evaluation.stopped) return true;
     state->eval_due = false;
-    run->evaluated = true;
-    *improved = isfinite(run->evaluation.loss) && !state->skipped_in_row &&
-                (state->best_step == 0 || run->evaluation.loss < state->best_loss);
+    *improved = isfinite(evaluation.loss) && !state->skipped_in_row &&
+                (state->best_step == 0 || evaluation.loss < state->best_loss);
     if (*improved) {
-        state->best_loss = run->evaluation.loss;
+        state->best_loss = evaluation.loss;
         state->best_step = state->step;
     }
     metrics_say(&run->metrics, "held out at step %llu: loss %.4f, perplexity %.2f, accuracy %.2f %%%s",
-                (unsigned long long)state->step, run->evaluation.loss, exp(run->evaluation.loss),
-                100 * run->evaluation.accuracy, *improved ? ", the best so far" : "");
-    return metrics_evaluation(&run->metrics, trainer, &run->evaluation, error);
+                (unsigned long long)state->step, evaluation.loss, exp(evaluation.loss), 100 * evaluation.accuracy,
+                *improved ? ", the best so far" : "");
+    return metrics_evaluation(&run->metrics, &run->trainer, &evaluation, error);
 }
 
 static void write_to_error(void *context, const char *text, size_t size) {
@@ -98,7 +108,7 @@ static bool run_step(Run *run, Error *error) {
     double start = clock_seconds();
     if (!trainer_step(trainer, &result, error)) return false;
     double seconds = clock_seconds() - start;
-    run->last_loss = result.loss;
+    run->step_seconds[run->session_steps++ % TIMED_STEPS] = seconds;
     bool last = state->step == run->config->steps, logged = last || due(state->step, run->config->log_every);
     metrics_show(&run->metrics, trainer, &result, seconds, logged);
     if (result.skipped)
@@ -106,13 +116,16 @@ static bool run_step(Run *run, Error *error) {
                     "rope: Step %llu is skipped: loss %g, gradient norm %g. Weights and moments are as "
                     "they were.",
                     (unsigned long long)state->step, unsigned_nan(result.loss), unsigned_nan(result.gradient_norm));
-    if (state->skipped_in_row >= SKIPS_IN_ROW)
+    run->outcome->diverged = state->skipped_in_row >= SKIPS_IN_ROW;
+    if (run->outcome->diverged)
         return error_set(error, ERROR_CORRUPT,
                          "%d steps in a row had no finite loss and gradient, so the run stops at "
                          "step %llu. A lower optim.learning_rate, a longer optim.warmup or optim.clip help.",
                          SKIPS_IN_ROW, (unsigned long long)state->step);
     state->eval_due = last || due(state->step, run->config->eval_every);
-    return !logged || metrics_step(&run->metrics, trainer, &result, seconds, error);
+    if (!logged) return true;
+    run->outcome->loss = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
+    return metrics_step(&run->metrics, trainer, &result, seconds, error);
 }
 
 static bool run_steps(Run *run, Error *error) {
@@ -134,13 +147,12 @@ static bool run_steps(Run *run, Error *error) {
 
 // Says what is safe and what to do, whatever ended the run.
 static void explain_end(Run *run, const Error *error) {
-    const char *path = run->directory.path;
-    bool done = run->trainer.state.step >= run->config->steps && !run->trainer.state.eval_due;
-    if (error->kind == ERROR_NONE && done) {
+    const char *path = run->directory.path, *saved = run->outcome->checkpoint;
+    if (error->kind == ERROR_NONE && run->outcome->finished) {
         double mib = 1 << 20;
         metrics_say(&run->metrics, "done in %.1f s; saved in %s; peak memory %.0f MiB, %.0f MiB were estimated",
-                    metrics_seconds(&run->metrics), run->saved, (double)peak_bytes() / mib,
-                    (double)run->estimate.total_bytes / mib);
+                    metrics_seconds(&run->metrics), saved, (double)peak_bytes() / mib,
+                    (double)run->outcome->estimate.total_bytes / mib);
         return;
     }
     if (error->kind != ERROR_NONE)
@@ -151,23 +163,21 @@ static void explain_end(Run *run, const Error *error) {
     if (run->saved_step == UINT64_MAX)
         metrics_say(&run->metrics, "rope: No checkpoint was written yet; rope train starts the run again.");
     else
-        metrics_say(&run->metrics, "rope: Safe is %s. Go on with: rope train --resume %s", run->saved, path);
+        metrics_say(&run->metrics, "rope: Safe is %s. Go on with: rope train --resume %s", saved, path);
 }
 
-static json_t *report(const Run *run) {
-    const RunState *state = &run->trainer.state;
-    json_t *document = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "out", run->directory.path, "checkpoint", run->saved,
-        "step", (json_int_t)state->step, "steps", (json_int_t)run->config->steps, "tokens", (json_int_t)state->tokens,
-        "skipped", (json_int_t)state->skipped, "loss", run->last_loss, "seconds", metrics_seconds(&run->metrics),
-        "peak_bytes", (json_int_t)peak_bytes(), "estimate", estimate_json(&run->estimate));
-    if (run->evaluated) {
-        json_object_set_new(document, "held_out_loss", json_real(run->evaluation.loss));
-        json_object_set_new(document, "perplexity", json_real(exp(run->evaluation.loss)));
-        json_object_set_new(document, "accuracy", json_real(run->evaluation.accuracy));
-        double bits = bits_per_byte(run->evaluation.loss, &run->trainer.meta);
-        if (bits > 0) json_object_set_new(document, "bits_per_byte", json_real(bits));
-    }
+json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
+    json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:f, s:o, s:I, s:o}", "out", config->out,
+                                 "checkpoint", outcome->checkpoint, "step", (json_int_t)outcome->step, "steps",
+                                 (json_int_t)config->steps, "tokens", (json_int_t)outcome->tokens, "skipped",
+                                 (json_int_t)outcome->skipped, "loss", figure_json(outcome->loss), "seconds",
+                                 outcome->seconds, "step_ms", figure_json(1e3 * outcome->step_seconds), "peak_bytes",
+                                 (json_int_t)peak_bytes(), "estimate", estimate_json(&outcome->estimate));
+    if (isnan(outcome->accuracy)) return document; // there was no evaluation
+    json_object_set_new(document, "held_out_loss", figure_json(outcome->held_out_loss));
+    json_object_set_new(document, "perplexity", figure_json(exp(outcome->held_out_loss)));
+    json_object_set_new(document, "accuracy", figure_json(outcome->accuracy));
+    if (outcome->bits_per_byte > 0) json_object_set_new(document, "bits_per_byte", figure_json(outcome->bits_per_byte));
     return document;
 }
 
@@ -186,7 +196,7 @@ static bool begin(Run *run, bool resume, Error *error) {
     uint64_t step = run->trainer.state.step;
     if (found) {
         run->saved_step = step;
-        snprintf(run->saved, sizeof run->saved, "%.*s/step_%08llu", RUN_PATH - 32, path, (unsigned long long)step);
+        snprintf(run->outcome->checkpoint, RUN_PATH, "%.*s/step_%08llu", RUN_PATH - 32, path, (unsigned long long)step);
         fprintf(stderr, "resuming %s at step %llu\n", path, (unsigned long long)step);
     } else if (resume) {
         fprintf(stderr, "rope: %s has no checkpoint to resume from; starting at step 0.\n", path);
@@ -196,35 +206,64 @@ static bool begin(Run *run, bool resume, Error *error) {
            path_join(file, sizeof file, path, "config.ini", error) && config_write(run->config, file, error);
 }
 
-static int train(const Config *config, bool resume, bool dry_run, bool json) {
-    Error error = {0};
-    Run *run = calloc(1, sizeof *run);
-    if (!run) {
-        error_set(&error, ERROR_MEMORY, "Out of memory.");
-        return command_fail(&error);
-    }
-    *run = (Run){.config = config, .directory.lock = -1, .metrics.descriptor = -1, .saved_step = UINT64_MAX};
-    bool fine = estimate_memory(config, &run->estimate, &error) && estimate_fits(config, &run->estimate, &error) &&
-                estimate_probe(config, &run->estimate, &error);
-    if (fine) estimate_print(config, &run->estimate, stderr);
-    if (fine && !dry_run && begin(run, resume, &error)) {
+// The figures of a run that has come to its end, or not.
+static void conclude(Run *run, Error *error) {
+    const RunState *state = &run->trainer.state;
+    TrainOutcome *outcome = run->outcome;
+    outcome->finished = error->kind == ERROR_NONE && state->step >= run->config->steps && !state->eval_due;
+    outcome->step = state->step;
+    outcome->tokens = state->tokens;
+    outcome->skipped = state->skipped;
+    outcome->seconds = metrics_seconds(&run->metrics);
+    outcome->step_seconds =
+        median(run->step_seconds, run->session_steps < TIMED_STEPS ? run->session_steps : TIMED_STEPS);
+    Evaluation evaluation; // resumed with nothing left to do, a run still has figures
+    if (outcome->finished && isnan(outcome->accuracy)) find_figures(run, &evaluation, error);
+}
+
+bool train_estimate(const Config *config, Estimate *estimate, Error *error) {
+    bool fine = estimate_memory(config, estimate, error) && estimate_fits(config, estimate, error) &&
+                estimate_probe(config, estimate, error);
+    if (fine)
+        estimate_print(config, estimate, stderr);
+    else
+        command_fail(error);
+    return fine;
+}
+
+static void run_to_end(Run *run, bool resume, Error *error) {
+    if (begin(run, resume, error)) {
         signals_catch();
-        run_steps(run, &error);
-        explain_end(run, &error);
-    } else if (error.kind != ERROR_NONE) {
-        command_fail(&error);
+        run_steps(run, error);
+        conclude(run, error);
+        explain_end(run, error);
+    } else {
+        command_fail(error);
     }
-    if (json && error.kind == ERROR_NONE) command_print_json(dry_run ? estimate_json(&run->estimate) : report(run));
     metrics_close(&run->metrics);
     trainer_destroy(&run->trainer);
     if (run->tokenizer) tokenizer_free(run->tokenizer);
     run_close(&run->directory);
+}
+
+bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *error) {
+    *outcome = (TrainOutcome){.loss = NAN, .held_out_loss = NAN, .accuracy = NAN, .step_seconds = NAN};
+    if (!train_estimate(config, &outcome->estimate, error)) return false;
+    Run *run = calloc(1, sizeof *run);
+    if (!run) {
+        error_set(error, ERROR_MEMORY, "Out of memory.");
+        command_fail(error);
+        return false;
+    }
+    *run = (Run){
+        .config = config, .outcome = outcome, .directory.lock = -1, .metrics.descriptor = -1, .saved_step = UINT64_MAX};
+    run_to_end(run, resume, error);
     free(run);
-    return error_exit_code(&error);
+    return error->kind == ERROR_NONE;
 }
 
 // The run's own config.ini is what a resumed run starts from, unless a file was given.
-static bool find_settings(CommandLine *line, bool resume, Config *config, Error *error) {
+static bool find_settings(CommandLine *line, bool resume, bool sweep, Config *config, Error *error) {
     char path[RUN_PATH];
     bool from_file = false;
     if (line->positional_count > 1) return error_set(error, ERROR_USER, "Name one run directory.");
@@ -237,7 +276,7 @@ static bool find_settings(CommandLine *line, bool resume, Config *config, Error 
             return error_set(error, ERROR_USER, "The path %s is too long.", line->positional[0]);
         snprintf(config->out, sizeof config->out, "%s", line->positional[0]);
     }
-    if (!resume || from_file) return true;
+    if (!resume || sweep || from_file) return true; // a sweep's own directory holds no settings, its runs' do
     char out[CONFIG_TEXT];
     memcpy(out, config->out, sizeof out);
     if (!path_join(path, sizeof path, out, "config.ini", error)) return false;
@@ -250,20 +289,34 @@ static bool find_settings(CommandLine *line, bool resume, Config *config, Error 
     return true;
 }
 
+static int train(const Config *config, bool resume, bool dry_run, bool json) {
+    static TrainOutcome outcome;
+    Error error = {0};
+    bool fine =
+        dry_run ? train_estimate(config, &outcome.estimate, &error) : train_run(config, resume, &outcome, &error);
+    if (fine && json)
+        command_print_json(dry_run ? estimate_json(&outcome.estimate) : train_outcome_json(config, &outcome));
+    return error_exit_code(&error);
+}
+
 int command_train(int argc, char **argv) {
-    enum { RESUME, DRY_RUN, OPTIONS };
+    enum { RESUME, DRY_RUN, SWEEP, OPTIONS };
     static const CommandOption options[] = {
         {"resume", 'r', NULL, "go on with the run in RUN (or train.out) from its last whole checkpoint"},
         {"dry-run", 'n', NULL, "print what the run would need, then stop"},
+        {"sweep", 's', "K=V,V...", "a run for each value, one after another; given again: for each combination"},
         {NULL, 0, NULL, NULL},
     };
-    const char *values[OPTIONS];
+    const char *values[OPTIONS], *lists[COMMAND_REPEATS];
     static CommandLine line;
     static Config config;
     Error error = {0};
     command_parse(command_find("train"), options, values, argc, argv, &line);
-    if (!find_settings(&line, values[RESUME] != NULL, &config, &error) || !config_resolve(&config, &error))
-        return command_fail(&error);
+    bool resume = values[RESUME], dry_run = values[DRY_RUN];
+    if (!find_settings(&line, resume, values[SWEEP] != NULL, &config, &error)) return command_fail(&error);
+    if (values[SWEEP])
+        return train_sweep(&config, lists, command_repeated(&line, "sweep", lists), resume, dry_run, line.json);
+    if (!config_resolve(&config, &error)) return command_fail(&error);
     threads_set(config.threads);
-    return train(&config, values[RESUME] != NULL, values[DRY_RUN] != NULL, line.json);
+    return train(&config, resume, dry_run, line.json);
 }
