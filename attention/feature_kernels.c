@@ -55,6 +55,33 @@ static void run_backward(real *dx, real *d_parent, const real *d_out, const real
         backward_block(dx + lane, d_parent + lane, d_out + lane, parent + lane, x + lane, ratio, count, lanes, 1);
 }
 
+static inline __attribute__((always_inline)) void combine_block(real *out, const real *weight, size_t stride,
+                                                                const real *phi, size_t rows, size_t lanes,
+                                                                const size_t vectors) {
+    Vector even[BLOCK] = {0}, odd[BLOCK] = {0}; // two chains a vector
+    size_t r = 0;
+    for (; r + 2 <= rows; r += 2, phi += 2 * lanes) {
+        const Vector first = vector_set(weight[r * stride]), second = vector_set(weight[(r + 1) * stride]);
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) {
+            even[v] += first * vector_load(phi + v * LANES);
+            odd[v] += second * vector_load(phi + lanes + v * LANES);
+        }
+    }
+    UNROLL
+    for (size_t v = 0; v < vectors; v++) {
+        if (r < rows) even[v] += vector_set(weight[r * stride]) * vector_load(phi + v * LANES);
+        vector_store(out + v * LANES, even[v] + odd[v]);
+    }
+}
+
+static void combine(real *out, const real *weight, size_t stride, const real *phi, size_t rows, size_t lanes) {
+    size_t lane = 0;
+    for (; lane + BLOCK * LANES <= lanes; lane += BLOCK * LANES)
+        combine_block(out + lane, weight, stride, phi + lane, rows, lanes, BLOCK);
+    for (; lane < lanes; lane += LANES) combine_block(out + lane, weight, stride, phi + lane, rows, lanes, 1);
+}
+
 static void row_dots(real *out, size_t stride, const real *phi, const real *weight, size_t rows, size_t lanes) {
     for (size_t r = 0; r < rows; r++, phi += lanes) {
         Vector sum = {0};
@@ -63,4 +90,4 @@ static void row_dots(real *out, size_t stride, const real *phi, const real *weig
     }
 }
 
-const FeatureKernels ISA_NAME(feature_kernels) = {run, run_backward, row_dots};
+const FeatureKernels ISA_NAME(feature_kernels) = {run, run_backward, combine, row_dots};

@@ -44,6 +44,8 @@ typedef struct FeatureKernels {
     // dx (lanes) += Σ_r ratio_r·d_out_r·parent_r;  d_parent_r (lanes) += ratio_r·d_out_r·x
     void (*run_backward)(real *dx, real *d_parent, const real *d_out, const real *parent, const real *x,
                          const real *ratio, size_t count, size_t lanes);
+    // out (lanes) = Σ_r weight[r·stride]·phi[r]
+    void (*combine)(real *out, const real *weight, size_t stride, const real *phi, size_t rows, size_t lanes);
     // out[r·stride] += Σ_lane weight[lane]·phi[r][lane]
     void (*row_dots)(real *out, size_t stride, const real *phi, const real *weight, size_t rows, size_t lanes);
 } FeatureKernels;

@@ -8,7 +8,7 @@
 //     [far_end(c0-C), far_end(c0))   the block of keys that enters the state just before the chunk is read
 //
 // Everything between tokens is computed with query tokens along the vector lanes: features are (R, lanes), logits are
-// (keys, lanes), sums are (E+1, lanes) with the denominator as row E.
+// (keys, lanes). Sums over keys have tokens in rows, as outputs do: (lanes, E), and the denominators beside them.
 #ifndef ROPE_ATTENTION_LOWRANK_H
 #define ROPE_ATTENTION_LOWRANK_H
 
@@ -104,15 +104,16 @@ typedef struct LowrankWork {
     // the chunk's queries, tokens in rows and tokens in lanes
     real *near_query, *far_query;     // (lanes, D) times s, (lanes, F) times √s
     real *near_query_t, *far_query_t; // (D, lanes), (F, lanes)
-    real *d_near_t, *d_far_t;         // (D, lanes), (F, lanes)
+    real *d_near, *d_far_t;           // (lanes, D), (F, lanes)
     real *rows;                       // (max(window_rows, KEY_TILE, lanes), D): raw rows on their way in or out
     real *tile_key, *tile_grad;       // (KEY_TILE, F): far keys outside the window (exact far field)
     real *tile_value;                 // (KEY_TILE, E)
-    real *sum_t;                      // (E+3, lanes): numerator and denominator, certificates
+    real *sum;                        // (lanes, E) numerators
+    real *output_t;                   // (E, lanes) outputs, for certificates
     real *right_t;                    // (E+3, lanes): [V,1] or [dN,dZ] with tokens in lanes; certificates of dk, dv
     real *right;                      // (lanes, E): do or dN with tokens in rows
     real *near_logit, *far_logit, *d_weight; // (KEY_TILE, lanes)
-    real *largest, *rescale, *log_sum, *weight, *delta, *far_sum; // (lanes)
+    real *largest, *denominator, *rescale, *log_sum, *weight, *delta, *far_sum; // (lanes)
     real *near_dk, *near_dv, *far_dk, *far_dv;                    // (lanes) certificates per unit of weight
 } LowrankWork;
 
@@ -159,6 +160,9 @@ void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride
                            real near_scale, real *d_far, real *raw, const real *in, size_t stride,
                            const real *factor, size_t first, size_t count);
 double lowrank_square(const real *row, size_t size); // ‖row‖²
+// Asks for rows [first, first + chunk) below T ahead of their use: a head's rows are too far apart for the hardware to
+// foresee, and their misses would otherwise be waited for.
+void lowrank_prefetch(const LowrankPlan *plan, const real *rows, size_t stride, size_t columns, size_t first);
 // Norms over rows [first, last) of one head of q or k, and the ball's factors of these rows (NULL: not kept).
 void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *factor, real *rows, const real *in,
                      size_t stride, size_t first, size_t last);
@@ -178,10 +182,10 @@ void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, cons
                          size_t count);
 
 // ---- lowrank_near.c: pairs evaluated one by one ------------------------------------------------------------------
-// sum_t, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is exact.
+// sum, denominator, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is exact.
 void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const real *k, size_t k_stride, const real *v,
                            size_t v_stride, size_t chunk_first, size_t count);
-// Gradients of the boundary block, from do in right and right_t: d_near_t, d_far_t += and the window's d_near_key, d_far_key, d_value +=.
+// Gradients of the boundary block, from do in right and right_t: d_near, d_far_t += and the window's d_near_key, d_far_key, d_value +=.
 void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, size_t chunk_first, size_t count);
 // Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly.
 void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
@@ -190,15 +194,15 @@ void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride,
 // ---- lowrank_state.c: features and the running state ----------------------------------------------------------------
 // state += Φ_k(block)ᵀ[V,1] for `count` ≤ chunk rows of far keys and their values (count, E). Uses d_far_t and weight.
 void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t count);
-// sum_t = [H,z]ᵀ Φ_q of the chunk's far queries.
-void lowrank_state_read(LowrankTask *task);
+// sum, denominator = Φ_qᵀ[H,z] of the chunk's first `count` far queries.
+void lowrank_state_read(LowrankTask *task, size_t count);
 // d_far_t += what [dN,dZ] (right_t) says about the far queries through the state.
 void lowrank_state_read_backward(LowrankTask *task);
 // dstate += Φ_q(chunk)ᵀ[dN,dZ], from right, right_t and far_query_t.
 void lowrank_state_absorb_queries(LowrankTask *task, size_t count);
-// For the block of `count` keys at `first`, whose rows are in far_query_t: sum_t (E, lanes) = dvᵀ and d_far_t = the
-// gradient of the far keys, both from the dstate in `state`.
-void lowrank_state_read_keys(LowrankTask *task, const real *v, size_t v_stride, size_t first, size_t count);
+// For the block of `count` keys with values v whose rows are in far_query_t: dv += and d_far_t = the gradient of the far
+// keys, both from the dstate in `state`; bound (count, 2) += the certificates' columns of it when the task certifies.
+void lowrank_state_read_keys(LowrankTask *task, const real *v, real *dv, size_t v_stride, real *bound, size_t count);
 
 // Exclusive sums of the segments' states of every batch row and key/value head, from the first or from the last on.
 void lowrank_state_prefix(const LowrankPlan *plan, real *segment_state, bool from_last);
@@ -228,10 +232,10 @@ Arena lowrank_arena_over(void *memory); // memory given by the caller, laid out 
 // Measures v and makes the certificate of every head, in scratch: once per forward or backward that reports bounds.
 void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, const bool *active, const real *v,
                           size_t v_stride, void *scratch);
-// After the chunk's outputs: sum_t holds ô with tokens in lanes.
-void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
-                            LowrankBounds *bounds, size_t chunk_first, size_t count);
-// After the chunk's do: sum_t holds ô, right_t do. Fills near_dk … far_dv and the far columns of shared.
+// After the chunk's outputs o.
+void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, const real *o,
+                            size_t o_stride, size_t head, LowrankBounds *bounds, size_t chunk_first, size_t count);
+// After the chunk's do, in right_t; delta is do·ô. Fills near_dk … far_dv and the far columns of shared.
 void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
                               LowrankBounds *bounds, size_t chunk_first, size_t count);
 void lowrank_report_output(const LowrankPlan *plan, const LowrankShared *shared,
@@ -250,12 +254,12 @@ typedef struct LowrankTile {
     bool far_exact;         // exp of the far logit instead of P
     size_t degree;
     const real *coefficient;
-    real *far_sum;          // (lanes) forward: far part of the denominator
+    real *sum, *far_sum;    // (lanes) forward: denominator, far part of it
 } LowrankTile;
 
 typedef struct LowrankKernels {
     // near = weights relative to exp(largest) (0 where t < 0); largest (lanes) raised to cover the tile's exponents,
-    // rescale (lanes) = exp(old largest - new largest).
+    // rescale (lanes) = exp(old largest - new largest). The sums are rescaled and added to.
     void (*forward)(const LowrankTile *tile, real *largest, real *rescale);
     // near = normalised weights A/Z; d = gradient of the near logits, far = gradient of the far logits.
     // log_sum L, weight exp(-L), delta do·o: all (lanes).
@@ -271,6 +275,8 @@ typedef struct LowrankKernels {
     real (*column_range)(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns);
     // out (lanes) = Σ_row a[row]·b[row]
     void (*lane_dots)(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes);
+    // out (rows) = the dot products of rows
+    void (*row_dots)(real *out, const real *a, const real *b, size_t stride, size_t rows, size_t columns);
     // x (rows, ld) *= factor (lanes)
     void (*scale_lanes)(real *x, size_t ld, const real *factor, size_t rows, size_t lanes);
     // out (rows, columns) = in, row by row times factor (rows)

@@ -94,12 +94,10 @@ static void load_output_gradient(LowrankTask *task, const Query *query, size_t o
                                  size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
-    const size_t values = plan->base.settings.v_size, lanes = plan->lanes, at = chunk_first * o_stride;
-    lowrank_to_lanes(work->lanes, work->sum_t, query->o + at, o_stride, count, values);
+    const size_t values = plan->base.settings.v_size, at = chunk_first * o_stride;
+    lowrank_kernels()->row_dots(query->delta + chunk_first, query->o + at, query->d_o + at, o_stride, count, values);
     lowrank_pack(work->right, query->d_o + at, o_stride, count, values);
     lowrank_to_lanes(work->lanes, work->right_t, work->right, values, count, values);
-    lowrank_kernels()->lane_dots(work->delta, work->sum_t, work->right_t, lanes, values, lanes);
-    memcpy(query->delta + chunk_first, work->delta, count * sizeof(real));
     load_lanes(task, query, chunk_first, count);
 }
 
@@ -107,10 +105,9 @@ static void write_query_gradient(LowrankTask *task, const Query *query, size_t q
                                  size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
-    const size_t size = plan->base.settings.qk_size, far = plan->far_size, at = chunk_first * q_stride;
-    tile_kernels()->transpose(work->near_query, size, work->d_near_t, plan->lanes, size, count);
+    const size_t far = plan->far_size, at = chunk_first * q_stride;
     tile_kernels()->transpose(work->far_query, far, work->d_far_t, plan->lanes, far, count);
-    lowrank_rows_backward(plan, query->dq + at, q_stride, false, work->near_query,
+    lowrank_rows_backward(plan, query->dq + at, q_stride, false, work->d_near,
                           (real)plan->base.settings.logit_scale, plan->far_field ? work->far_query : NULL, work->rows,
                           query->q + at, q_stride, query->factor, chunk_first, count);
 }
@@ -124,12 +121,16 @@ static void sweep_queries(LowrankTask *task, const Backward *backward, size_t me
     lowrank_near_queries(task, query.q, io->q_stride, chunk_first, count);
     if (plan->far_field) lowrank_far_queries(task, query.q, io->q_stride, query.factor, chunk_first, count);
     load_output_gradient(task, &query, io->o_stride, chunk_first, count);
+    lowrank_prefetch(plan, query.q, io->q_stride, plan->base.settings.qk_size, chunk_first + plan->chunk);
+    lowrank_prefetch(plan, query.dq, io->q_stride, plan->base.settings.qk_size, chunk_first);
+    lowrank_prefetch(plan, query.o, io->o_stride, values, chunk_first + plan->chunk);
+    lowrank_prefetch(plan, query.d_o, io->o_stride, values, chunk_first + plan->chunk);
     if (task->certify) {
         const size_t h = task->kv_head * plan->group + member, row = task->batch * plan->base.settings.heads + h;
         lowrank_certify_gradient(task, &backward->saved, &backward->shared, h,
                                  backward->shared.bounds + row * plan->segments + task->segment, chunk_first, count);
     }
-    memset(work->d_near_t, 0, plan->base.settings.qk_size * plan->lanes * sizeof(real));
+    memset(work->d_near, 0, plan->base.settings.qk_size * plan->lanes * sizeof(real));
     memset(work->d_far_t, 0, plan->far_size * plan->lanes * sizeof(real));
     lowrank_pairs_backward(task, query.head, chunk_first, count);
     if (plan->far_field && !query.head->exact_far && lowrank_far_end(plan, chunk_first) > 0) {
@@ -203,6 +204,10 @@ static void forward_sweep(void *context, LowrankTask *task) {
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t block = lowrank_block_first(plan, at), boundary = lowrank_far_end(plan, at);
         lowrank_window_advance(task, rows.k, io->k_stride, rows.v, io->v_stride, at, true);
+        lowrank_prefetch(plan, rows.k, io->k_stride, plan->base.settings.qk_size, at + plan->chunk);
+        lowrank_prefetch(plan, rows.v, io->v_stride, plan->base.settings.v_size, at + plan->chunk);
+        lowrank_prefetch(plan, rows.dk, io->k_stride, plan->base.settings.qk_size, boundary);
+        lowrank_prefetch(plan, rows.dv, io->v_stride, plan->base.settings.v_size, boundary);
         if (state)
             lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * plan->far_size,
                                  lowrank_window_values(task, block), boundary - block);
@@ -249,6 +254,10 @@ static void absorb_chunk(LowrankTask *task, const Backward *backward, size_t chu
         if (task->certify) certificate_columns(task, &backward->shared, m, chunk_first, count);
         lowrank_kernels()->scale_rows(work->right, values, query.d_o + chunk_first * backward->io->o_stride,
                                       backward->io->o_stride, work->weight, count, values);
+        if (chunk_first >= plan->chunk) {
+            lowrank_prefetch(plan, query.q, backward->io->q_stride, plan->base.settings.qk_size, chunk_first - plan->chunk);
+            lowrank_prefetch(plan, query.d_o, backward->io->o_stride, values, chunk_first - plan->chunk);
+        }
         lowrank_state_absorb_queries(task, count);
     }
 }
@@ -268,15 +277,10 @@ static void read_block(LowrankTask *task, const Backward *backward, const Rows *
     const LowrankPlan *plan = task->plan;
     const AttentionBackward *io = backward->io;
     LowrankWork *work = &task->work;
-    const size_t values = plan->base.settings.v_size, far = plan->far_size;
+    const size_t far = plan->far_size;
     lowrank_far_queries(task, rows->k, io->k_stride, task->key_factor, first, count); // keys and queries are made alike
-    lowrank_state_read_keys(task, rows->v, io->v_stride, first, count);
-    tile_kernels()->transpose(work->right, values, work->sum_t, plan->lanes, values, count);
-    for (size_t r = 0; r < count; r++)
-        for (size_t e = 0; e < values; e++) rows->dv[(first + r) * io->v_stride + e] += work->right[r * values + e];
-    real *bound = key_bound_at(plan, &backward->shared, task) + first * 2;
-    for (size_t r = 0; task->certify && r < count; r++)
-        for (size_t n = 0; n < 2; n++) bound[2 * r + n] += work->sum_t[(values + 1 + n) * plan->lanes + r];
+    lowrank_state_read_keys(task, rows->v + first * io->v_stride, rows->dv + first * io->v_stride, io->v_stride,
+                            key_bound_at(plan, &backward->shared, task) + first * 2, count);
     tile_kernels()->transpose(work->far_query, far, work->d_far_t, plan->lanes, far, count);
     lowrank_rows_backward(plan, rows->dk + first * io->k_stride, io->k_stride, true, NULL, 0, work->far_query,
                           work->rows, rows->k + first * io->k_stride, io->k_stride, task->key_factor, first, count);
@@ -285,8 +289,9 @@ static void read_block(LowrankTask *task, const Backward *backward, const Rows *
 static void reverse_sweep(void *context, LowrankTask *task) {
     const Backward *backward = context;
     const LowrankPlan *plan = task->plan;
+    const AttentionBackward *io = backward->io;
     if (!lowrank_uses_state(task, backward->saved.head)) return;
-    const Rows rows = task_rows(task, backward->io);
+    const Rows rows = task_rows(task, io);
     task->certify = backward->certify;
     task->key_factor = lowrank_key_factor(&backward->saved, task);
     start_state(task, &backward->shared);
@@ -294,6 +299,10 @@ static void reverse_sweep(void *context, LowrankTask *task) {
     for (size_t n = chunks; n-- > 0;) {
         const size_t at = task->first + n * plan->chunk, block = lowrank_block_first(plan, at);
         const size_t count = lowrank_far_end(plan, at) - block;
+        lowrank_prefetch(plan, rows.k, io->k_stride, plan->base.settings.qk_size, block);
+        lowrank_prefetch(plan, rows.v, io->v_stride, plan->base.settings.v_size, block);
+        lowrank_prefetch(plan, rows.dk, io->k_stride, plan->base.settings.qk_size, block);
+        lowrank_prefetch(plan, rows.dv, io->v_stride, plan->base.settings.v_size, block);
         absorb_chunk(task, backward, at);
         if (count > 0) read_block(task, backward, &rows, block, count);
     }

@@ -100,15 +100,16 @@ static CertificateToken token_at(const LowrankPlan *plan, const LowrankSaved *sa
     };
 }
 
-void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
-                            LowrankBounds *bounds, size_t chunk_first, size_t count) {
+void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, const real *o,
+                            size_t o_stride, size_t head, LowrankBounds *bounds, size_t chunk_first, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const AttentionSettings *s = &plan->base.settings;
     const size_t values = s->v_size, row = task->batch * s->heads + head;
     const size_t kv_row = (task->batch * s->kv_heads + task->kv_head) * values;
     real *reach = work->delta;
-    lowrank_kernels()->reach(reach, work->sum_t, plan->lanes, shared->value_low + kv_row, shared->value_high + kv_row,
+    lowrank_to_lanes(plan->lanes, work->output_t, o, o_stride, count, values);
+    lowrank_kernels()->reach(reach, work->output_t, plan->lanes, shared->value_low + kv_row, shared->value_high + kv_row,
                              values, plan->lanes);
     if (chunk_first == task->first) *bounds = (LowrankBounds){0};
     for (size_t lane = 0; lane < count; lane++) {

@@ -79,9 +79,8 @@ static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ri
         lowrank_state_absorb(task, ring->far_key + slot * far, ring->value + slot * values, 1);
 }
 
-// Adds `rows` keys of the ring from `slot` on, all near or all far (true exp), to the sums of the lanes.
-static void add_pairs(LowrankTask *task, const Ring *ring, size_t slot, size_t rows, bool near) {
-    static const real one = 1;
+// Adds `rows` keys of the ring from `slot` on, all near or all far (true exp), to the sums of `count` lanes.
+static void add_pairs(LowrankTask *task, const Ring *ring, size_t count, size_t slot, size_t rows, bool near) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t values = plan->base.settings.v_size, lanes = work->lanes;
@@ -91,22 +90,21 @@ static void add_pairs(LowrankTask *task, const Ring *ring, size_t slot, size_t r
         .near = work->near_logit, .far = work->far_logit, .ld = lanes, .rows = rows, .lanes = lanes,
         .near_first = near ? 0 : rows, .far_rows = near ? 0 : rows, .lag = (ptrdiff_t)rows,
         .near_size = near ? (size_t)1 << 20 : 0, .far_exact = true,
-        .far_sum = work->far_sum,
+        .sum = work->denominator, .far_sum = work->far_sum,
     };
     tile_kernels()->multiply(near ? tile.near : tile.far, lanes, keys, size, 1,
                              near ? work->near_query_t : work->far_query_t, lanes, rows, lanes, size, false);
     lowrank_kernels()->forward(&tile, work->largest, work->rescale);
-    lowrank_kernels()->scale_lanes(work->sum_t, lanes, work->rescale, values + 1, lanes);
-    tile_kernels()->multiply(work->sum_t, lanes, ring->value + slot * values, 1, values, tile.near, lanes, values,
-                             lanes, rows, true);
-    tile_kernels()->multiply(work->sum_t + values * lanes, lanes, &one, 0, 0, tile.near, lanes, 1, lanes, rows, true);
+    lowrank_kernels()->scale_rows(work->sum, values, work->sum, values, work->rescale, count, values);
+    tile_kernels()->multiply(work->sum, values, tile.near, 1, lanes, ring->value + slot * values, values, count, values,
+                             rows, true);
 }
 
-static void add_all(LowrankTask *task, const Ring *ring, size_t first, size_t last, bool near) {
+static void add_all(LowrankTask *task, const Ring *ring, size_t count, size_t first, size_t last, bool near) {
     for (size_t at = first; at < last;) {
         const size_t slot = at % ring->size, whole = ring->size - slot < KEY_TILE ? ring->size - slot : KEY_TILE;
         const size_t rows = last - at < whole ? last - at : whole;
-        add_pairs(task, ring, slot, rows, near);
+        add_pairs(task, ring, count, slot, rows, near);
         at += rows;
     }
 }
@@ -142,13 +140,17 @@ static void attend(LowrankTask *task, const DecodeState *state, const Ring *ring
                  plan->polynomial.interval;
     const bool polynomial = inside && near_first > 0;
     for (size_t lane = 0; lane < lanes; lane++) work->largest[lane] = polynomial ? 0 : LOWRANK_NO_MAXIMUM;
-    if (polynomial) lowrank_state_read(task);
-    else memset(work->sum_t, 0, (values + 1) * lanes * sizeof(real));
-    if (plan->far_field && !inside) add_all(task, ring, 0, near_first, false);
-    add_all(task, ring, near_first, position + 1, true);
+    if (polynomial) {
+        lowrank_state_read(task, count);
+    } else {
+        memset(work->sum, 0, count * values * sizeof(real));
+        memset(work->denominator, 0, lanes * sizeof(real));
+    }
+    if (plan->far_field && !inside) add_all(task, ring, count, 0, near_first, false);
+    add_all(task, ring, count, near_first, position + 1, true);
     for (size_t n = 0; n < count; n++)
         for (size_t e = 0; e < values; e++)
-            o[(first_head + n) * values + e] = work->sum_t[e * lanes + n] / work->sum_t[values * lanes + n];
+            o[(first_head + n) * values + e] = work->sum[n * values + e] / work->denominator[n];
 }
 
 void lowrank_decode(const AttentionPlan *base, void *memory, real *o, const real *q, const real *k, const real *v,

@@ -148,31 +148,32 @@ void lowrank_segment_states(const LowrankPlan *plan, const LowrankSaved *saved, 
 // ---- the sweep -----------------------------------------------------------------------------------------------------
 
 // Numerator, denominator and maximum before the first pair: what the state says, relative to exp(0).
-static void start_sums(LowrankTask *task, const LowrankHead *head, size_t chunk_first) {
+static void start_sums(LowrankTask *task, const LowrankHead *head, size_t chunk_first, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const bool state = plan->far_field && !head->exact_far;
     for (size_t lane = 0; lane < plan->lanes; lane++)
         work->largest[lane] = state && chunk_first + lane >= plan->near ? 0 : LOWRANK_NO_MAXIMUM;
-    const size_t values = plan->base.settings.v_size;
-    if (state && lowrank_far_end(plan, chunk_first) > 0) lowrank_state_read(task);
-    else memset(work->sum_t, 0, (values + 1) * plan->lanes * sizeof(real));
-    memcpy(work->far_sum, work->sum_t + values * plan->lanes, plan->lanes * sizeof(real));
+    if (state && lowrank_far_end(plan, chunk_first) > 0) {
+        lowrank_state_read(task, count);
+    } else {
+        memset(work->sum, 0, plan->lanes * plan->base.settings.v_size * sizeof(real));
+        memset(work->denominator, 0, plan->lanes * sizeof(real));
+    }
+    memcpy(work->far_sum, work->denominator, plan->lanes * sizeof(real));
 }
 
 static void finish_sums(LowrankTask *task, real *o, size_t o_stride, real *log_sum, real *far_share, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t values = plan->base.settings.v_size;
-    const real *denominator = work->sum_t + values * plan->lanes;
     for (size_t lane = 0; lane < plan->lanes; lane++) {
-        work->rescale[lane] = lane < count ? 1 / denominator[lane] : 0;
+        work->rescale[lane] = lane < count ? 1 / work->denominator[lane] : 0;
         if (lane >= count) continue;
-        log_sum[lane] = work->largest[lane] + (real)log((double)denominator[lane]);
+        log_sum[lane] = work->largest[lane] + (real)log((double)work->denominator[lane]);
         far_share[lane] = work->far_sum[lane] * work->rescale[lane];
     }
-    lowrank_kernels()->scale_lanes(work->sum_t, plan->lanes, work->rescale, values, plan->lanes);
-    tile_kernels()->transpose(o, o_stride, work->sum_t, plan->lanes, values, count);
+    lowrank_kernels()->scale_rows(o, o_stride, work->sum, values, work->rescale, count, values);
 }
 
 static void forward_task(void *context, LowrankTask *task) {
@@ -194,6 +195,10 @@ static void forward_task(void *context, LowrankTask *task) {
         const size_t count = task->last - at < plan->chunk ? task->last - at : plan->chunk;
         const size_t block = lowrank_block_first(plan, at);
         lowrank_window_advance(task, k, io->k_stride, v, io->v_stride, at, false);
+        lowrank_prefetch(plan, k, io->k_stride, s->qk_size, at + plan->chunk);
+        lowrank_prefetch(plan, v, io->v_stride, s->v_size, at + plan->chunk);
+        lowrank_prefetch(plan, plan->position.cosine, s->qk_size / 2, s->qk_size / 2, at + plan->chunk);
+        lowrank_prefetch(plan, plan->position.sine, s->qk_size / 2, s->qk_size / 2, at + plan->chunk);
         if (state)
             lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * far,
                                  lowrank_window_values(task, block), lowrank_far_end(plan, at) - block);
@@ -202,13 +207,16 @@ static void forward_task(void *context, LowrankTask *task) {
             const real *q = io->q + row * io->q_stride + h * s->qk_size;
             lowrank_near_queries(task, q, io->q_stride, at, count);
             if (plan->far_field) lowrank_far_queries(task, q, io->q_stride, forward->saved.query_factor + index * s->tokens, at, count);
-            start_sums(task, &forward->saved.head[index], at);
+            lowrank_prefetch(plan, q, io->q_stride, s->qk_size, at + plan->chunk);
+            lowrank_prefetch(plan, io->o + row * io->o_stride + h * s->v_size, io->o_stride, s->v_size, at);
+            start_sums(task, &forward->saved.head[index], at, count);
             lowrank_pairs_forward(task, &forward->saved.head[index], k, io->k_stride, v, io->v_stride, at, count);
-            finish_sums(task, io->o + (row + at) * io->o_stride + h * s->v_size, io->o_stride,
+            real *o = io->o + (row + at) * io->o_stride + h * s->v_size;
+            finish_sums(task, o, io->o_stride,
                         forward->saved.log_sum + index * s->tokens + at,
                         forward->saved.far_share + index * s->tokens + at, count);
             if (io->report && io->report->output_bound)
-                lowrank_certify_output(task, &forward->saved, &forward->shared, h,
+                lowrank_certify_output(task, &forward->saved, &forward->shared, o, io->o_stride, h,
                                        forward->shared.bounds + index * plan->segments + task->segment, at, count);
         }
     }

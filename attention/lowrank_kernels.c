@@ -55,9 +55,9 @@ static void forward(const LowrankTile *tile, real *largest, real *rescale) {
     for (size_t lane = 0; lane < tile->lanes; lane += LANES) {
         Vector before = vector_load(largest + lane), after = largest_exponent(tile, lane, index, before);
         vector_store(largest + lane, after);
-        vector_store(rescale + lane, vector_exp(before - after));
         Vector far_weight = tile->far_exact ? zero : vector_exp(-after);
-        Vector far_sum = vector_load(tile->far_sum + lane) * vector_exp(before - after);
+        const Vector kept = vector_exp(before - after);
+        Vector sum = vector_load(tile->sum + lane) * kept, far_sum = vector_load(tile->far_sum + lane) * kept;
         for (size_t row = 0; row < tile->rows; row++) {
             Reach at = reach_of(tile, tile->lag + (ptrdiff_t)lane - (ptrdiff_t)row, index);
             Vector value = zero;
@@ -69,8 +69,11 @@ static void forward(const LowrankTile *tile, real *largest, real *rescale) {
                 value = vector_select(at.far, far, value);
                 far_sum += vector_select(at.far, far, zero);
             }
+            sum += value;
             vector_store(tile->near + row * tile->ld + lane, value);
         }
+        vector_store(rescale + lane, kept);
+        vector_store(tile->sum + lane, sum);
         vector_store(tile->far_sum + lane, far_sum);
     }
 }
@@ -179,6 +182,17 @@ static void lane_dots(real *out, const real *a, const real *b, size_t ld, size_t
     }
 }
 
+static void row_dots(real *out, const real *a, const real *b, size_t stride, size_t rows, size_t columns) {
+    for (size_t row = 0; row < rows; row++, a += stride, b += stride) {
+        Vector sum = {0};
+        size_t c = 0;
+        for (; c + LANES <= columns; c += LANES) sum += vector_load(a + c) * vector_load(b + c);
+        real total = vector_sum(sum);
+        for (; c < columns; c++) total += a[c] * b[c];
+        out[row] = total;
+    }
+}
+
 static void scale_lanes(real *x, size_t ld, const real *factor, size_t rows, size_t lanes) {
     for (size_t row = 0; row < rows; row++)
         for (size_t lane = 0; lane < lanes; lane += LANES)
@@ -254,6 +268,7 @@ static void unshrink(real *d, const real *in, size_t in_stride, const real *fact
 }
 
 const LowrankKernels ISA_NAME(lowrank_kernels) = {
-    forward, backward, pair_bounds, reach, lane_largest, column_range, lane_dots, scale_lanes, scale_rows, exp_negative, rotate,
+    forward, backward, pair_bounds, reach, lane_largest, column_range, lane_dots, row_dots,
+    scale_lanes, scale_rows, exp_negative, rotate,
     row_squares, unshrink,
 };

@@ -32,7 +32,7 @@ static LowrankTile logits(LowrankTask *task, const LowrankHead *head, const Pair
         .near_first = plan->near == 0 ? pairs->rows : clamp_rows(first + 1, plan->near + pairs->key, pairs->rows),
         .far_rows = plan->far_field ? clamp_rows(last, plan->near + pairs->key, pairs->rows) : 0,
         .lag = (ptrdiff_t)first - (ptrdiff_t)pairs->key, .near_size = plan->near,
-        .far_sum = work->far_sum + pairs->lane,
+        .sum = work->denominator + pairs->lane, .far_sum = work->far_sum + pairs->lane,
         .far_exact = head->exact_far, .degree = plan->polynomial.degree, .coefficient = plan->coefficient,
     };
     if (tile.near_first < tile.rows)
@@ -45,20 +45,16 @@ static LowrankTile logits(LowrankTask *task, const LowrankHead *head, const Pair
 }
 
 static void forward_tile(LowrankTask *task, const LowrankHead *head, const Pairs *pairs, size_t chunk_first) {
-    static const real one = 1;
-    const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
-    const size_t values = plan->base.settings.v_size;
+    const size_t values = task->plan->base.settings.v_size;
     LowrankTile tile = logits(task, head, pairs, chunk_first);
     lowrank_kernels()->forward(&tile, work->largest + pairs->lane, work->rescale);
-    real *sum = work->sum_t + pairs->lane;
+    real *sum = work->sum + pairs->lane * values;
     bool raised = false;
     for (size_t lane = 0; lane < tile.lanes; lane++) raised |= work->rescale[lane] != 1;
-    if (raised) lowrank_kernels()->scale_lanes(sum, plan->lanes, work->rescale, values + 1, tile.lanes);
-    tile_kernels()->multiply(sum, plan->lanes, pairs->value, 1, pairs->value_stride, tile.near, tile.ld, values,
-                             tile.lanes, tile.rows, true);
-    tile_kernels()->multiply(sum + values * plan->lanes, plan->lanes, &one, 0, 0, tile.near, tile.ld, 1, tile.lanes,
-                             tile.rows, true);
+    if (raised) lowrank_kernels()->scale_rows(sum, values, sum, values, work->rescale, pairs->valid, values);
+    tile_kernels()->multiply(sum, values, tile.near, 1, tile.ld, pairs->value, pairs->value_stride, pairs->valid,
+                             values, tile.rows, true);
 }
 
 static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pairs *pairs, size_t chunk_first) {
@@ -79,8 +75,8 @@ static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pair
     const size_t near_first = tile.near_first, near_rows = tile.rows - near_first;
     const real *d_near = tile.d + near_first * tile.ld;
     if (near_rows > 0) {
-        tiles->multiply(work->d_near_t + lane, plan->lanes, pairs->near_key + near_first * size, 1, size, d_near,
-                        tile.ld, size, tile.lanes, near_rows, true);
+        tiles->multiply(work->d_near + lane * size, size, d_near, 1, tile.ld, pairs->near_key + near_first * size, size,
+                        pairs->valid, size, near_rows, true);
         tiles->multiply(pairs->d_near_key + near_first * size, size, d_near, tile.ld, 1,
                         work->near_query + lane * size, size, near_rows, size, pairs->valid, true);
     }

@@ -133,6 +133,13 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *factor,
     *norms = (LowrankNorms){most_far, far == size && same ? most_far : most_near, (double)changed};
 }
 
+void lowrank_prefetch(const LowrankPlan *plan, const real *rows, size_t stride, size_t columns, size_t first) {
+    enum { LINE = 64 / sizeof(real) };
+    const size_t tokens = plan->base.settings.tokens, last = first + plan->chunk < tokens ? first + plan->chunk : tokens;
+    for (size_t row = first; row < last; row++)
+        for (size_t c = 0; c < columns; c += LINE) __builtin_prefetch(rows + row * stride + c, 0, 2);
+}
+
 void lowrank_pack(real *out, const real *in, size_t stride, size_t count, size_t columns) {
     for (size_t r = 0; r < count; r++) memcpy(out + r * columns, in + r * stride, columns * sizeof(real));
 }

@@ -8,14 +8,16 @@
 
 #include "attention/lowrank.h"
 
-enum { SLAB = 64 }; // rows of features per product
+enum { SLAB = 96 }; // rows of features per product
 
-// sum_t (columns, lanes) = stateᵀ · phi
-static void read_state(const LowrankPlan *plan, const LowrankWork *work, size_t columns) {
+// out (count, E) = or += phiᵀ · H
+static void read_values(const LowrankPlan *plan, const LowrankWork *work, real *out, size_t stride, size_t count,
+                        bool accumulate) {
     for (size_t r = 0; r < plan->features.count; r += SLAB) {
         const size_t rows = plan->features.count - r < SLAB ? plan->features.count - r : SLAB;
-        tile_kernels()->multiply(work->sum_t, work->lanes, work->state + r * plan->state_stride, 1, plan->state_stride,
-                                 work->phi + r * work->lanes, work->lanes, columns, work->lanes, rows, r > 0);
+        tile_kernels()->multiply(out, stride, work->phi + r * work->lanes, 1, work->lanes,
+                                 work->state + r * plan->state_stride, plan->state_stride, count,
+                                 plan->base.settings.v_size, rows, accumulate || r > 0);
     }
 }
 
@@ -52,11 +54,13 @@ void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v,
     add_to_state(plan, work, v, ones, 1, count);
 }
 
-void lowrank_state_read(LowrankTask *task) {
+void lowrank_state_read(LowrankTask *task, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     features_build(&plan->features, plan->features.query_ratio, work->phi, work->far_query_t, work->lanes);
-    read_state(plan, work, plan->base.settings.v_size + 1);
+    read_values(plan, work, work->sum, plan->base.settings.v_size, count, false);
+    feature_kernels()->combine(work->denominator, work->state + plan->base.settings.v_size, plan->state_stride,
+                               work->phi, plan->features.count, work->lanes);
 }
 
 void lowrank_state_read_backward(LowrankTask *task) {
@@ -76,14 +80,19 @@ void lowrank_state_absorb_queries(LowrankTask *task, size_t count) {
                  task->certify ? 3 : 1, count);
 }
 
-void lowrank_state_read_keys(LowrankTask *task, const real *v, size_t v_stride, size_t first, size_t count) {
+void lowrank_state_read_keys(LowrankTask *task, const real *v, real *dv, size_t v_stride, real *bound, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t values = plan->base.settings.v_size, lanes = work->lanes;
-    lowrank_to_lanes(work->lanes, work->right_t, v + first * v_stride, v_stride, count, values);
+    lowrank_to_lanes(work->lanes, work->right_t, v, v_stride, count, values);
     for (size_t lane = 0; lane < lanes; lane++) work->right_t[values * lanes + lane] = 1;
     features_build(&plan->features, plan->features.key_ratio, work->phi, work->far_query_t, lanes);
-    read_state(plan, work, task->certify ? values + 3 : values);
+    read_values(plan, work, dv, v_stride, count, true);
+    for (size_t n = 0; task->certify && n < 2; n++) {
+        feature_kernels()->combine(work->weight, work->state + values + 1 + n, plan->state_stride, work->phi,
+                                   plan->features.count, lanes);
+        for (size_t r = 0; r < count; r++) bound[2 * r + n] += work->weight[r];
+    }
     pull_features(plan, work);
     memset(work->d_far_t, 0, plan->far_size * lanes * sizeof(real));
     features_backward(&plan->features, plan->features.key_ratio, work->d_far_t, work->d_phi, work->phi,
