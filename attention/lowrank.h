@@ -20,7 +20,7 @@
 #include "core/arena.h"
 #include "core/tile.h"
 
-enum { LANE_UNIT = 16, NEAR_LANES = 32, KEY_TILE = 128 };
+enum { LANE_UNIT = 16, NEAR_LANES = 16, KEY_TILE = 128 };
 #define LOWRANK_NO_MAXIMUM ((real)-1e30) // of no logits; finite, so that differences of two of them are numbers
 
 typedef struct LowrankPlan {
@@ -168,8 +168,8 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *factor,
                      size_t stride, size_t first, size_t last);
 // out (columns, lanes) = in (count, columns)ᵀ, zero in the lanes beyond count.
 void lowrank_to_lanes(size_t lanes, real *out, const real *in, size_t stride, size_t count, size_t columns);
-// Extends the window so that it holds the keys and values of [lowrank_block_first, chunk end); gradients of new rows are zero when
-// with_gradients.
+// Extends the window so that it holds the keys and values of [lowrank_block_first, chunk end), dropping older ones when
+// it is full; gradients of new rows are zero when with_gradients.
 void lowrank_window_advance(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
                             size_t chunk_first, bool with_gradients);
 // The window's values from token `first` on, (…, E).
@@ -182,10 +182,12 @@ void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, cons
                          size_t count);
 
 // ---- lowrank_near.c: pairs evaluated one by one ------------------------------------------------------------------
-// sum, denominator, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is exact.
+// sum, denominator, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is
+// exact.
 void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const real *k, size_t k_stride, const real *v,
                            size_t v_stride, size_t chunk_first, size_t count);
-// Gradients of the boundary block, from do in right and right_t: d_near, d_far_t += and the window's d_near_key, d_far_key, d_value +=.
+// Gradients of the boundary block, from do in right and right_t: d_near, d_far_t += and the window's d_near_key,
+// d_far_key, d_value +=.
 void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, size_t chunk_first, size_t count);
 // Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly.
 void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
@@ -284,7 +286,8 @@ typedef struct LowrankKernels {
                        size_t columns);
     // out (lanes) = exp(-x)
     void (*exp_negative)(real *out, const real *x, size_t lanes);
-    // Rotates pairs (p, p + half) of rows by ±angle and scales, also by factor (rows) unless NULL; cosine, sine: rows `table_stride` apart.
+    // Rotates pairs (p, p + half) of rows by ±angle and scales, also by factor (rows) unless NULL; cosine, sine: rows
+    // `table_stride` apart.
     void (*rotate)(real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows, size_t half,
                    const real *cosine, const real *sine, size_t table_stride, const real *factor, real scale,
                    real direction);

@@ -255,8 +255,9 @@ static void absorb_chunk(LowrankTask *task, const Backward *backward, size_t chu
         lowrank_kernels()->scale_rows(work->right, values, query.d_o + chunk_first * backward->io->o_stride,
                                       backward->io->o_stride, work->weight, count, values);
         if (chunk_first >= plan->chunk) {
-            lowrank_prefetch(plan, query.q, backward->io->q_stride, plan->base.settings.qk_size, chunk_first - plan->chunk);
-            lowrank_prefetch(plan, query.d_o, backward->io->o_stride, values, chunk_first - plan->chunk);
+            const size_t next = chunk_first - plan->chunk;
+            lowrank_prefetch(plan, query.q, backward->io->q_stride, plan->base.settings.qk_size, next);
+            lowrank_prefetch(plan, query.d_o, backward->io->o_stride, values, next);
         }
         lowrank_state_absorb_queries(task, count);
     }
@@ -339,8 +340,8 @@ void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
     const LowrankPlan *plan = (const LowrankPlan *)base;
     const AttentionSettings *s = &base->settings;
     const AttentionReport *report = io->report;
-    Backward backward = {io, report && (report->dq_bound || report->dk_bound || report->dv_bound), lowrank_saved_at(plan, (void *)io->saved, NULL),
-                         lowrank_shared_at(plan, io->scratch, NULL)};
+    Backward backward = {io, report && (report->dq_bound || report->dk_bound || report->dv_bound),
+                         lowrank_saved_at(plan, (void *)io->saved, NULL), lowrank_shared_at(plan, io->scratch, NULL)};
     if (backward.certify)
         lowrank_certificates(plan, &backward.saved, io->active, io->v, io->v_stride, io->scratch);
     lowrank_segment_states(plan, &backward.saved, io->active, io->k, io->k_stride, io->v, io->v_stride,

@@ -109,8 +109,8 @@ void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const 
     const size_t kv_row = (task->batch * s->kv_heads + task->kv_head) * values;
     real *reach = work->delta;
     lowrank_to_lanes(plan->lanes, work->output_t, o, o_stride, count, values);
-    lowrank_kernels()->reach(reach, work->output_t, plan->lanes, shared->value_low + kv_row, shared->value_high + kv_row,
-                             values, plan->lanes);
+    lowrank_kernels()->reach(reach, work->output_t, plan->lanes, shared->value_low + kv_row,
+                             shared->value_high + kv_row, values, plan->lanes);
     if (chunk_first == task->first) *bounds = (LowrankBounds){0};
     for (size_t lane = 0; lane < count; lane++) {
         const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);

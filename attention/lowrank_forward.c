@@ -4,7 +4,7 @@
 //     of the boundary block with a running maximum m, o = N/Z, and save L = m + log Z
 //
 // With few heads the sequence is cut into segments: their totals first, then prefix sums, then all segments at once.
-#include <math.h>
+#include <tgmath.h> // log in the precision of real
 #include <string.h>
 
 #include "attention/lowrank.h"
@@ -35,7 +35,8 @@ static void measure_task(void *context, LowrankTask *task) {
         real *factor = forward->saved.query_factor
                            ? forward->saved.query_factor + (task->batch * s->heads + head) * s->tokens : NULL;
         lowrank_measure(plan, norms_at(plan, &forward->shared, task->batch, head, task->segment), factor,
-                        task->work.rows, io->q + row * io->q_stride + head * s->qk_size, io->q_stride, task->first, task->last);
+                        task->work.rows, io->q + row * io->q_stride + head * s->qk_size, io->q_stride, task->first,
+                        task->last);
     }
     real *factor = forward->saved.key_factor
                        ? forward->saved.key_factor + (task->batch * s->kv_heads + task->kv_head) * s->tokens : NULL;
@@ -125,7 +126,7 @@ static void total_task(void *context, LowrankTask *task) {
     task->work.state = totals->segment_state +
                        lowrank_state_index(plan, task->batch, task->kv_head, task->segment) * plan->state_size;
     memset(task->work.state, 0, plan->state_size * sizeof(real));
-    if (task->last == s->tokens || !lowrank_uses_state(task, totals->saved->head)) return; // nobody needs the last total
+    if (task->last == s->tokens || !lowrank_uses_state(task, totals->saved->head)) return; // the last one is not needed
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t first = lowrank_block_first(plan, at), count = lowrank_far_end(plan, at) - first;
         if (count == 0) continue;
@@ -170,7 +171,7 @@ static void finish_sums(LowrankTask *task, real *o, size_t o_stride, real *log_s
     for (size_t lane = 0; lane < plan->lanes; lane++) {
         work->rescale[lane] = lane < count ? 1 / work->denominator[lane] : 0;
         if (lane >= count) continue;
-        log_sum[lane] = work->largest[lane] + (real)log((double)work->denominator[lane]);
+        log_sum[lane] = work->largest[lane] + log(work->denominator[lane]);
         far_share[lane] = work->far_sum[lane] * work->rescale[lane];
     }
     lowrank_kernels()->scale_rows(o, o_stride, work->sum, values, work->rescale, count, values);
@@ -197,8 +198,6 @@ static void forward_task(void *context, LowrankTask *task) {
         lowrank_window_advance(task, k, io->k_stride, v, io->v_stride, at, false);
         lowrank_prefetch(plan, k, io->k_stride, s->qk_size, at + plan->chunk);
         lowrank_prefetch(plan, v, io->v_stride, s->v_size, at + plan->chunk);
-        lowrank_prefetch(plan, plan->position.cosine, s->qk_size / 2, s->qk_size / 2, at + plan->chunk);
-        lowrank_prefetch(plan, plan->position.sine, s->qk_size / 2, s->qk_size / 2, at + plan->chunk);
         if (state)
             lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * far,
                                  lowrank_window_values(task, block), lowrank_far_end(plan, at) - block);
@@ -206,7 +205,8 @@ static void forward_task(void *context, LowrankTask *task) {
             const size_t h = task->kv_head * plan->group + m, index = task->batch * s->heads + h;
             const real *q = io->q + row * io->q_stride + h * s->qk_size;
             lowrank_near_queries(task, q, io->q_stride, at, count);
-            if (plan->far_field) lowrank_far_queries(task, q, io->q_stride, forward->saved.query_factor + index * s->tokens, at, count);
+            if (plan->far_field)
+                lowrank_far_queries(task, q, io->q_stride, forward->saved.query_factor + index * s->tokens, at, count);
             lowrank_prefetch(plan, q, io->q_stride, s->qk_size, at + plan->chunk);
             lowrank_prefetch(plan, io->o + row * io->o_stride + h * s->v_size, io->o_stride, s->v_size, at);
             start_sums(task, &forward->saved.head[index], at, count);

@@ -135,7 +135,8 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *factor,
 
 void lowrank_prefetch(const LowrankPlan *plan, const real *rows, size_t stride, size_t columns, size_t first) {
     enum { LINE = 64 / sizeof(real) };
-    const size_t tokens = plan->base.settings.tokens, last = first + plan->chunk < tokens ? first + plan->chunk : tokens;
+    const size_t tokens = plan->base.settings.tokens;
+    const size_t last = first + plan->chunk < tokens ? first + plan->chunk : tokens;
     for (size_t row = first; row < last; row++)
         for (size_t c = 0; c < columns; c += LINE) __builtin_prefetch(rows + row * stride + c, 0, 2);
 }
