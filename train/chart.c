@@ -12,18 +12,23 @@ void chart_escape(FILE *out, const char *text) {
         case '<': fputs("&lt;", out); break;
         case '>': fputs("&gt;", out); break;
         case '"': fputs("&quot;", out); break;
-        default: fputc(*text, out);
+        default:
+            if ((unsigned char)*text >= ' ' && *text != 127)
+                fputc(*text, out);
+            else if (*text == '\n')
+                fputc('\n', out); // no other control character is allowed in a page
         }
 }
 
 void chart_tick(char *text, size_t size, double value) {
     double magnitude = fabs(value);
-    if (magnitude >= 1024 && magnitude < 1048576 && fmod(value, 1024) == 0)
+    int exponent;
+    if (magnitude >= 1024 && magnitude < 1048576 && frexp(magnitude, &exponent) == 0.5)
         snprintf(text, size, "%gK", value / 1024);
+    else if (magnitude >= 1e9)
+        snprintf(text, size, "%.4g", value);
     else if (magnitude >= 1e6)
-        snprintf(text, size, "%gM", value / 1e6);
-    else if (magnitude != 0 && (magnitude < 1e-3 || magnitude >= 1e5))
-        snprintf(text, size, "%.0e", value);
+        snprintf(text, size, "%.6gM", value / 1e6);
     else
         snprintf(text, size, "%.6g", value);
 }
@@ -35,24 +40,26 @@ static void add_tick(ChartAxis *axis, double value) {
 // Steps of 1, 2 or 5 times a power of ten that give four to eight ticks.
 static ChartAxis linear_axis(double low, double high) {
     ChartAxis axis = {.low = low, .high = high};
-    if (!(high > low)) {
-        axis.low = low - (low != 0 ? fabs(low) / 10 : 1);
-        axis.high = high + (high != 0 ? fabs(high) / 10 : 1);
+    double size = fmax(fabs(low), fabs(high));
+    if (!(high - low > 1e-9 * size) || size < 1e-290) { // as good as one value: room on both sides
+        axis.low = low - (size > 1e-290 ? size / 10 : 1);
+        axis.high = high + (size > 1e-290 ? size / 10 : 1);
     }
     double raw = (axis.high - axis.low) / 5, power = pow(10, floor(log10(raw)));
-    double step = raw / power < 1.5 ? power : raw / power < 3.5 ? 2 * power : raw / power < 7.5 ? 5 * power : 10 * power;
-    axis.low = floor(axis.low / step) * step;
-    axis.high = ceil(axis.high / step) * step;
-    for (double tick = axis.low; tick <= axis.high + step / 2; tick += step)
-        add_tick(&axis, fabs(tick) < step / 1e6 ? 0 : tick);
+    double step = power * (raw / power < 1.5 ? 1 : raw / power < 3.5 ? 2 : raw / power < 7.5 ? 5 : 10);
+    double first = floor(axis.low / step + 1e-9), last = ceil(axis.high / step - 1e-9);
+    for (double tick = first; tick <= last; tick++) add_tick(&axis, tick * step);
+    axis.low = fmin(axis.low, first * step);
+    axis.high = fmax(axis.high, last * step);
     return axis;
 }
 
-// Powers of ten over wide ranges; powers of two where both ends are (context lengths); else 1, 2, 5.
+// Powers of two where both ends are, a factor of eight apart at least (context lengths, distances); else powers of ten,
+// with 2 and 5 between them over few decades.
 static ChartAxis log_axis(double low, double high) {
     ChartAxis axis = {.logarithmic = true};
     double exponent_low = log2(low), exponent_high = log2(high);
-    bool binary = high > low && exponent_high - exponent_low <= 14 && low >= 16 &&
+    bool binary = low >= 1 && exponent_high - exponent_low >= 3 && exponent_high - exponent_low <= 14 &&
                   exponent_low == floor(exponent_low) && exponent_high == floor(exponent_high);
     if (binary) {
         for (double e = exponent_low; e <= exponent_high; e++) add_tick(&axis, exp2(e));
@@ -84,7 +91,8 @@ static double place(const ChartAxis *axis, double value, double from, double to)
 }
 
 bool chart_drawable(const Chart *chart, double x, double y) {
-    return isfinite(x) && isfinite(y) && (!chart->log_x || x > 0) && (!chart->log_y || y > 0);
+    const double largest = 1e300; // differences are finite too
+    return fabs(x) < largest && fabs(y) < largest && (!chart->log_x || x > 0) && (!chart->log_y || y > 0);
 }
 
 bool chart_ranges(const Chart *chart, ChartAxis *x_axis, ChartAxis *y_axis) {
@@ -122,7 +130,8 @@ static void axes_svg(FILE *out, const Chart *chart, const ChartAxis *x_axis, con
     char label[32];
     for (size_t i = 0; i < x_axis->tick_count; i++) {
         double x = place(x_axis, x_axis->ticks[i], LEFT, WIDTH - RIGHT);
-        fprintf(out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>\n", x, x, TOP, HEIGHT - BOTTOM);
+        fprintf(out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>\n", x, x, TOP,
+                HEIGHT - BOTTOM);
         chart_tick(label, sizeof label, x_axis->ticks[i]);
         text_at(out, x, HEIGHT - BOTTOM + 18, "tick", "middle", label);
     }
@@ -187,12 +196,15 @@ void chart_svg(FILE *out, const Chart *chart) {
     legend(out, names, chart->series_count, "k");
 }
 
+// What a bar can show of a value.
+static double extent(double value) { return isfinite(value) && value > 0 ? value : 0; }
+
 void chart_bars_svg(FILE *out, const ChartBars *bars) {
     enum { BAR = 26, GAP = 16, NAME = 150, TOTAL = 90 };
     double largest = 0;
     for (size_t b = 0; b < bars->bar_count; b++) {
         double total = 0;
-        for (size_t p = 0; p < bars->part_count; p++) total += bars->values[b * bars->part_count + p];
+        for (size_t p = 0; p < bars->part_count; p++) total += extent(bars->values[b * bars->part_count + p]);
         largest = fmax(largest, total);
     }
     if (!(largest > 0)) {
@@ -204,11 +216,13 @@ void chart_bars_svg(FILE *out, const ChartBars *bars) {
         double y = GAP + (double)b * (BAR + GAP), x = NAME, scale = (WIDTH - NAME - TOTAL) / largest, total = 0;
         text_at(out, NAME - 8, y + BAR / 2.0 + 5, "tick", "end", bars->bars[b]);
         for (size_t p = 0; p < bars->part_count; p++) {
-            double value = bars->values[b * bars->part_count + p];
-            fprintf(out, "<rect class=\"part p%zu\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%d\"><title>", p, x, y,
-                    value * scale, BAR);
+            double value = extent(bars->values[b * bars->part_count + p]);
+            fprintf(out, "<rect class=\"part p%zu\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%d\"><title>", p, x,
+                    y, value * scale, BAR);
             chart_escape(out, bars->parts[p]);
-            fprintf(out, ": %.4g %s</title></rect>\n", value, bars->unit);
+            fprintf(out, ": %.4g ", value);
+            chart_escape(out, bars->unit);
+            fputs("</title></rect>\n", out);
             x += value * scale;
             total += value;
         }
@@ -245,12 +259,13 @@ void chart_heat_svg(FILE *out, const ChartHeat *heat) {
             if (!isfinite(value)) continue;
             double position = heat->log_scale ? (value > 0 ? log(value) : from) : value;
             double shade = span > 0 ? (position - from) / span : 0.5;
-            fprintf(out, "<rect class=\"cell\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" fill-opacity=\"%.3f\"/>\n",
+            fprintf(out,
+                    "<rect class=\"cell\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" fill-opacity=\"%.3f\"/>\n",
                     x, 20 + (double)r * LINE, width - 2, LINE - 2, 0.08 + 0.92 * shade);
             snprintf(label, sizeof label, "%.1e", value);
             if (width >= 52)
-                text_at(out, x + width / 2 - 1, 20 + (double)r * LINE + LINE / 2.0 + 4, shade > 0.5 ? "value dark" : "value",
-                        "middle", label);
+                text_at(out, x + width / 2 - 1, 20 + (double)r * LINE + LINE / 2.0 + 4,
+                        shade > 0.5 ? "value dark" : "value", "middle", label);
         }
     }
     for (size_t c = 0; c < heat->columns; c++) {

@@ -57,7 +57,7 @@ typedef struct ChartAxis {
     bool logarithmic;
 } ChartAxis;
 ChartAxis chart_axis(double low, double high, bool logarithmic);
-// A short label: 0.001, 250, 4K, 64K, 1.5M (powers of two as K = 1024 when every tick is one).
+// A short label: 0.001, 250, 1.5M, and 4K, 64K for powers of two (K = 1024), which context lengths are.
 void chart_tick(char *text, size_t size, double value);
 
 #endif

@@ -1,0 +1,144 @@
+// The numbers that reports stand on: medians, bootstrap intervals, exponents, crossovers; and lists of lengths.
+#include "train/statistics.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/random.h"
+#include "tests/support/check.h"
+#include "train/lists.h"
+
+static void test_median(void **state) {
+    (void)state;
+    static const struct {
+        double values[6];
+        size_t count;
+        double expected;
+    } cases[] = {
+        {{5}, 1, 5},
+        {{5, 1}, 2, 3},
+        {{9, 1, 5}, 3, 5},
+        {{4, 4, 1, 9}, 4, 4},
+        {{1e300, -1e300, 7, 8, 9}, 5, 8},
+        {{6, 5, 4, 3, 2, 1}, 6, 3.5},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        double copy[6];
+        memcpy(copy, cases[i].values, sizeof copy);
+        assert_true(median(copy, cases[i].count) == cases[i].expected);
+        assert_memory_equal(copy, cases[i].values, sizeof copy); // values are left as they are
+    }
+    assert_true(isnan(median(NULL, 0)));
+    check_count("medians", sizeof cases / sizeof *cases + 1);
+}
+
+// Pairs that share the machine's mood, which doubles and halves, and have noise of their own.
+static void make_pairs(double *a, double *b, size_t count, double ratio, uint64_t trial) {
+    Random random = {trial, RANDOM_TEST, 1};
+    for (size_t i = 0; i < count; i++) {
+        double mood = exp(random_normal(random, 3 * i));
+        a[i] = ratio * mood * exp(0.05 * random_normal(random, 3 * i + 1));
+        b[i] = mood * exp(0.05 * random_normal(random, 3 * i + 2));
+    }
+}
+
+static void test_paired_ratio(void **state) {
+    (void)state;
+    enum { PAIRS = 41, TRIALS = 120 };
+    double a[PAIRS], b[PAIRS], width = 0;
+    size_t covered = 0;
+    for (uint64_t trial = 0; trial < TRIALS; trial++) {
+        make_pairs(a, b, PAIRS, 1.7, trial);
+        Interval ratio = paired_ratio(a, b, PAIRS, trial);
+        assert_true(ratio.low <= ratio.value && ratio.value <= ratio.high);
+        covered += ratio.low <= 1.7 && 1.7 <= ratio.high;
+        width += (ratio.high - ratio.low) / TRIALS;
+    }
+    // 95 % of the intervals hold the truth: of 120, between 105 and 119 with probability above 0.99. The noise of one
+    // pair is 0.07·1.7, that of a median of 41 about a fifth of it, and an interval spans four of those.
+    assert_in_range(covered, 105, 119);
+    assert_true(width > 0.04 && width < 0.16);
+    check_count("bootstrap intervals", TRIALS);
+}
+
+static void test_paired_ratio_edges(void **state) {
+    (void)state;
+    const double one[] = {3, 3, 3}, two[] = {2, 2, 2};
+    Interval same = paired_ratio(one, one, 3, 1), exact = paired_ratio(one, two, 3, 1),
+             single = paired_ratio(one, two, 1, 1);
+    assert_true(same.value == 1 && same.low == 1 && same.high == 1);
+    assert_true(exact.value == 1.5 && exact.low == 1.5 && exact.high == 1.5 && single.high == 1.5);
+    assert_true(isnan(paired_ratio(one, two, 0, 1).value));
+    enum { PAIRS = 99 };
+    double a[PAIRS], b[PAIRS];
+    make_pairs(a, b, PAIRS, 1, 5);
+    Interval first = paired_ratio(a, b, PAIRS, 1), again = paired_ratio(a, b, PAIRS, 1),
+             other = paired_ratio(a, b, PAIRS, 2);
+    check_same_bits("repeated bootstrap", &first, &again, sizeof first);
+    assert_true(first.low != other.low || first.high != other.high); // another seed draws other resamples
+}
+
+static void test_growth_exponent(void **state) {
+    (void)state;
+    static const double exponents[] = {-1, 0, 0.5, 1, 1.03, 2};
+    double x[8], y[8];
+    for (size_t e = 0; e < sizeof exponents / sizeof *exponents; e++) {
+        for (size_t i = 0; i < 8; i++) {
+            x[i] = 512.0 * (double)(1 << i);
+            y[i] = 3e-7 * pow(x[i], exponents[e]);
+        }
+        for (size_t count = 2; count <= 8; count++)
+            assert_true(fabs(growth_exponent(x, y, count) - exponents[e]) < 1e-12);
+    }
+    assert_true(isnan(growth_exponent(x, y, 1)) && isnan(growth_exponent(x, y, 0)));
+    const double same[] = {4, 4};
+    assert_true(isnan(growth_exponent(same, y, 2)));
+    check_count("exponents", 7 * sizeof exponents / sizeof *exponents + 3);
+}
+
+static void test_crossover(void **state) {
+    (void)state;
+    double x[8], quadratic[8], linear[8];
+    size_t cases = 0;
+    for (double at = 600; at < 60000; at *= 1.37, cases++) { // x² and at·x cross at `at`
+        for (size_t i = 0; i < 8; i++) {
+            x[i] = 512.0 * (double)(1 << i);
+            quadratic[i] = x[i] * x[i];
+            linear[i] = at * x[i];
+        }
+        assert_true(fabs(crossover(x, quadratic, linear, 8) / at - 1) < 1e-9);
+        assert_true(isnan(crossover(x, linear, quadratic, 8)) || crossover(x, linear, quadratic, 8) == 0);
+    }
+    for (size_t i = 0; i < 8; i++) linear[i] = 2 * quadratic[i];
+    assert_true(isnan(crossover(x, quadratic, linear, 8))); // a always below b
+    assert_true(crossover(x, linear, quadratic, 8) == 0);   // b wins from the start
+    assert_true(isnan(crossover(x, linear, quadratic, 0)));
+    check_count("crossovers", 2 * cases + 3);
+}
+
+static void test_lists(void **state) {
+    (void)state;
+    size_t lengths[4];
+    assert_int_equal(list_lengths("512,1K,2k,4096", lengths, 4), 4);
+    assert_true(lengths[0] == 512 && lengths[1] == 1024 && lengths[2] == 2048 && lengths[3] == 4096);
+    static const char *const wrong[] = {"",   "0",  "-1",  "2,1",       "1,1",      "1,",
+                                        ",1", "1x", "1K2", "1,2,3,4,5", "16777217", "x"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) assert_int_equal(list_lengths(wrong[i], lengths, 4), 0);
+    char text[] = "exact,lowrank,,auto";
+    const char *words[3];
+    assert_int_equal(list_words(text, words, 3), 3);
+    assert_string_equal(words[1], "lowrank");
+    assert_string_equal(words[2], "");
+    check_count("lists", 2 + sizeof wrong / sizeof *wrong);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_median),
+    cmocka_unit_test(test_paired_ratio),
+    cmocka_unit_test(test_paired_ratio_edges),
+    cmocka_unit_test(test_growth_exponent),
+    cmocka_unit_test(test_crossover),
+    cmocka_unit_test(test_lists),
+};
+TEST_MAIN(tests)
