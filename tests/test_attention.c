@@ -269,6 +269,7 @@ static void test_active(void **state) {
         AttentionProblem full = attention_problem_new(&s, 1, 1.0, 13), half = attention_problem_new(&s, 1, 1.0, 13);
         const bool active[] = {false, true};
         attention_problem_run(&full, plan, NULL, NULL);
+        half.before = 1234; // not NaN, which heads that run on scratch nobody filled would write
         attention_problem_run(&half, plan, active, NULL);
         const struct { const real *full, *half; size_t stride, size, used; } pairs[] = {
             {full.o, half.o, full.o_stride, 2 * 6, 4 * 6},   {full.dq, half.dq, full.q_stride, 2 * 4, 4 * 4},
@@ -277,7 +278,7 @@ static void test_active(void **state) {
         for (size_t i = 0; i < 4; i++)
             for (size_t t = 0; t < 2 * 70; t++) {
                 const real *kept = pairs[i].half + t * pairs[i].stride;
-                for (size_t a = 0; a < pairs[i].size; a++) assert_true(isnan(kept[a]));
+                for (size_t a = 0; a < pairs[i].size; a++) assert_true(kept[a] == 1234);
                 check_same_bits("active heads", kept + pairs[i].size, pairs[i].full + t * pairs[i].stride + pairs[i].size,
                                 (pairs[i].used - pairs[i].size) * sizeof(real));
             }

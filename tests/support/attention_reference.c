@@ -23,7 +23,7 @@ AttentionProblem attention_problem_new(const AttentionSettings *settings, size_t
     const size_t k = settings->kv_heads * settings->qk_size, v = settings->kv_heads * settings->v_size;
     const size_t o = settings->heads * settings->v_size;
     AttentionProblem problem = {.settings = *settings, .q_stride = q + gap, .k_stride = k + gap, .v_stride = v + gap,
-                                .o_stride = o + gap};
+                                .o_stride = o + gap, .before = (real)NAN};
     problem.q_count = rows * problem.q_stride;
     problem.k_count = rows * problem.k_stride;
     problem.v_count = rows * problem.v_stride;
@@ -47,8 +47,8 @@ void attention_problem_free(AttentionProblem *problem) {
     *problem = (AttentionProblem){0};
 }
 
-static void forget(real *values, size_t count) {
-    for (size_t i = 0; i < count; i++) values[i] = (real)NAN;
+static void forget(real *values, size_t count, real value) {
+    for (size_t i = 0; i < count; i++) values[i] = value;
 }
 
 void attention_problem_run(AttentionProblem *problem, const AttentionPlan *plan, const bool *active,
@@ -56,16 +56,16 @@ void attention_problem_run(AttentionProblem *problem, const AttentionPlan *plan,
     const AttentionNeeds needs = attention_needs(plan);
     real *saved = guarded_new((needs.saved_bytes + sizeof(real) - 1) / sizeof(real) + 1);
     real *scratch = guarded_new((needs.scratch_bytes + sizeof(real) - 1) / sizeof(real) + 1);
-    forget(problem->o, problem->o_count);
-    forget(problem->dq, problem->q_count);
-    forget(problem->dk, problem->k_count);
-    forget(problem->dv, problem->v_count);
+    forget(problem->o, problem->o_count, problem->before);
+    forget(problem->dq, problem->q_count, problem->before);
+    forget(problem->dk, problem->k_count, problem->before);
+    forget(problem->dv, problem->v_count, problem->before);
     attention_forward(plan, &(AttentionForward){.o = problem->o, .q = problem->q, .k = problem->k, .v = problem->v,
                                                 .o_stride = problem->o_stride, .q_stride = problem->q_stride,
                                                 .k_stride = problem->k_stride, .v_stride = problem->v_stride,
                                                 .active = active, .report = report, .saved = saved, .scratch = scratch});
     if (problem->d_o) {
-        forget(scratch, needs.scratch_bytes / sizeof(real)); // nothing may survive there
+        forget(scratch, needs.scratch_bytes / sizeof(real), (real)NAN); // nothing may survive there
         attention_backward(plan, &(AttentionBackward){.dq = problem->dq, .dk = problem->dk, .dv = problem->dv,
                                                       .d_o = problem->d_o, .o = problem->o, .q = problem->q,
                                                       .k = problem->k, .v = problem->v, .o_stride = problem->o_stride,

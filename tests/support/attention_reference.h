@@ -12,6 +12,7 @@ typedef struct AttentionProblem {
     size_t q_count, k_count, v_count, o_count; // elements of each buffer, gaps included
     real *q, *k, *v, *d_o;                     // inputs; NaN in the gaps between tokens
     real *o, *dq, *dk, *dv;                    // outputs of attention_problem_run; the gaps must stay NaN
+    real before;                               // what the outputs hold before a run: NaN unless changed
 } AttentionProblem;
 
 // Normal q and k of the given deviation, normal v and d_o of deviation 1, all functions of seed. `gap` extra elements
