@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The middle value (mean of the two middle ones); NaN for count 0. Leaves values as they are.
+// The middle value (mean of the two middle ones); NaN for count 0, or when memory is out. Leaves values as they are.
 double median(const double *values, size_t count);
 
 typedef struct Interval {
