@@ -15,13 +15,13 @@
 
 typedef struct Reader {
     const char *path;
-    char *next;       // first byte of the line after the current one, NULL at the end
-    char *word;       // rest of the current line
-    size_t line;      // counted from 1
+    char *next;  // first byte of the line after the current one, NULL at the end
+    char *word;  // rest of the current line
+    size_t line; // counted from 1
     Error *error;
-    size_t expected;  // D that the settings ask for
+    size_t expected; // D that the settings ask for
     bool has_size, has_lags, has_bias, in_data;
-    size_t capacity;  // entries that there is room for
+    size_t capacity; // entries that there is room for
 } Reader;
 
 static bool refuse(const Reader *reader, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -88,8 +88,7 @@ static bool read_long(Reader *reader, const char *what, long low, long high, lon
     const char *word = next_word(reader);
     if (!word) return refuse(reader, "the line ends where %s should be", what);
     if (!parse_long(word, value)) return refuse(reader, "'%.40s' is not an integer (%s)", word, what);
-    if (*value < low || *value > high)
-        return refuse(reader, "%s is %ld, outside [%ld, %ld]", what, *value, low, high);
+    if (*value < low || *value > high) return refuse(reader, "%s is %ld, outside [%ld, %ld]", what, *value, low, high);
     return true;
 }
 
@@ -140,8 +139,8 @@ static bool read_header_line(Reader *reader, PositionTable *table, size_t tokens
             return false;
         if (first > last) return refuse(reader, "the first lag %ld is above the last, %ld", first, last);
         if (first > first_wanted || last < (long)tokens - 1)
-            return refuse(reader, "lags %ld … %ld do not cover %ld … %ld, which %zu tokens of %s attention need",
-                          first, last, first_wanted, (long)tokens - 1, tokens, causal ? "causal" : "non-causal");
+            return refuse(reader, "lags %ld … %ld do not cover %ld … %ld, which %zu tokens of %s attention need", first,
+                          last, first_wanted, (long)tokens - 1, tokens, causal ? "causal" : "non-causal");
         table->first_lag = first;
         table->lags = (size_t)(last - first) + 1;
         reader->has_lags = true;
@@ -181,8 +180,8 @@ static bool read_data(Reader *reader, PositionTable *table) {
     size_t lags = table->lags, numbers, bytes;
     if (!size_multiply(lags, table->entries + 1, &numbers) || !size_multiply(numbers, sizeof(double), &bytes) ||
         bytes > TABLE_MAX_BYTES)
-        return refuse(reader, "%zu lags of %zu entries are too large: at most %zu MiB of numbers", lags,
-                      table->entries, TABLE_MAX_BYTES >> 20);
+        return refuse(reader, "%zu lags of %zu entries are too large: at most %zu MiB of numbers", lags, table->entries,
+                      TABLE_MAX_BYTES >> 20);
     table->weight = malloc(lags * table->entries * sizeof(double));
     if (reader->has_bias) table->bias = malloc(lags * sizeof(double));
     if (!table->weight || (reader->has_bias && !table->bias))

@@ -18,7 +18,8 @@
 ToeplitzSaved toeplitz_saved_at(const ToeplitzPlan *plan, void *saved, size_t *bytes) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t heads = settings->batch * settings->heads;
-    Arena arena = saved ? (Arena){.name = "attention", .base = saved, .capacity = SIZE_MAX} : arena_measure("attention");
+    Arena arena =
+        saved ? (Arena){.name = "attention", .base = saved, .capacity = SIZE_MAX} : arena_measure("attention");
     ToeplitzSaved parts = {
         .shift = ARENA_TAKE(&arena, real, heads * settings->tokens),
         .inverse = ARENA_TAKE(&arena, real, heads * settings->tokens),
@@ -75,8 +76,8 @@ static void take_work(const ToeplitzPlan *plan, Arena *arena, ToeplitzWork *work
 }
 
 ToeplitzScratch toeplitz_scratch_at(const ToeplitzPlan *plan, void *scratch, size_t *bytes) {
-    Arena arena = scratch ? (Arena){.name = "attention", .base = scratch, .capacity = SIZE_MAX}
-                          : arena_measure("attention");
+    Arena arena =
+        scratch ? (Arena){.name = "attention", .base = scratch, .capacity = SIZE_MAX} : arena_measure("attention");
     ToeplitzUnit no_unit;
     ToeplitzWork no_work;
     ToeplitzScratch parts = {.unit = ARENA_TAKE(&arena, ToeplitzUnit, plan->wave),
@@ -137,7 +138,8 @@ static void load_columns(const ToeplitzPlan *plan, ToeplitzWork *work, real *out
         for (size_t r = 0; r < count; r++)
             for (size_t c = 0; c < columns; c++) out[c * plan->stride + first + r] = work->rows[r * columns + c];
     }
-    for (size_t c = 0; c < columns; c++) memset(out + c * plan->stride + tokens, 0, (plan->stride - tokens) * sizeof *out);
+    for (size_t c = 0; c < columns; c++)
+        memset(out + c * plan->stride + tokens, 0, (plan->stride - tokens) * sizeof *out);
 }
 
 // Part `part` of a unit: query heads, then keys, then values.
@@ -174,7 +176,8 @@ static void judge(const ToeplitzPlan *plan, ToeplitzUnit *unit, const ToeplitzSa
     const AttentionSettings *settings = &plan->base.settings;
     for (size_t member = 0; member < plan->group; member++) {
         const size_t head = unit->kv_head * plan->group + member, at = unit->batch * settings->heads + head;
-        const double measured = settings->logit_scale * plan->weight_norm * unit->norm[member] * unit->norm[plan->group];
+        const double measured =
+            settings->logit_scale * plan->weight_norm * unit->norm[member] * unit->norm[plan->group];
         // a NaN is not within the bound either; the true exp lets it through to where it is found
         const bool within = measured * (1.0 + 64.0 * REAL_EPSILON) <= plan->polynomial.interval ||
                             settings->polynomial == POLYNOMIAL_POWER;

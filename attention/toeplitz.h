@@ -6,17 +6,17 @@
 #include "attention/attention.h"
 
 typedef struct ToeplitzCounts {
-    size_t support;             // |S| that the far field sees
-    size_t terms;               // monomials over S of degree ≤ g: the rescaled Toeplitz matrices of Lemma C.2
-    size_t pairs;               // of them with different (q-monomial, k-monomial)
-    size_t kernels;             // different Toeplitz matrices among these, up to a factor: cached spectra per length
+    size_t support; // |S| that the far field sees
+    size_t terms;   // monomials over S of degree ≤ g: the rescaled Toeplitz matrices of Lemma C.2
+    size_t pairs;   // of them with different (q-monomial, k-monomial)
+    size_t kernels; // different Toeplitz matrices among these, up to a factor: cached spectra per length
     size_t query_monomials, key_monomials;
-    size_t components;          // groups of monomials that no pair connects
-    size_t rungs;               // transform lengths (toeplitz_plan.h)
-    size_t longest;             // the longest of them
-    double forward_transforms;  // real transforms of one call, all lengths counted alike
+    size_t components;         // groups of monomials that no pair connects
+    size_t rungs;              // transform lengths (toeplitz_plan.h)
+    size_t longest;            // the longest of them
+    double forward_transforms; // real transforms of one call, all lengths counted alike
     double backward_transforms;
-    double forward_flops;       // 2.5 N log2 N for each of them
+    double forward_flops; // 2.5 N log2 N for each of them
     double backward_flops;
     size_t spectra_bytes;
 } ToeplitzCounts;

@@ -24,7 +24,8 @@ static void load_gradient(const ToeplitzPlan *plan, ToeplitzUnit *unit, const At
     for (size_t t = 0; t < settings->tokens; t++) {
         const size_t row = (unit->batch * settings->tokens + t) * io->o_stride + head * size;
         const double lowered = plan->shift[head] - (double)saved->shift[at * settings->tokens + t];
-        const real factor = toeplitz_sees_far(plan, t) ? (real)exp(lowered) * saved->inverse[at * settings->tokens + t] : 0;
+        const real factor =
+            toeplitz_sees_far(plan, t) ? (real)exp(lowered) * saved->inverse[at * settings->tokens + t] : 0;
         real delta = 0;
         for (size_t e = 0; e < size; e++) {
             sum[e * plan->stride + t] = io->d_o[row + e] * factor;
@@ -128,8 +129,10 @@ void toeplitz_backward(const AttentionPlan *base, const AttentionBackward *io) {
             const ToeplitzUnit *unit = &scratch.unit[task / tiles];
             const size_t part = task % tiles / blocks, first = task % blocks * TOEPLITZ_TILE;
             ToeplitzWork *work = &scratch.work[threads_here()];
-            if (part < plan->group) toeplitz_rows_backward(plan, unit, work, io, &saved, part, first);
-            else toeplitz_keys_backward(plan, unit, work, io, &saved, first);
+            if (part < plan->group)
+                toeplitz_rows_backward(plan, unit, work, io, &saved, part, first);
+            else
+                toeplitz_keys_backward(plan, unit, work, io, &saved, first);
         }
     }
 }

@@ -14,7 +14,8 @@ typedef struct DecodeState {
 static DecodeState state_at(const ToeplitzPlan *plan, void *state, size_t *bytes) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t rows = settings->tokens * settings->kv_heads;
-    Arena arena = state ? (Arena){.name = "attention", .base = state, .capacity = SIZE_MAX} : arena_measure("attention");
+    Arena arena =
+        state ? (Arena){.name = "attention", .base = state, .capacity = SIZE_MAX} : arena_measure("attention");
     DecodeState parts = {
         .near_key = ARENA_TAKE(&arena, real, rows * settings->qk_size),
         .far_key = ARENA_TAKE(&arena, real, rows * plan->far_size),
@@ -97,8 +98,8 @@ static void decode_head(const ToeplitzPlan *plan, const DecodeState *state, real
     memset(sums.value, 0, sums.size * sizeof(double));
     const double length = split_row(plan, near, far, q + head * size);
     const double measured = settings->logit_scale * plan->weight_norm * length * state->norm[g];
-    const bool within = measured * (1.0 + 64.0 * REAL_EPSILON) <= plan->polynomial.interval ||
-                            settings->polynomial == POLYNOMIAL_POWER;
+    const bool within =
+        measured * (1.0 + 64.0 * REAL_EPSILON) <= plan->polynomial.interval || settings->polynomial == POLYNOMIAL_POWER;
     const bool polynomial = plan->expands && within;
     for (size_t j = 0; j <= position; j++) {
         const size_t lag = position - j, row = j * settings->kv_heads + g;
@@ -108,8 +109,10 @@ static void decode_head(const ToeplitzPlan *plan, const DecodeState *state, real
             add(&sums, 1.0, bias + near_logit(plan, near, state->near_key + row * size, lag), v);
         } else if (settings->far != FAR_NONE) {
             const double x = far_logit(plan, far, state->far_key + row * plan->far_size, lag);
-            if (polynomial) add(&sums, polynomial_value(&plan->polynomial, x), bias, v);
-            else add(&sums, 1.0, bias + x, v);
+            if (polynomial)
+                add(&sums, polynomial_value(&plan->polynomial, x), bias, v);
+            else
+                add(&sums, 1.0, bias + x, v);
         }
     }
     for (size_t e = 0; e < sums.size; e++) o[e] = (real)(sums.value[e] / sums.total);

@@ -13,8 +13,8 @@ typedef struct ToeplitzKernels {
     // LANES. conjugate: of the kernel, which transposes the Toeplitz matrix.
     void (*mix)(real *out, const real *kernel, const real *in, real scale, size_t reals, bool conjugate,
                 bool accumulate);
-    real (*exponentials)(real *out, const real *x, real shift, size_t count);    // out = exp(x - shift); their sum
-    real (*largest)(const real *x, size_t count);                                // max; -Inf if count is 0
+    real (*exponentials)(real *out, const real *x, real shift, size_t count); // out = exp(x - shift); their sum
+    real (*largest)(const real *x, size_t count);                             // max; -Inf if count is 0
 } ToeplitzKernels;
 
 ISA_TABLE(ToeplitzKernels, toeplitz_kernels)

@@ -22,8 +22,12 @@ typedef struct Tile {
 } Tile;
 
 static Tile make_tile(const ToeplitzPlan *plan, const ToeplitzUnit *unit, ToeplitzWork *work, size_t member) {
-    return (Tile){.plan = plan, .unit = unit, .work = work, .member = member,
-                  .head = unit->kv_head * plan->group + member, .exact_far = unit->exact_far[member]};
+    return (Tile){.plan = plan,
+                  .unit = unit,
+                  .work = work,
+                  .member = member,
+                  .head = unit->kv_head * plan->group + member,
+                  .exact_far = unit->exact_far[member]};
 }
 
 // near_query and far_query = rows i … of the tile's head, times s.
@@ -76,11 +80,12 @@ static bool tile_logits(Tile *tile, size_t j) {
     memset(far_logits, 0, tile->rows * TILE * sizeof(real));
     for (size_t e = 0; tile->has_near && e < plan->support; e++)
         position_kernels()->table_logits(near_logits, TILE, tile->work->near_query + plan->entry[e].row,
-                                         settings->qk_size, tile->unit->near_key + plan->entry[e].column * plan->stride + j,
+                                         settings->qk_size,
+                                         tile->unit->near_key + plan->entry[e].column * plan->stride + j,
                                          plan->weight + e * lags + lag_offset(tile), tile->rows, tile->columns);
     for (size_t e = 0; tile->has_far && e < plan->far_entries; e++)
-        position_kernels()->table_logits(far_logits, TILE, tile->work->far_query + plan->far_place[e].row, plan->far_size,
-                                         tile->unit->key + plan->far_place[e].column * plan->stride + j,
+        position_kernels()->table_logits(far_logits, TILE, tile->work->far_query + plan->far_place[e].row,
+                                         plan->far_size, tile->unit->key + plan->far_place[e].column * plan->stride + j,
                                          plan->weight + plan->far_entry[e] * lags + lag_offset(tile), tile->rows,
                                          tile->columns);
     for (size_t r = 0; r < tile->rows; r++)
@@ -198,11 +203,10 @@ static void tile_inputs(Tile *tile) {
     }
     for (size_t e = 0; tile->has_far && e < plan->far_entries; e++) {
         const PositionEntry place = plan->far_place[e];
-        position_kernels()->table_gradients(work->d_far + place.row, plan->far_size, work->d_far_key + place.column * TILE,
-                                            work->far, TILE, work->far_query + place.row, plan->far_size,
-                                            tile->unit->key + place.column * plan->stride + tile->j,
-                                            plan->weight + plan->far_entry[e] * lags + lag_offset(tile), tile->rows,
-                                            tile->columns);
+        position_kernels()->table_gradients(
+            work->d_far + place.row, plan->far_size, work->d_far_key + place.column * TILE, work->far, TILE,
+            work->far_query + place.row, plan->far_size, tile->unit->key + place.column * plan->stride + tile->j,
+            plan->weight + plan->far_entry[e] * lags + lag_offset(tile), tile->rows, tile->columns);
     }
 }
 
@@ -285,8 +289,8 @@ void toeplitz_keys_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, 
         }
     }
     const size_t row = unit->batch * settings->tokens + first, head = unit->kv_head;
-    unbound(plan, work, io->dk + row * io->k_stride + head * size, io->k_stride, io->k + row * io->k_stride + head * size,
-            io->k_stride, keys);
+    unbound(plan, work, io->dk + row * io->k_stride + head * size, io->k_stride,
+            io->k + row * io->k_stride + head * size, io->k_stride, keys);
     for (size_t r = 0; r < keys; r++)
         for (size_t e = 0; e < columns; e++)
             io->dv[(row + r) * io->v_stride + head * columns + e] =

@@ -14,13 +14,15 @@
 static bool check_settings(const ToeplitzPlan *plan, Error *error) {
     const AttentionSettings *settings = &plan->base.settings;
     if (settings->far == FAR_NONE && settings->near == 0)
-        return error_set(error, ERROR_USER, "attention.far = none needs attention.near of at least 1: a token must see "
-                                            "something.");
-    if (plan->far_size < settings->qk_size && !plan->position.rotates)
         return error_set(error, ERROR_USER,
-                         "attention.far_size = %zu chooses the slowest rotary dimensions, but kernel %s does not rotate. "
-                         "Set attention.far_size = 0.",
-                         settings->far_size, settings->kernel);
+                         "attention.far = none needs attention.near of at least 1: a token must see "
+                         "something.");
+    if (plan->far_size < settings->qk_size && !plan->position.rotates)
+        return error_set(
+            error, ERROR_USER,
+            "attention.far_size = %zu chooses the slowest rotary dimensions, but kernel %s does not rotate. "
+            "Set attention.far_size = 0.",
+            settings->far_size, settings->kernel);
     if (plan->far_size % 2 && plan->position.rotates)
         return error_set(error, ERROR_USER, "attention.far_size = %zu is not even: rotary dimensions come in pairs.",
                          settings->far_size);
@@ -38,10 +40,11 @@ static bool check_tables(const AttentionSettings *settings, Error *error) {
         return error_set(error, ERROR_USER, "%zu tokens are more than transforms of method toeplitz are made for.",
                          settings->tokens);
     return bytes <= (double)cpu.memory_available ||
-           error_set(error, ERROR_USER,
-                     "Method toeplitz needs %.0f MiB for the position kernel of %zu tokens and size %zu, but %.0f MiB of "
-                     "memory are available.",
-                     bytes / 1048576.0, settings->tokens, settings->qk_size, (double)cpu.memory_available / 1048576.0);
+           error_set(
+               error, ERROR_USER,
+               "Method toeplitz needs %.0f MiB for the position kernel of %zu tokens and size %zu, but %.0f MiB of "
+               "memory are available.",
+               bytes / 1048576.0, settings->tokens, settings->qk_size, (double)cpu.memory_available / 1048576.0);
 }
 
 static void choose_wave(ToeplitzPlan *plan) {
@@ -61,14 +64,15 @@ static void choose_wave(ToeplitzPlan *plan) {
 static bool lay_out(ToeplitzPlan *plan, Error *error) {
     const AttentionSettings *settings = &plan->base.settings;
     plan->group = settings->heads / settings->kv_heads;
-    plan->far_size = settings->far_size && settings->far_size < settings->qk_size ? settings->far_size : settings->qk_size;
+    plan->far_size =
+        settings->far_size && settings->far_size < settings->qk_size ? settings->far_size : settings->qk_size;
     plan->expands = settings->far == FAR_POLYNOMIAL;
     plan->stride = (settings->tokens + 15) / 16 * 16 + TOEPLITZ_TILE;
     plan->slices = toeplitz_least(settings->v_size + 1, TOEPLITZ_SLICES);
     plan->workers = threads_count();
     plan->bound = bound_make(settings);
-    if (!check_tables(settings, error) || !position_create(&plan->position, settings, error) || !check_settings(plan, error) ||
-        !toeplitz_support_create(plan, error))
+    if (!check_tables(settings, error) || !position_create(&plan->position, settings, error) ||
+        !check_settings(plan, error) || !toeplitz_support_create(plan, error))
         return false;
     plan->bias_heads = plan->position.kind == POSITION_ALIBI ? settings->heads : 1;
     if (!plan->expands) return toeplitz_check_memory(plan, error);
@@ -178,14 +182,15 @@ bool toeplitz_check_memory(ToeplitzPlan *plan, Error *error) {
     size_t total;
     if (size_add(plan->spectra_bytes, needs->scratch_bytes, &total) && total <= cpu.memory_available) return true;
     const double mebibyte = 1048576.0;
-    return error_set(error, ERROR_USER,
-                     "Method toeplitz with %zu entries of the position kernel, degree %zu and %zu tokens expands to %zu "
-                     "terms, %zu kernels in %zu lengths: %.0f MiB of spectra and %.0f MiB of scratch, but %.0f MiB of "
-                     "memory are available. Lower attention.degree, attention.far_size or model.tokens, or use "
-                     "attention.method = lowrank.",
-                     plan->far_entries, plan->base.settings.degree, plan->base.settings.tokens, plan->terms.terms,
-                     plan->bias_heads * plan->terms.kernels, plan->rungs, (double)plan->spectra_bytes / mebibyte,
-                     (double)needs->scratch_bytes / mebibyte, (double)cpu.memory_available / mebibyte);
+    return error_set(
+        error, ERROR_USER,
+        "Method toeplitz with %zu entries of the position kernel, degree %zu and %zu tokens expands to %zu "
+        "terms, %zu kernels in %zu lengths: %.0f MiB of spectra and %.0f MiB of scratch, but %.0f MiB of "
+        "memory are available. Lower attention.degree, attention.far_size or model.tokens, or use "
+        "attention.method = lowrank.",
+        plan->far_entries, plan->base.settings.degree, plan->base.settings.tokens, plan->terms.terms,
+        plan->bias_heads * plan->terms.kernels, plan->rungs, (double)plan->spectra_bytes / mebibyte,
+        (double)needs->scratch_bytes / mebibyte, (double)cpu.memory_available / mebibyte);
 }
 
 void toeplitz_explain(const AttentionPlan *base, char *text, size_t size) {

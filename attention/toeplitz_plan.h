@@ -22,7 +22,7 @@
 
 enum {
     TOEPLITZ_RUNG_RATIO = 4,
-    TOEPLITZ_RUNG_LAST = 32,   // a rung that ends here or earlier starts at 0
+    TOEPLITZ_RUNG_LAST = 32, // a rung that ends here or earlier starts at 0
     TOEPLITZ_RUNGS = 34,
     TOEPLITZ_SLICES = 8,
     TOEPLITZ_TILE = 64,        // queries and keys of a tile of pairs
@@ -30,11 +30,11 @@ enum {
 };
 
 typedef struct Rung {
-    size_t first, last;  // outputs [first, last); inputs [0, last)
-    size_t inputs;       // T without the mask, else last
+    size_t first, last; // outputs [first, last); inputs [0, last)
+    size_t inputs;      // T without the mask, else last
     Transform transform;
-    size_t stride;       // numbers from one spectrum to the next
-    real *spectra;       // (bias_heads, kernels, stride), divided by N
+    size_t stride; // numbers from one spectrum to the next
+    real *spectra; // (bias_heads, kernels, stride), divided by N
 } Rung;
 
 typedef struct ToeplitzPlan {
@@ -43,11 +43,11 @@ typedef struct ToeplitzPlan {
     Bound bound;
     Polynomial polynomial;
     Terms terms;
-    bool expands;             // settings.far is FAR_POLYNOMIAL: there are terms and rungs
-    size_t far_size;          // F
-    size_t *dimension;        // (F) dimensions of q and k that the far field sees
-    size_t support;           // |S| of all dimensions
-    PositionEntry *entry;     // (support)
+    bool expands;         // settings.far is FAR_POLYNOMIAL: there are terms and rungs
+    size_t far_size;      // F
+    size_t *dimension;    // (F) dimensions of q and k that the far field sees
+    size_t support;       // |S| of all dimensions
+    PositionEntry *entry; // (support)
     size_t far_entries;
     size_t *far_entry;        // (far_entries) which of them are between far dimensions
     PositionEntry *far_place; // (far_entries) row and column as places among the far dimensions
@@ -59,51 +59,51 @@ typedef struct ToeplitzPlan {
     size_t rungs;
     Rung rung[TOEPLITZ_RUNGS]; // longest first
     size_t spectra_bytes;
-    size_t group;             // H/G
-    size_t stride;            // T padded: rows of feature-major arrays, readable one tile beyond T
+    size_t group;  // H/G
+    size_t stride; // T padded: rows of feature-major arrays, readable one tile beyond T
     size_t slices, wave, workers;
     size_t most_stride, most_length;
 } ToeplitzPlan;
 
 // What forward leaves for backward.
 typedef struct ToeplitzSaved {
-    real *shift;             // (B,H,T) m_i: weights were exp(x - m_i)
-    real *inverse;           // (B,H,T) 1/Z_i
-    real *far_share;         // (B,H,T) share of the transformed sum in Z_i
-    double *measured;        // (B,H) Λ
-    unsigned char *exact_far;// (B,H) the far field is the true exp
+    real *shift;              // (B,H,T) m_i: weights were exp(x - m_i)
+    real *inverse;            // (B,H,T) 1/Z_i
+    real *far_share;          // (B,H,T) share of the transformed sum in Z_i
+    double *measured;         // (B,H) Λ
+    unsigned char *exact_far; // (B,H) the far field is the true exp
 } ToeplitzSaved;
 
 typedef struct ToeplitzUnit {
     size_t batch, kv_head;
-    real *query;      // (group, F, stride) bounded
-    real *key;        // (F, stride) bounded
-    real *near_key;   // (D, stride) as the near field sees it
-    real *value;      // (E+1, stride): columns of V, then ones
-    real *sum;        // (group, E+1, stride): numerator and denominator; backward: dN and dZ
-    real *d_value;    // (E+1, stride)
-    real *d_query;    // (slices, group, F, stride)
-    real *d_key;      // (slices, F, stride)
-    double *norm;     // (group + 1) largest length of a far query of each head; of a far key
-    double *changed;  // (group + 1) entries or rows that the bound changed
+    real *query;              // (group, F, stride) bounded
+    real *key;                // (F, stride) bounded
+    real *near_key;           // (D, stride) as the near field sees it
+    real *value;              // (E+1, stride): columns of V, then ones
+    real *sum;                // (group, E+1, stride): numerator and denominator; backward: dN and dZ
+    real *d_value;            // (E+1, stride)
+    real *d_query;            // (slices, group, F, stride)
+    real *d_key;              // (slices, F, stride)
+    double *norm;             // (group + 1) largest length of a far query of each head; of a far key
+    double *changed;          // (group + 1) entries or rows that the bound changed
     unsigned char *exact_far; // (group)
 } ToeplitzUnit;
 
-typedef struct ToeplitzWork { // of one thread
-    real *key_rows, *d_key_rows;     // (most_keys, stride) monomials
-    real *query_rows, *d_query_rows; // (group, most_queries, stride)
-    real *key_spectra, *back_spectra;// (most_keys, most_stride)
-    real *query_spectra;             // (most_queries, most_stride)
-    real *signal;                    // (most_length)
+typedef struct ToeplitzWork {         // of one thread
+    real *key_rows, *d_key_rows;      // (most_keys, stride) monomials
+    real *query_rows, *d_query_rows;  // (group, most_queries, stride)
+    real *key_spectra, *back_spectra; // (most_keys, most_stride)
+    real *query_spectra;              // (most_queries, most_stride)
+    real *signal;                     // (most_length)
     // tiles of pairs (toeplitz_pairs.c)
-    real *near_query, *far_query;    // (TILE, D) times s, (TILE, F) times s
-    real *d_near, *d_far;            // (TILE, D), (TILE, F)
-    real *d_near_key, *d_far_key;    // (D, TILE), (F, TILE)
-    real *near, *far, *d_weight;     // (TILE, TILE) logits, then weights
-    real *sum;                       // (TILE, E)
-    real *rows;                      // (TILE, max(D, E))
-    real *raw;                       // (TILE, D)
-    real *shift, *total;             // (TILE)
+    real *near_query, *far_query; // (TILE, D) times s, (TILE, F) times s
+    real *d_near, *d_far;         // (TILE, D), (TILE, F)
+    real *d_near_key, *d_far_key; // (D, TILE), (F, TILE)
+    real *near, *far, *d_weight;  // (TILE, TILE) logits, then weights
+    real *sum;                    // (TILE, E)
+    real *rows;                   // (TILE, max(D, E))
+    real *raw;                    // (TILE, D)
+    real *shift, *total;          // (TILE)
 } ToeplitzWork;
 
 typedef struct ToeplitzScratch {

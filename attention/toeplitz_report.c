@@ -49,10 +49,10 @@ typedef struct Head {
     const ToeplitzPlan *plan;
     const ToeplitzUnit *unit;
     const ToeplitzSaved *saved;
-    size_t head, at;          // at: of the head's first token in saved
+    size_t head, at; // at: of the head's first token in saved
     Certificate certificate;
     double noise[TOEPLITZ_RUNGS]; // rounding of a rung's sums per unit of exp(shift)·max|v|
-    double rung_norm;         // largest ‖exp(b - shift)‖₂ of a rung
+    double rung_norm;             // largest ‖exp(b - shift)‖₂ of a rung
 } Head;
 
 static double row_length(const real *row, size_t stride, size_t size) {
@@ -62,7 +62,8 @@ static double row_length(const real *row, size_t stride, size_t size) {
 }
 
 // Smallest and largest value of a column of V.
-static void value_range(const ToeplitzUnit *unit, size_t column, size_t stride, size_t tokens, double *low, double *high) {
+static void value_range(const ToeplitzUnit *unit, size_t column, size_t stride, size_t tokens, double *low,
+                        double *high) {
     const real *v = unit->value + column * stride;
     *low = *high = (double)v[0];
     for (size_t t = 1; t < tokens; t++) {
@@ -167,7 +168,8 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
         for (size_t i = 0; i < settings->tokens; i++) {
             const CertificateToken token = make_token(&head, i);
             const real *o = io->o + (row + i) * io->o_stride + h * size;
-            double reach = 0.0; // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
+            double reach =
+                0.0; // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
             for (size_t e = 0; e < size; e++)
                 if (isnan((double)o[e])) reach = NAN;
             reach += head.certificate.facts.value_range;
@@ -186,8 +188,8 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
         Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
         const CertificateFacts *facts = &head.certificate.facts;
         if (!facts->polynomial) continue;
-        const double most_weight = exp(plan->shift[h] + facts->measured) *
-                                   (1.0 + polynomial_error(&plan->polynomial, facts->measured));
+        const double most_weight =
+            exp(plan->shift[h] + facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
         CertificateSums sums = {0};
         double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0;
         for (size_t i = 0; i < settings->tokens; i++) {

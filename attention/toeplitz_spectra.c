@@ -90,7 +90,8 @@ bool toeplitz_support_create(ToeplitzPlan *plan, Error *error) {
     for (size_t e = 0; e < plan->support; e++) {
         plan->entry[e] = position_entry(position, e);
         for (ptrdiff_t i = 0; i < 2 * (ptrdiff_t)settings->tokens - 1; i++)
-            plan->weight[e * lags + (size_t)i] = (real)position_weight(position, e, (ptrdiff_t)settings->tokens - 1 - i);
+            plan->weight[e * lags + (size_t)i] =
+                (real)position_weight(position, e, (ptrdiff_t)settings->tokens - 1 - i);
         size_t row = 0, column = 0;
         while (row < plan->far_size && plan->dimension[row] != plan->entry[e].row) row++;
         while (column < plan->far_size && plan->dimension[column] != plan->entry[e].column) column++;
@@ -165,9 +166,11 @@ static void write_kernel(const ToeplitzPlan *plan, const Symbols *symbols, const
 }
 
 static bool create_rung(ToeplitzPlan *plan, Rung *rung, const Symbols *symbols, double *bias, Error *error) {
-    rung->spectra = aligned_alloc(ARENA_ALIGNMENT, plan->bias_heads * plan->terms.kernels * rung->stride * sizeof(real));
-    if (!rung->spectra) return error_set(error, ERROR_MEMORY, "There is no memory for %zu spectra of length %zu.",
-                                         plan->bias_heads * plan->terms.kernels, rung->transform.length);
+    rung->spectra =
+        aligned_alloc(ARENA_ALIGNMENT, plan->bias_heads * plan->terms.kernels * rung->stride * sizeof(real));
+    if (!rung->spectra)
+        return error_set(error, ERROR_MEMORY, "There is no memory for %zu spectra of length %zu.",
+                         plan->bias_heads * plan->terms.kernels, rung->transform.length);
     memset(rung->spectra, 0, plan->bias_heads * plan->terms.kernels * rung->stride * sizeof(real));
     KernelTransform transform;
     if (!kernel_transform_create(&transform, rung->transform.length, error)) return false;
@@ -214,15 +217,17 @@ bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
     TermsEntry *entry = malloc((plan->far_entries + 1) * sizeof *entry);
     double *bias = malloc(symbols.lags * sizeof *bias);
     bool good = symbols.values && entry && bias;
-    if (!good) error_set(error, ERROR_MEMORY, "There is no memory for %zu sequences of %zu lags.", plan->far_entries,
-                         symbols.lags);
+    if (!good)
+        error_set(error, ERROR_MEMORY, "There is no memory for %zu sequences of %zu lags.", plan->far_entries,
+                  symbols.lags);
     size_t entries = 0;
     for (size_t e = 0; good && e < plan->far_entries; e++) {
         entry[entries] = find_symbol(plan, &symbols, e);
         if (entry[entries].scale != 0.0) entries++;
     }
-    good = good && terms_create(&plan->terms, entry, entries, plan->polynomial.coefficient, settings->degree,
-                                settings->logit_scale, error) &&
+    good = good &&
+           terms_create(&plan->terms, entry, entries, plan->polynomial.coefficient, settings->degree,
+                        settings->logit_scale, error) &&
            create_rungs(plan, error) && toeplitz_check_memory(plan, error);
     for (size_t r = 0; good && r < plan->rungs; r++) good = create_rung(plan, &plan->rung[r], &symbols, bias, error);
     free(symbols.values);

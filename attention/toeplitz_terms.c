@@ -76,10 +76,10 @@ static uint32_t find_root(uint32_t *parent, uint32_t node) {
 
 // What the expansion becomes before components are known: pairs in the order of (query, key), each with its parts.
 typedef struct Draft {
-    uint32_t query, key;    // indices over all monomials
+    uint32_t query, key; // indices over all monomials
     uint32_t component;
-    size_t first, count;    // parts, divided by the first one's coefficient
-    double scale;           // that coefficient
+    size_t first, count; // parts, divided by the first one's coefficient
+    double scale;        // that coefficient
     uint32_t kernel;
 } Draft;
 
@@ -120,8 +120,10 @@ static uint32_t find_monomial(const Monomial *list, size_t count, const Monomial
     size_t low = 0, high = count;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
-        if (monomial_compare(&list[middle], wanted) <= 0) low = middle;
-        else high = middle;
+        if (monomial_compare(&list[middle], wanted) <= 0)
+            low = middle;
+        else
+            high = middle;
     }
     return (uint32_t)low;
 }

@@ -34,14 +34,14 @@ typedef struct KernelPart { // coefficient · Π symbols
     Monomial symbols;
 } KernelPart;
 
-typedef struct Kernel { // Σ parts
+typedef struct Kernel {  // Σ parts
     size_t first, count; // in Terms.part
 } Kernel;
 
 typedef struct Pair {
     uint32_t query, key; // monomials, by their place in the component
     uint32_t kernel;
-    real scale;          // of the kernel: coefficient of P, s^n, multinomial
+    real scale; // of the kernel: coefficient of P, s^n, multinomial
 } Pair;
 
 typedef struct Component {
@@ -51,7 +51,7 @@ typedef struct Component {
 } Component;
 
 typedef struct Terms {
-    size_t terms;                 // C(|S|+g, g)
+    size_t terms; // C(|S|+g, g)
     size_t queries, keys, pairs, kernels, parts, components;
     size_t most_queries, most_keys; // of any component
     Monomial *query, *key;

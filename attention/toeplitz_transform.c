@@ -84,8 +84,8 @@ bool kernel_transform_create(KernelTransform *transform, size_t length, Error *e
     transform->spectrum = fftw_malloc(2 * (length / 2 + 1) * sizeof(double));
     pthread_mutex_lock(&planner);
     if (transform->signal && transform->spectrum)
-        transform->plan = fftw_plan_dft_r2c_1d((int)length, transform->signal, (fftw_complex *)transform->spectrum,
-                                               FFTW_ESTIMATE);
+        transform->plan =
+            fftw_plan_dft_r2c_1d((int)length, transform->signal, (fftw_complex *)transform->spectrum, FFTW_ESTIMATE);
     pthread_mutex_unlock(&planner);
     if (transform->plan) return true;
     kernel_transform_destroy(transform);

@@ -9,7 +9,7 @@
 #include "core/real.h"
 
 typedef struct Transform {
-    size_t length;          // N
+    size_t length;           // N
     void *forward, *inverse; // FFTW plans
 } Transform;
 

@@ -26,14 +26,14 @@ typedef struct Instance {
     size_t n, d;
     AttentionSettings settings;
     double a1[N * D], a2[N * D], a3[N * D], e[N * D], x1[D2], x2[D2], y[D2];
-    double w[(2 * N - 1) * D2];         // W_t at (t + n - 1)·d²
-    double a[N * N * D4];               // Ã = A ⊘ W, (n², d⁴)
-    double x[D4];                       // vec(X₁⊗X₂)
+    double w[(2 * N - 1) * D2]; // W_t at (t + n - 1)·d²
+    double a[N * N * D4];       // Ã = A ⊘ W, (n², d⁴)
+    double x[D4];               // vec(X₁⊗X₂)
 } Instance;
 
 typedef struct Quantities {
-    double u[N * N], alpha[N], s[N * N];      // Definitions 3.13, 3.14, 3.15: rows are blocks j₀
-    double v[N * D], l[N * D], loss[N * D];   // 3.16, 3.17, 3.18
+    double u[N * N], alpha[N], s[N * N];    // Definitions 3.13, 3.14, 3.15: rows are blocks j₀
+    double v[N * D], l[N * D], loss[N * D]; // 3.16, 3.17, 3.18
     double beta[N * N], gamma[N * N], gamma1[N * N], gamma2[N * N], rho[N]; // 5.2, 5.3, 6.5, 6.6
 } Quantities;
 
@@ -66,7 +66,8 @@ static Instance *new_instance(size_t n, size_t d, const char *kernel) {
     for (size_t t = 0; t < 2 * n - 1; t++)
         for (size_t e = 0; e < position_support(&position); e++) {
             const PositionEntry entry = position_entry(&position, e);
-            p->w[t * d * d + entry.row * d + entry.column] = position_weight(&position, e, (ptrdiff_t)t - (ptrdiff_t)n + 1);
+            p->w[t * d * d + entry.row * d + entry.column] =
+                position_weight(&position, e, (ptrdiff_t)t - (ptrdiff_t)n + 1);
         }
     position_destroy(&position);
     double *const inputs[] = {p->a1, p->a2, p->a3, p->e, p->x1, p->x2, p->y};
@@ -293,12 +294,31 @@ static void method_gradient(const Instance *p, const AttentionMethod *method, do
     multiply(q, p->a1, p->x1, n, d, d);
     multiply(k, p->a2, p->x2, n, d, d);
     multiply(v, p->a3, p->y, n, d, d);
-    attention_forward(plan, &(AttentionForward){.o = o, .q = q, .k = k, .v = v, .o_stride = d, .q_stride = d,
-                                                .k_stride = d, .v_stride = d, .saved = saved, .scratch = scratch});
+    attention_forward(plan, &(AttentionForward){.o = o,
+                                                .q = q,
+                                                .k = k,
+                                                .v = v,
+                                                .o_stride = d,
+                                                .q_stride = d,
+                                                .k_stride = d,
+                                                .v_stride = d,
+                                                .saved = saved,
+                                                .scratch = scratch});
     for (size_t i = 0; i < n * d; i++) d_o[i] = o[i] - p->e[i];
-    attention_backward(plan, &(AttentionBackward){.dq = dq, .dk = dk, .dv = dv, .d_o = d_o, .o = o, .q = q, .k = k,
-                                                  .v = v, .o_stride = d, .q_stride = d, .k_stride = d, .v_stride = d,
-                                                  .saved = saved, .scratch = scratch});
+    attention_backward(plan, &(AttentionBackward){.dq = dq,
+                                                  .dk = dk,
+                                                  .dv = dv,
+                                                  .d_o = d_o,
+                                                  .o = o,
+                                                  .q = q,
+                                                  .k = k,
+                                                  .v = v,
+                                                  .o_stride = d,
+                                                  .q_stride = d,
+                                                  .k_stride = d,
+                                                  .v_stride = d,
+                                                  .saved = saved,
+                                                  .scratch = scratch});
     transpose(transposed, p->a1, n, d);
     multiply(dx1, transposed, dq, d, n, d);
     transpose(transposed, p->a2, n, d);
@@ -358,18 +378,6 @@ static size_t features(double *phi, const double *rows, size_t n, size_t d, size
     }
 }
 
-static double distance(const double *a, const double *b, size_t count) {
-    double most = 0.0;
-    for (size_t i = 0; i < count; i++) most = fmax(most, fabs(a[i] - b[i]));
-    return most;
-}
-
-static double largest(const double *a, size_t count) {
-    double most = 0.0;
-    for (size_t i = 0; i < count; i++) most = fmax(most, fabs(a[i]));
-    return most;
-}
-
 // out (n, n) = U Vᵀ, both of `rank` columns in rows of `stride`
 static void outer(double *out, const double *u, const double *v, size_t n, size_t rank, size_t stride) {
     for (size_t i = 0; i < n; i++)
@@ -410,8 +418,9 @@ static void test_section_6(void **state) {
     }
     full_gradient(p, q.gamma, gradient);
     const double v_size = largest(q.v, n * d), bound = longest[0] * longest[1];
-    printf("ARAttLGC n=%zu d=%zu logits within %.3f: degree, ranks k1 k2 k3 k4, errors of s l beta gamma1 rho gamma2 g\n", n,
-           d, bound);
+    printf(
+        "ARAttLGC n=%zu d=%zu logits within %.3f: degree, ranks k1 k2 k3 k4, errors of s l beta gamma1 rho gamma2 g\n",
+        n, d, bound);
     double last = INFINITY;
     for (size_t degree = 1; degree <= 4; degree++) {
         Polynomial polynomial;
@@ -470,12 +479,13 @@ static void test_section_6(void **state) {
         // Theorem 6.7 multiplies by ‖Ãᵀ‖∞, which must be the induced norm: a sum over n² entries, not the largest one
         const double g_error = distance(approximate, gradient, d4(p));
         const double g_bound = (double)(n * n) * largest(p->a, n * n * d4(p)) * (gamma1_bound + gamma2_bound);
-        printf("  %zu: %zu %zu %zu %zu: %.1e %.1e %.1e %.1e %.1e %.1e %.1e\n", degree, k1, d, k1 * d, k1, s_error, l_error,
-               beta_error, gamma1_error, rho_error, gamma2_error, g_error);
+        printf("  %zu: %zu %zu %zu %zu: %.1e %.1e %.1e %.1e %.1e %.1e %.1e\n", degree, k1, d, k1 * d, k1, s_error,
+               l_error, beta_error, gamma1_error, rho_error, gamma2_error, g_error);
         const double errors[] = {s_error, l_error, beta_error, gamma1_error, rho_error, gamma2_error, g_error};
         const double bounds[] = {s_bound, l_bound, beta_bound, gamma1_bound, rho_bound, gamma2_bound, g_bound};
         for (size_t i = 0; i < 7; i++)
-            if (!(errors[i] <= bounds[i])) fail_msg("degree %zu, quantity %zu: %g > %g", degree, i, errors[i], bounds[i]);
+            if (!(errors[i] <= bounds[i]))
+                fail_msg("degree %zu, quantity %zu: %g > %g", degree, i, errors[i], bounds[i]);
         check_count("errors of Lemmas 6.2 to 6.7 within their bounds", 7);
         assert_true(g_error < 0.5 * last); // each degree helps
         last = g_error;
@@ -484,7 +494,7 @@ static void test_section_6(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_facts),     cmocka_unit_test(test_lemma_4_1),    cmocka_unit_test(test_section_5),
+    cmocka_unit_test(test_facts),        cmocka_unit_test(test_lemma_4_1), cmocka_unit_test(test_section_5),
     cmocka_unit_test(test_our_gradient), cmocka_unit_test(test_section_6),
 };
 TEST_MAIN(tests)

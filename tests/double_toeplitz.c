@@ -53,7 +53,8 @@ static double compare(const char *what, const AttentionSettings *settings, doubl
     Error error = {0};
     AttentionPlan *plan = attention_create(&attention_toeplitz, settings, &error);
     if (!plan) fail_msg("%s: %s", what, error.message);
-    const ReferenceFar far = {value, slope, settings->far == FAR_POLYNOMIAL ? polynomial_of(settings, toeplitz_interval(plan)) : NULL};
+    const ReferenceFar far = {
+        value, slope, settings->far == FAR_POLYNOMIAL ? polynomial_of(settings, toeplitz_interval(plan)) : NULL};
     AttentionProblem problem = attention_problem_new(settings, 3, deviation, 7);
     attention_problem_run(&problem, plan, NULL, NULL);
     AttentionSolution solution = attention_solve(&problem, true, &far);

@@ -69,12 +69,13 @@ static void test_training(void **state) {
             // every step differs by no more than its own certified error, and carries on the differences before it
             sum += certified[0][step];
             const double difference = fabs(losses[0][step] - losses[1][step]);
-            if (!(difference <= sum)) fail_msg("%s, step %zu: losses differ by %g, certified %g", kernels[k], step, difference, sum);
+            if (!(difference <= sum))
+                fail_msg("%s, step %zu: losses differ by %g, certified %g", kernels[k], step, difference, sum);
             most = fmax(most, difference);
             check_count("losses of toeplitz and exact", 1);
         }
-        printf("%s: loss %.4f to %.4f, largest difference %.2g, certified output error %.2g\n", kernels[k], losses[0][0],
-               losses[0][STEPS - 1], most, certified[0][0]);
+        printf("%s: loss %.4f to %.4f, largest difference %.2g, certified output error %.2g\n", kernels[k],
+               losses[0][0], losses[0][STEPS - 1], most, certified[0][0]);
         assert_true(losses[0][STEPS - 1] < 0.95 * losses[0][0]);
         assert_true(most < 2e-3);
     }

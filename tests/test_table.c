@@ -172,7 +172,8 @@ static void test_mangled(void **state) {
         if (table_read(&table, file_with(good, cut), 2, 3, true, &error)) {
             assert_true(cut + 1 >= size); // only the last newline may be missing
             table_free(&table);
-        } else refused++;
+        } else
+            refused++;
     }
     const Random random = {5, RANDOM_TEST, 1};
     for (size_t n = 0; n < 3000; n++, tried++) {
@@ -183,7 +184,8 @@ static void test_mangled(void **state) {
         if (table_read(&table, file_with(text, size), 2, 3, true, &error)) {
             for (size_t i = 0; i < table.entries * table.lags; i++) assert_true(fabs(table.weight[i]) <= 1.0);
             table_free(&table);
-        } else refused++;
+        } else
+            refused++;
     }
     assert_true(refused > tried / 2);
     check_count("mangled files", tried);

@@ -57,7 +57,8 @@ static void test_reference(void **state) {
                 Error error = {0};
                 const ReferenceFar far = {value, slope, &polynomial};
                 AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
-                assert_true(polynomial_create(&polynomial, settings.polynomial, degree, toeplitz_interval(plan), &error));
+                assert_true(
+                    polynomial_create(&polynomial, settings.polynomial, degree, toeplitz_interval(plan), &error));
                 AttentionProblem problem = attention_problem_new(&settings, 1, 1.0, k);
                 attention_problem_run(&problem, plan, NULL, NULL);
                 AttentionSolution solution = attention_solve(&problem, true, &far);
@@ -77,13 +78,18 @@ static void test_lowrank(void **state) {
                 AttentionSettings settings = base_settings("rope", tokens, 8, 2);
                 settings.near = near;
                 settings.far_size = far_size;
-                AttentionPlan *plans[] = {new_plan(&attention_toeplitz, &settings), new_plan(&attention_lowrank, &settings)};
+                AttentionPlan *plans[] = {new_plan(&attention_toeplitz, &settings),
+                                          new_plan(&attention_lowrank, &settings)};
                 AttentionProblem problems[2];
                 for (size_t m = 0; m < 2; m++) {
                     problems[m] = attention_problem_new(&settings, 0, 1.0, near);
                     attention_problem_run(&problems[m], plans[m], NULL, NULL);
                 }
-                const struct { const char *what; real *a, *b; size_t count; } pairs[] = {
+                const struct {
+                    const char *what;
+                    real *a, *b;
+                    size_t count;
+                } pairs[] = {
                     {"o against lowrank", problems[0].o, problems[1].o, problems[0].o_count},
                     {"dq against lowrank", problems[0].dq, problems[1].dq, problems[0].q_count},
                     {"dk against lowrank", problems[0].dk, problems[1].dk, problems[0].k_count},
@@ -132,14 +138,22 @@ static void test_certificates(void **state) {
             problem.q[i] = problem.q[i % q_row];
         for (size_t i = 0; n % 4 == 1 && i < problem.k_count; i++) problem.k[i] = problem.k[i % k_row];
         double numbers[5][2];
-        AttentionReport report = {.output_bound = numbers[0], .dq_bound = numbers[1], .dk_bound = numbers[2],
-                                  .dv_bound = numbers[3], .fell_back = numbers[4]};
+        AttentionReport report = {.output_bound = numbers[0],
+                                  .dq_bound = numbers[1],
+                                  .dk_bound = numbers[2],
+                                  .dv_bound = numbers[3],
+                                  .fell_back = numbers[4]};
         attention_problem_run(&problem, plan, NULL, &report);
         problem.settings.far = FAR_EXACT;
         AttentionSolution solution = attention_solve(&problem, true, NULL);
-        const struct { real *actual; double *expected; size_t heads, size; } parts[] = {
-            {problem.o, solution.o, 2, 5}, {problem.dq, solution.dq, 2, 4}, {problem.dk, solution.dk, 1, 4},
-            {problem.dv, solution.dv, 1, 5}};
+        const struct {
+            real *actual;
+            double *expected;
+            size_t heads, size;
+        } parts[] = {{problem.o, solution.o, 2, 5},
+                     {problem.dq, solution.dq, 2, 4},
+                     {problem.dk, solution.dk, 1, 4},
+                     {problem.dv, solution.dv, 1, 5}};
         for (size_t p = 0; p < 4; p++) {
             double most = 0.0;
             for (size_t t = 0; t < settings.tokens; t++)
@@ -173,15 +187,18 @@ static void test_causality(void **state) {
         settings.near = near;
         AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
         for (size_t t = 1; t < tokens; t += 333) {
-            AttentionProblem before = attention_problem_new(&settings, 0, 1.0, 1), after = attention_problem_new(&settings, 0, 1.0, 1);
+            AttentionProblem before = attention_problem_new(&settings, 0, 1.0, 1),
+                             after = attention_problem_new(&settings, 0, 1.0, 1);
             for (size_t i = t * after.k_stride; i < after.k_count; i++) after.k[i] = -after.k[i];
             for (size_t i = t * after.v_stride; i < after.v_count; i++) after.v[i] = 3 - after.v[i];
             attention_problem_run(&before, plan, NULL, NULL);
             attention_problem_run(&after, plan, NULL, NULL);
-            for (size_t i = 0; i < t * before.o_stride; i++) most = fmax(most, fabs((double)(before.o[i] - after.o[i])));
+            for (size_t i = 0; i < t * before.o_stride; i++)
+                most = fmax(most, fabs((double)(before.o[i] - after.o[i])));
             check_count("outputs before a change", t * before.o_stride);
             double later = 0.0;
-            for (size_t i = t * before.o_stride; i < before.o_count; i++) later = fmax(later, fabs((double)(before.o[i] - after.o[i])));
+            for (size_t i = t * before.o_stride; i < before.o_count; i++)
+                later = fmax(later, fabs((double)(before.o[i] - after.o[i])));
             assert_true(later > 0.01);
             attention_problem_free(&before);
             attention_problem_free(&after);

@@ -39,8 +39,18 @@ static void test_rows(void **state) {
     assert_true(json_is_true(json_object_get(document, "passed")));
     const json_t *rows = json_object_get(document, "rows");
     assert_int_equal(json_array_size(rows), 6);
-    static const char *const keys[] = {"n", "d", "bound", "logit_bound", "degree", "method", "output_error",
-                                       "output_certified", "gradient_error", "gradient_certified", "exact_ms", "fast_ms"};
+    static const char *const keys[] = {"n",
+                                       "d",
+                                       "bound",
+                                       "logit_bound",
+                                       "degree",
+                                       "method",
+                                       "output_error",
+                                       "output_certified",
+                                       "gradient_error",
+                                       "gradient_certified",
+                                       "exact_ms",
+                                       "fast_ms"};
     for (size_t r = 0; r < json_array_size(rows); r++) {
         const json_t *row = json_array_get(rows, r);
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)

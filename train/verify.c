@@ -19,7 +19,7 @@ typedef struct Row {
     bool measured, failed;
     double bound, logit_bound;
     double output_error, output_certified, loss_error, loss_certified, gradient_error, gradient_certified;
-    double gradient_size;           // largest entry of the exact gradient
+    double gradient_size; // largest entry of the exact gradient
     double exact_seconds, fast_seconds;
     char left_out[256];
 } Row;
@@ -50,9 +50,10 @@ static size_t choose_degree(const Instance *instance, double epsilon, Error *err
         // a fifth is left to rounding and to Λ being taken a hair larger
         if (delta < 1.0 && delta / (1.0 - delta) * instance->value_range <= 0.8 * epsilon) return degree;
     }
-    error_set(error, ERROR_USER,
-              "No degree up to %d keeps the output of n = %zu within ε = %g at Λ = %.3g. Raise --epsilon or lower --bound.",
-              POLYNOMIAL_MAX_DEGREE, instance->n, epsilon, instance->logit_bound);
+    error_set(
+        error, ERROR_USER,
+        "No degree up to %d keeps the output of n = %zu within ε = %g at Λ = %.3g. Raise --epsilon or lower --bound.",
+        POLYNOMIAL_MAX_DEGREE, instance->n, epsilon, instance->logit_bound);
     return 0;
 }
 
@@ -73,7 +74,8 @@ static void compare(const Verify *verify, Row *row, const Answer *exact, const A
     row->output_error = distance(fast->o, exact->o, row->n * row->d);
     row->loss_error = fabs(fast->loss - exact->loss);
     row->gradient_error = distance(fast->gradient, exact->gradient, entries);
-    for (size_t i = 0; i < entries; i++) row->gradient_size = fmax(row->gradient_size, fabs((double)exact->gradient[i]));
+    for (size_t i = 0; i < entries; i++)
+        row->gradient_size = fmax(row->gradient_size, fabs((double)exact->gradient[i]));
     row->output_certified = fast->output_certified;
     row->loss_certified = fast->loss_certified;
     row->gradient_certified = fast->gradient_certified;
@@ -112,7 +114,8 @@ static bool measure_row(Verify *verify, const Config *config, const Instance *in
         snprintf(row->left_out, sizeof row->left_out, "%.250s", refusal.message);
         return true;
     }
-    const bool solved = instance_solve(instance, attention_method_find("exact"), &settings, verify->rounds, &exact, error);
+    const bool solved =
+        instance_solve(instance, attention_method_find("exact"), &settings, verify->rounds, &exact, error);
     if (solved) {
         compare(verify, row, &exact, &fast);
         answer_destroy(&exact);
@@ -126,24 +129,30 @@ static void print_row(const char *method, const Row *row) {
         fprintf(stderr, "%-9s %6zu %3zu  left out: %s\n", method, row->n, row->d, row->left_out);
         return;
     }
-    fprintf(stderr, "%-9s %6zu %3zu %5.3g %6.3f %2zu %9.2g %9.2g %9.2g %9.2g %9.2g %9.2g %10.2f %10.2f %s\n", method, row->n,
-            row->d, row->bound, row->logit_bound, row->degree, row->output_error, row->output_certified, row->loss_error,
-            row->loss_certified, row->gradient_error, row->gradient_certified, 1e3 * row->exact_seconds,
-            1e3 * row->fast_seconds, row->failed ? "FAILED" : row->fast_seconds < row->exact_seconds ? "fast" : "exact");
+    fprintf(stderr, "%-9s %6zu %3zu %5.3g %6.3f %2zu %9.2g %9.2g %9.2g %9.2g %9.2g %9.2g %10.2f %10.2f %s\n", method,
+            row->n, row->d, row->bound, row->logit_bound, row->degree, row->output_error, row->output_certified,
+            row->loss_error, row->loss_certified, row->gradient_error, row->gradient_certified,
+            1e3 * row->exact_seconds, 1e3 * row->fast_seconds,
+            row->failed                              ? "FAILED"
+            : row->fast_seconds < row->exact_seconds ? "fast"
+                                                     : "exact");
 }
 
 static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 static json_t *row_json(const Verify *verify, size_t method, const Row *row) {
-    json_t *object = json_pack("{s:s, s:b, s:I, s:I, s:f, s:f, s:I}", "method", verify->methods[method], "causal",
-                               !strcmp(verify->methods[method], "lowrank"), "n", (json_int_t)row->n, "d",
-                               (json_int_t)row->d, "bound", row->bound, "logit_bound", row->logit_bound, "degree",
-                               (json_int_t)row->degree);
+    json_t *object =
+        json_pack("{s:s, s:b, s:I, s:I, s:f, s:f, s:I}", "method", verify->methods[method], "causal",
+                  !strcmp(verify->methods[method], "lowrank"), "n", (json_int_t)row->n, "d", (json_int_t)row->d,
+                  "bound", row->bound, "logit_bound", row->logit_bound, "degree", (json_int_t)row->degree);
     if (!row->measured) {
         json_object_set_new(object, "left_out", json_string(row->left_out));
         return object;
     }
-    const struct { const char *key; double value; } numbers[] = {
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {
         {"output_error", row->output_error},     {"output_certified", row->output_certified},
         {"loss_error", row->loss_error},         {"loss_certified", row->loss_certified},
         {"gradient_error", row->gradient_error}, {"gradient_certified", row->gradient_certified},
@@ -174,7 +183,8 @@ static json_t *fit(const Verify *verify, size_t method) {
     const char *name = verify->methods[method];
     fprintf(stderr, "%s: time grows as n^%.2f (d and the logarithm included), exact as n^%.2f. ", name, fast_exponent,
             exact_exponent);
-    if (count == 0) fprintf(stderr, "Nothing was measured.\n");
+    if (count == 0)
+        fprintf(stderr, "Nothing was measured.\n");
     else if (wins == 0)
         fprintf(stderr, "At these n the fast method never wins: exact attention is %.1f times faster at n = %zu.\n",
                 fast[count - 1] / exact[count - 1], last);
@@ -194,14 +204,18 @@ static json_t *fit(const Verify *verify, size_t method) {
 }
 
 static bool measure(Verify *verify, const Config *config, Error *error) {
-    fprintf(stderr, "ARAttC and ARAttLGC, kernel %s, s = 1/d, ε = %g; toeplitz without the causal mask, as in the papers, "
-                    "lowrank with it\n", config->kernel, verify->epsilon);
-    fprintf(stderr, "%-9s %6s %3s %5s %6s %2s %9s %9s %9s %9s %9s %9s %10s %10s %s\n", "method", "n", "d", "B", "logits",
-            "g", "output", "certified", "loss", "certified", "gradient", "certified", "exact ms", "fast ms", "faster");
+    fprintf(stderr,
+            "ARAttC and ARAttLGC, kernel %s, s = 1/d, ε = %g; toeplitz without the causal mask, as in the papers, "
+            "lowrank with it\n",
+            config->kernel, verify->epsilon);
+    fprintf(stderr, "%-9s %6s %3s %5s %6s %2s %9s %9s %9s %9s %9s %9s %10s %10s %s\n", "method", "n", "d", "B",
+            "logits", "g", "output", "certified", "loss", "certified", "gradient", "certified", "exact ms", "fast ms",
+            "faster");
     for (size_t l = 0; l < verify->length_count; l++) {
         const size_t n = verify->lengths[l];
         Instance instance;
-        if (!instance_create(&instance, n, verify->size ? verify->size : papers_size(n), verify->bound, verify->seed, error))
+        if (!instance_create(&instance, n, verify->size ? verify->size : papers_size(n), verify->bound, verify->seed,
+                             error))
             return false;
         bool good = true;
         for (size_t m = 0; good && m < verify->method_count; m++) {
@@ -246,7 +260,8 @@ int command_verify(int argc, char **argv) {
     command_parse(command_find("verify"), table, values, argc, argv, &line);
     char *methods = strdup(values[METHOD] ? values[METHOD] : "toeplitz,lowrank");
     REQUIRE(methods);
-    verify.length_count = list_lengths(values[TOKENS] ? values[TOKENS] : "256,512,1K,2K,4K,8K,16K", verify.lengths, MOST_LENGTHS);
+    verify.length_count =
+        list_lengths(values[TOKENS] ? values[TOKENS] : "256,512,1K,2K,4K,8K,16K", verify.lengths, MOST_LENGTHS);
     verify.method_count = list_words(methods, verify.methods, MOST_METHODS);
     verify.size = (size_t)command_integer("size", values[SIZE], 0, 0, 256);
     verify.bound = command_number("bound", values[BOUND], 1.0, 1e-6, 100.0);
@@ -256,7 +271,8 @@ int command_verify(int argc, char **argv) {
     verify.seed = command_integer("seed", values[SEED], 1, 0, UINT64_MAX);
     verify.limit = command_number("limit", values[LIMIT], 60.0, 0.01, 1e6);
     bool good = true;
-    if (line.positional_count) good = error_set(&error, ERROR_USER, "verify takes no arguments, only options.");
+    if (line.positional_count)
+        good = error_set(&error, ERROR_USER, "verify takes no arguments, only options.");
     else if (!verify.length_count || verify.lengths[0] < 2)
         good = error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 256,512,1K.",
                          values[TOKENS]);
@@ -277,9 +293,11 @@ int command_verify(int argc, char **argv) {
     free(methods);
     if (failures)
         fprintf(stderr, "%zu of the errors above exceed ε = %g or their certificate.\n", failures, verify.epsilon);
-    json_t *document = json_pack("{s:f, s:b, s:o, s:o}", "epsilon", verify.epsilon, "passed", failures == 0, "rows", rows,
-                                 "fits", fits);
-    if (line.json) command_print_json(document);
-    else json_decref(document);
+    json_t *document = json_pack("{s:f, s:b, s:o, s:o}", "epsilon", verify.epsilon, "passed", failures == 0, "rows",
+                                 rows, "fits", fits);
+    if (line.json)
+        command_print_json(document);
+    else
+        json_decref(document);
     return failures ? 1 : 0;
 }

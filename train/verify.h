@@ -14,21 +14,21 @@
 
 typedef struct Instance {
     size_t n, d;
-    double bound;           // B
-    double logit_bound;     // Λ of this instance: max‖q‖·max‖k‖/d
+    double bound;                                              // B
+    double logit_bound;                                        // Λ of this instance: max‖q‖·max‖k‖/d
     double longest_query, longest_key, value_range, range_sum; // over columns: largest range, sum of ranges
     Arena arena;
-    real *a1, *a2, *e;      // (n, d)
-    real *q, *k, *v;        // (n, d): A₁X₁, A₂X₂, A₃Y
+    real *a1, *a2, *e; // (n, d)
+    real *q, *k, *v;   // (n, d): A₁X₁, A₂X₂, A₃Y
     real *o, *d_o, *dq, *dk, *dv;
 } Instance;
 
 // What one method makes of an instance.
 typedef struct Answer {
-    real *o;                // (n, d)
+    real *o; // (n, d)
     double loss;
-    real *gradient;         // (2, d, d): dX₁, dX₂
-    double seconds;         // forward and backward of attention, median
+    real *gradient;                                              // (2, d, d): dX₁, dX₂
+    double seconds;                                              // forward and backward of attention, median
     double output_certified, gradient_certified, loss_certified; // 0 for exact
     bool fell_back;
 } Answer;

@@ -53,7 +53,8 @@ bool instance_create(Instance *instance, size_t n, size_t d, double bound, uint6
     const Random random = {seed, RANDOM_BENCH, 0};
     real *const inputs[] = {instance->a1, instance->a2, instance->v, instance->e};
     for (size_t i = 0; i < 4; i++)
-        random_fill_uniform(inputs[i], n * d, i < 3 ? -1.0 : -bound, i < 3 ? 1.0 : bound, (Random){seed, RANDOM_BENCH, i});
+        random_fill_uniform(inputs[i], n * d, i < 3 ? -1.0 : -bound, i < 3 ? 1.0 : bound,
+                            (Random){seed, RANDOM_BENCH, i});
     // o is free: A₃ is needed no longer than for V = A₃Y
     memcpy(instance->o, instance->v, n * d * sizeof(real));
     if (!make_product(instance, instance->q, instance->a1, (Random){seed, random.stream, 4}, error) ||
@@ -126,8 +127,8 @@ static void certify(const Instance *instance, const Answer *answer, double beta,
         heaviest = fmax(heaviest, weight);
     }
     const double query = heaviest * (dq + shift * instance->longest_key);
-    const double key = largest * (double)n * (dq * instance->longest_query / instance->longest_key +
-                                              shift * instance->longest_query);
+    const double key =
+        largest * (double)n * (dq * instance->longest_query / instance->longest_key + shift * instance->longest_query);
     *loss = beta * sum + 0.5 * (double)(n * d) * beta * beta;
     *gradient = fmax(query, key);
 }
@@ -150,11 +151,29 @@ bool instance_solve(const Instance *instance, const AttentionMethod *method, con
     if (good) {
         void *saved = arena_take(&arena, needs.saved_bytes, 1), *scratch = arena_take(&arena, needs.scratch_bytes, 1);
         AttentionReport report = {.output_bound = &beta, .dq_bound = &dq, .fell_back = &fell_back};
-        AttentionForward forward = {.o = instance->o, .q = instance->q, .k = instance->k, .v = instance->v, .o_stride = d,
-                                    .q_stride = d, .k_stride = d, .v_stride = d, .saved = saved, .scratch = scratch};
-        AttentionBackward backward = {.dq = instance->dq, .dk = instance->dk, .dv = instance->dv, .d_o = instance->d_o,
-                                      .o = instance->o, .q = instance->q, .k = instance->k, .v = instance->v,
-                                      .o_stride = d, .q_stride = d, .k_stride = d, .v_stride = d, .saved = saved,
+        AttentionForward forward = {.o = instance->o,
+                                    .q = instance->q,
+                                    .k = instance->k,
+                                    .v = instance->v,
+                                    .o_stride = d,
+                                    .q_stride = d,
+                                    .k_stride = d,
+                                    .v_stride = d,
+                                    .saved = saved,
+                                    .scratch = scratch};
+        AttentionBackward backward = {.dq = instance->dq,
+                                      .dk = instance->dk,
+                                      .dv = instance->dv,
+                                      .d_o = instance->d_o,
+                                      .o = instance->o,
+                                      .q = instance->q,
+                                      .k = instance->k,
+                                      .v = instance->v,
+                                      .o_stride = d,
+                                      .q_stride = d,
+                                      .k_stride = d,
+                                      .v_stride = d,
+                                      .saved = saved,
                                       .scratch = scratch};
         // one pass more than is timed, which makes the certificates and warms caches
         for (size_t r = 0; r <= rounds; r++) {

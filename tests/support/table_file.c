@@ -12,14 +12,16 @@ const char *table_file_write(const char *name, size_t size, size_t tokens, bool 
     snprintf(path, sizeof path, "%s/%s", directory, name);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
-    fprintf(file, "rope-table 1 # made by a test\nsize %zu\nlags %ld %ld\nsupport", size, 1 - (long)tokens, (long)tokens - 1);
+    fprintf(file, "rope-table 1 # made by a test\nsize %zu\nlags %ld %ld\nsupport", size, 1 - (long)tokens,
+            (long)tokens - 1);
     for (size_t a = 0; a < size; a++) fprintf(file, " %zu:%zu", a, a);
     for (size_t a = 1; a < size; a++) fprintf(file, " %zu:%zu", a, a - 1);
     fprintf(file, "\n%sdata\n", bias ? "bias\n" : "");
     for (long t = 1 - (long)tokens; t < (long)tokens; t++) {
         fprintf(file, "%ld", t);
         for (size_t e = 0; e < 2 * size - 1; e++)
-            fprintf(file, " %.17g", 0.9 * cos(0.3 * (double)e + 0.07 * (double)t * (double)(e + 1)) * exp(-0.002 * fabs((double)t)));
+            fprintf(file, " %.17g",
+                    0.9 * cos(0.3 * (double)e + 0.07 * (double)t * (double)(e + 1)) * exp(-0.002 * fabs((double)t)));
         if (bias) fprintf(file, " %.17g", -0.5 + 0.5 * sin(0.2 * (double)t));
         fprintf(file, "\n");
     }
