@@ -17,7 +17,8 @@ double bound_interval(const AttentionSettings *settings, double weight_norm) {
     const double far = (double)(some ? settings->far_size : settings->qk_size);
     double interval = settings->logit_bound;
     if (settings->bound == BOUND_CLIP) {
-        const double guaranteed = settings->logit_scale * far * settings->entry_bound * settings->entry_bound * weight_norm;
+        const double guaranteed =
+            settings->logit_scale * far * settings->entry_bound * settings->entry_bound * weight_norm;
         if (!(interval > 0.0 && interval < guaranteed)) interval = guaranteed;
     }
     return interval * (1.0 + 128.0 * REAL_EPSILON);

@@ -61,8 +61,8 @@ const real *exact_lags(const ExactPlan *plan, const real *table, size_t i, size_
     return table ? table + (plan->position.tokens - 1 - i) + j : NULL;
 }
 
-void exact_logits(const ExactPlan *plan, real *s, const real *q, size_t rows, const real *kt, size_t columns, size_t head,
-                  size_t i, size_t j) {
+void exact_logits(const ExactPlan *plan, real *s, const real *q, size_t rows, const real *kt, size_t columns,
+                  size_t head, size_t i, size_t j) {
     const Position *position = &plan->position;
     const size_t size = plan->base.settings.qk_size;
     if (position->kind == POSITION_TABLE) {
@@ -162,15 +162,16 @@ static void clear(ForwardScratch *scratch, size_t count, size_t v_size) {
     for (size_t t = 0; t < count; t++) scratch->maximum[t] = -INFINITY;
 }
 
-static void pack(const ExactPlan *plan, const AttentionForward *io, const ForwardShared *shared, size_t pair, size_t slot,
-                 size_t tile) {
+static void pack(const ExactPlan *plan, const AttentionForward *io, const ForwardShared *shared, size_t pair,
+                 size_t slot, size_t tile) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t qk_size = settings->qk_size, v_size = settings->v_size, g = pair % settings->kv_heads;
     const size_t first = tile * KEY_TILE, keys = smaller(KEY_TILE, settings->tokens - first);
-    const size_t row = pair / settings->kv_heads * settings->tokens + first, rows = (slot * plan->tiles + tile) * KEY_TILE;
+    const size_t row = pair / settings->kv_heads * settings->tokens + first,
+                 rows = (slot * plan->tiles + tile) * KEY_TILE;
     ForwardScratch scratch = thread_scratch(plan, io->scratch);
-    exact_load_keys(plan, scratch.k, shared->kt + rows * qk_size, io->k + row * io->k_stride + g * qk_size, io->k_stride,
-                    first, keys);
+    exact_load_keys(plan, scratch.k, shared->kt + rows * qk_size, io->k + row * io->k_stride + g * qk_size,
+                    io->k_stride, first, keys);
     exact_load_values(shared->v + rows * v_size, v_size, io->v + row * io->v_stride + g * v_size, io->v_stride, keys);
 }
 
@@ -260,7 +261,9 @@ static void forward(const AttentionPlan *base, const AttentionForward *io) {
 }
 
 // The cache of one sequence: per key/value head, tiles of KEY_TILE tokens: kt (D, KEY_TILE), then v (KEY_TILE, E).
-static size_t cache_tile(const AttentionSettings *settings) { return KEY_TILE * (settings->qk_size + settings->v_size); }
+static size_t cache_tile(const AttentionSettings *settings) {
+    return KEY_TILE * (settings->qk_size + settings->v_size);
+}
 
 static size_t cache_head(const AttentionSettings *settings) {
     return (settings->tokens + KEY_TILE - 1) / KEY_TILE * cache_tile(settings);
@@ -268,8 +271,8 @@ static size_t cache_head(const AttentionSettings *settings) {
 
 static void decode_begin(const AttentionPlan *base, void *state) { memset(state, 0, base->needs.decode_bytes); }
 
-static void decode_head(const ExactPlan *plan, real *cache, real *o, const real *q, const real *k, const real *v, size_t g,
-                        size_t position, void *memory) {
+static void decode_head(const ExactPlan *plan, real *cache, real *o, const real *q, const real *k, const real *v,
+                        size_t g, size_t position, void *memory) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t qk_size = settings->qk_size, v_size = settings->v_size, group = settings->heads / settings->kv_heads;
     ForwardScratch scratch = thread_scratch(plan, memory);
@@ -293,8 +296,8 @@ static void decode(const AttentionPlan *base, void *state, real *o, const real *
                    size_t position, void *scratch) {
     const ExactPlan *plan = (const ExactPlan *)base;
     REQUIRE(position < base->settings.tokens);
-#pragma omp parallel for schedule(static) num_threads(smaller(plan->threads, threads_count()))                         \
-    if (position * base->settings.heads > 2048)
+#pragma omp parallel for schedule(static)                                                                              \
+    num_threads(smaller(plan->threads, threads_count())) if (position * base->settings.heads > 2048)
     for (size_t g = 0; g < base->settings.kv_heads; g++)
         decode_head(plan, (real *)state + g * cache_head(&base->settings), o, q, k, v, g, position, scratch);
 }

@@ -52,8 +52,8 @@ void exact_load_keys(const ExactPlan *plan, real *k, real *kt, const real *in, s
 // The same for values: v (KEY_TILE, E).
 void exact_load_values(real *v, size_t v_size, const real *in, size_t in_stride, size_t count);
 // s (rows, columns; stride KEY_TILE) = base-2 logits of queries i, i+1, … (q: loaded rows) against keys j, j+1, …
-void exact_logits(const ExactPlan *plan, real *s, const real *q, size_t rows, const real *kt, size_t columns, size_t head,
-                  size_t i, size_t j);
+void exact_logits(const ExactPlan *plan, real *s, const real *q, size_t rows, const real *kt, size_t columns,
+                  size_t head, size_t i, size_t j);
 // Table of factor or bias as rows at query i and column at key j read it; NULL stays NULL.
 const real *exact_lags(const ExactPlan *plan, const real *table, size_t i, size_t j);
 

@@ -18,16 +18,18 @@
 
 #define LOG2_E 1.4426950408889634
 
-enum { BACKWARD_BLOCK = 8 * QUERY_TILE }; // queries that meet one tile of keys: q, do, dq stay in the second cache level
+enum {
+    BACKWARD_BLOCK = 8 * QUERY_TILE
+}; // queries that meet one tile of keys: q, do, dq stay in the second cache level
 
 // A round's rows, packed; slot p of the round is one pair. T' = tiles·KEY_TILE. Gradients are those of rotated rows.
 typedef struct BackwardShared {
-    real *q, *dq;    // (round, H/G, T', D)
-    real *d_o;       // (round, H/G, T', E)
-    real *delta;     // (round, H/G, T')
-    real *k, *kt;    // (round·tiles, KEY_TILE, D) and transposed
-    real *vt;        // (round·tiles, E, KEY_TILE)
-    real *dk, *dv;   // (round·tiles, KEY_TILE, D), (…, E)
+    real *q, *dq;  // (round, H/G, T', D)
+    real *d_o;     // (round, H/G, T', E)
+    real *delta;   // (round, H/G, T')
+    real *k, *kt;  // (round·tiles, KEY_TILE, D) and transposed
+    real *vt;      // (round·tiles, E, KEY_TILE)
+    real *dk, *dv; // (round·tiles, KEY_TILE, D), (…, E)
 } BackwardShared;
 
 typedef struct BackwardScratch {
@@ -105,8 +107,8 @@ static void table_gradients(const ExactPlan *plan, const BackwardShared *shared,
 }
 
 // Queries i … against the keys of one tile, j …, which stand at key_row of the packed arrays.
-static void attend(const ExactPlan *plan, const BackwardShared *shared, const BackwardScratch *scratch, const Head *head,
-                   ExactStrip strip, size_t i, size_t j, size_t key_row) {
+static void attend(const ExactPlan *plan, const BackwardShared *shared, const BackwardScratch *scratch,
+                   const Head *head, ExactStrip strip, size_t i, size_t j, size_t key_row) {
     const size_t qk_size = plan->base.settings.qk_size, v_size = plan->base.settings.v_size;
     const size_t rows = strip.rows, columns = exact_pad(strip.keys);
     const TileKernels *tile = tile_kernels();
@@ -117,7 +119,8 @@ static void attend(const ExactPlan *plan, const BackwardShared *shared, const Ba
     softmax_kernels()->backward(s, ds, KEY_TILE, rows, strip.keys, strip.diagonal, head->lse + i, head->delta + i);
     tile->multiply(shared->dv + key_row * v_size, v_size, s, 1, KEY_TILE, d_o, v_size, columns, v_size, rows, true);
     if (plan->position.factor)
-        position_kernels()->apply_lags(ds, KEY_TILE, rows, columns, exact_lags(plan, plan->position.factor, i, j), NULL, 0);
+        position_kernels()->apply_lags(ds, KEY_TILE, rows, columns, exact_lags(plan, plan->position.factor, i, j), NULL,
+                                       0);
     if (plan->position.kind == POSITION_TABLE) {
         table_gradients(plan, shared, scratch, head, key_row, rows, columns, i, j);
         return;
@@ -137,7 +140,8 @@ static void backward_block(const ExactPlan *plan, const BackwardShared *shared, 
     const size_t limit = plan->base.settings.causal ? smaller(end, query + count) : end;
     for (size_t j = begin; j < limit; j += KEY_TILE)
         for (size_t first = 0; first < count;) {
-            const ExactStrip strip = exact_strip(plan, query, first, count, j, smaller(KEY_TILE, end - j), 2 * QUERY_STRIP);
+            const ExactStrip strip =
+                exact_strip(plan, query, first, count, j, smaller(KEY_TILE, end - j), 2 * QUERY_STRIP);
             if (strip.keys > 0)
                 attend(plan, shared, scratch, head, strip, query + first, j, slot * plan->tiles * KEY_TILE + j);
             first += strip.rows;
@@ -169,17 +173,19 @@ static void backward_task(const ExactPlan *plan, const AttentionBackward *io, co
     for (size_t query = segment_begin(plan, query_segment); query < last; query += BACKWARD_BLOCK)
         for (size_t member = 0; member < group; member++) {
             const Head head = head_of(plan, shared, io->saved, pair, slot, member);
-            backward_block(plan, shared, &scratch, &head, slot, query, smaller(BACKWARD_BLOCK, last - query), begin, end);
+            backward_block(plan, shared, &scratch, &head, slot, query, smaller(BACKWARD_BLOCK, last - query), begin,
+                           end);
         }
 }
 
 // Packs one tile of tokens of a pair: its keys, values, and the queries and do of its group; clears their gradients.
-static void pack(const ExactPlan *plan, const AttentionBackward *io, const BackwardShared *shared, size_t pair, size_t slot,
-                 size_t tile) {
+static void pack(const ExactPlan *plan, const AttentionBackward *io, const BackwardShared *shared, size_t pair,
+                 size_t slot, size_t tile) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t D = settings->qk_size, E = settings->v_size, g = pair % settings->kv_heads;
     const size_t first = tile * KEY_TILE, count = smaller(KEY_TILE, settings->tokens - first);
-    const size_t row = pair / settings->kv_heads * settings->tokens + first, packed = (slot * plan->tiles + tile) * KEY_TILE;
+    const size_t row = pair / settings->kv_heads * settings->tokens + first,
+                 packed = (slot * plan->tiles + tile) * KEY_TILE;
     Arena arena = exact_thread_arena(plan, io->scratch);
     const BackwardScratch scratch = take_scratch(plan, &arena);
     exact_load_keys(plan, shared->k + packed * D, shared->kt + packed * D, io->k + row * io->k_stride + g * D,
@@ -206,7 +212,8 @@ static void unpack(const ExactPlan *plan, const AttentionBackward *io, const Bac
     const AttentionSettings *settings = &plan->base.settings;
     const size_t D = settings->qk_size, E = settings->v_size, g = pair % settings->kv_heads;
     const size_t first = tile * KEY_TILE, count = smaller(KEY_TILE, settings->tokens - first);
-    const size_t row = pair / settings->kv_heads * settings->tokens + first, packed = (slot * plan->tiles + tile) * KEY_TILE;
+    const size_t row = pair / settings->kv_heads * settings->tokens + first,
+                 packed = (slot * plan->tiles + tile) * KEY_TILE;
     const size_t group = settings->heads / settings->kv_heads;
     for (size_t member = 0; member < group; member++) {
         const size_t at = (slot * group + member) * plan->tiles * KEY_TILE + first;

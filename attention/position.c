@@ -18,8 +18,10 @@ static const char *const kernel_names[] = {"rope", "rope-decay", "rope-window", 
 static real *new_reals(size_t count, size_t rows, Error *error) {
     size_t total, bytes;
     real *values = NULL;
-    if (size_multiply(count, rows, &total) && size_multiply(total, sizeof(real), &bytes)) values = calloc(total, sizeof(real));
-    if (!values) error_set(error, ERROR_MEMORY, "There is no memory for the position kernel's tables (%zu × %zu).", rows, count);
+    if (size_multiply(count, rows, &total) && size_multiply(total, sizeof(real), &bytes))
+        values = calloc(total, sizeof(real));
+    if (!values)
+        error_set(error, ERROR_MEMORY, "There is no memory for the position kernel's tables (%zu × %zu).", rows, count);
     return values;
 }
 
@@ -64,7 +66,8 @@ static bool create_table(Position *position, Error *error) {
     if (!position->table_weight) return false;
     for (size_t e = 0; e < position->table.entries; e++)
         for (size_t i = 0; i < 2 * position->tokens - 1; i++)
-            position->table_weight[e * position->lag_count + i] = (real)position_weight(position, e, lag_at(position, i));
+            position->table_weight[e * position->lag_count + i] =
+                (real)position_weight(position, e, lag_at(position, i));
     return true;
 }
 
@@ -84,7 +87,8 @@ bool position_create(Position *position, const AttentionSettings *settings, Erro
     position->rotates = position->kind <= POSITION_ROPE_WINDOW;
     bool created = true;
     if (position->kind == POSITION_TABLE)
-        created = table_read(&position->table, settings->kernel, position->qk_size, position->tokens, settings->causal, error);
+        created = table_read(&position->table, settings->kernel, position->qk_size, position->tokens, settings->causal,
+                             error);
     created = created && (!position->rotates || create_rotation(position, error)) && create_lags(position, error) &&
               (position->kind != POSITION_TABLE || create_table(position, error));
     if (!created) position_destroy(position);

@@ -13,8 +13,8 @@
 // q and k as one field (near or far) sees them, with the gradients of those values.
 typedef struct Field {
     AttentionBound bound;
-    size_t first_pair;        // dimensions of pairs below are zero in this field
-    double *q, *k, *dq, *dk;  // (T, D)
+    size_t first_pair;       // dimensions of pairs below are zero in this field
+    double *q, *k, *dq, *dk; // (T, D)
 } Field;
 
 struct AttentionReference {
@@ -22,13 +22,13 @@ struct AttentionReference {
     bool near_far;
     ReferenceFar far;
     size_t head;
-    double *cosine, *sine;    // (T, D/2) of lag·frequency, rotations only
-    PositionTable table;      // a table file's kernel
-    double *raw_q, *raw_k;    // (T, D) as loaded
-    double *v, *dv;           // (T, E)
+    double *cosine, *sine; // (T, D/2) of lag·frequency, rotations only
+    PositionTable table;   // a table file's kernel
+    double *raw_q, *raw_k; // (T, D) as loaded
+    double *v, *dv;        // (T, E)
     Field near, distant;
-    double *weight, *slope;   // (T) of one row: A and dA/dx
-    double *turned;           // (D) W_{i-j} kᵀ or W_{i-j}ᵀ qᵀ
+    double *weight, *slope; // (T) of one row: A and dA/dx
+    double *turned;         // (D) W_{i-j} kᵀ or W_{i-j}ᵀ qᵀ
 };
 
 static bool is_kernel(const AttentionReference *reference, const char *name) {
@@ -44,9 +44,14 @@ static double *new_doubles(size_t rows, size_t columns, Error *error) {
     return values;
 }
 
-static bool create_field(Field *field, AttentionBound bound, size_t first_pair, size_t tokens, size_t size, Error *error) {
-    *field = (Field){bound, first_pair, new_doubles(tokens, size, error), new_doubles(tokens, size, error),
-                     new_doubles(tokens, size, error), new_doubles(tokens, size, error)};
+static bool create_field(Field *field, AttentionBound bound, size_t first_pair, size_t tokens, size_t size,
+                         Error *error) {
+    *field = (Field){bound,
+                     first_pair,
+                     new_doubles(tokens, size, error),
+                     new_doubles(tokens, size, error),
+                     new_doubles(tokens, size, error),
+                     new_doubles(tokens, size, error)};
     return field->q && field->k && field->dq && field->dk;
 }
 
@@ -72,13 +77,16 @@ AttentionReference *reference_create(const AttentionSettings *settings, bool nea
     if (far) reference->far = *far;
     const bool table = !rotates(reference) && !is_kernel(reference, "alibi");
     const size_t hidden = near_far && settings->far_size && rotates(reference) ? (size - settings->far_size) / 2 : 0;
-    const AttentionBound near_bound = near_far && settings->near_bound == NEAR_BOUND_NONE ? BOUND_NONE : settings->bound;
+    const AttentionBound near_bound =
+        near_far && settings->near_bound == NEAR_BOUND_NONE ? BOUND_NONE : settings->bound;
     bool created = create_field(&reference->near, near_bound, 0, tokens, size, error) &&
                    create_field(&reference->distant, settings->bound, hidden, tokens, size, error) &&
-                   (reference->raw_q = new_doubles(tokens, size, error)) && (reference->raw_k = new_doubles(tokens, size, error)) &&
+                   (reference->raw_q = new_doubles(tokens, size, error)) &&
+                   (reference->raw_k = new_doubles(tokens, size, error)) &&
                    (reference->v = new_doubles(tokens, settings->v_size, error)) &&
                    (reference->dv = new_doubles(tokens, settings->v_size, error)) &&
-                   (reference->weight = new_doubles(tokens, 1, error)) && (reference->slope = new_doubles(tokens, 1, error)) &&
+                   (reference->weight = new_doubles(tokens, 1, error)) &&
+                   (reference->slope = new_doubles(tokens, 1, error)) &&
                    (reference->turned = new_doubles(size, 1, error)) &&
                    (reference->cosine = new_doubles(tokens, size / 2, error)) &&
                    (reference->sine = new_doubles(tokens, size / 2, error)) &&
@@ -100,8 +108,8 @@ void reference_destroy(AttentionReference *reference) {
     if (!reference) return;
     destroy_field(&reference->near);
     destroy_field(&reference->distant);
-    double *const arrays[] = {reference->raw_q, reference->raw_k, reference->v, reference->dv,
-                              reference->weight, reference->slope, reference->turned, reference->cosine, reference->sine};
+    double *const arrays[] = {reference->raw_q, reference->raw_k,  reference->v,      reference->dv,  reference->weight,
+                              reference->slope, reference->turned, reference->cosine, reference->sine};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) free(arrays[i]);
     table_free(&reference->table);
     free(reference);
@@ -157,7 +165,8 @@ static void load_rows(double *out, const real *in, size_t stride, size_t rows, s
 
 void reference_load(AttentionReference *reference, size_t head, const real *q, size_t q_stride, const real *k,
                     size_t k_stride, const real *v, size_t v_stride) {
-    const size_t tokens = reference->settings.tokens, size = reference->settings.qk_size, v_size = reference->settings.v_size;
+    const size_t tokens = reference->settings.tokens, size = reference->settings.qk_size,
+                 v_size = reference->settings.v_size;
     reference->head = head;
     load_rows(reference->raw_q, q, q_stride, tokens, size);
     load_rows(reference->raw_k, k, k_stride, tokens, size);
@@ -264,7 +273,8 @@ void reference_row(AttentionReference *reference, size_t i, double *o) {
 }
 
 void reference_row_backward(AttentionReference *reference, size_t i, const real *d_o) {
-    const size_t size = reference->settings.qk_size, v_size = reference->settings.v_size, count = row_length(reference, i);
+    const size_t size = reference->settings.qk_size, v_size = reference->settings.v_size,
+                 count = row_length(reference, i);
     const double sum = row_weights(reference, i, count), scale = reference->settings.logit_scale;
     double inner = 0.0; // do·o
     for (size_t j = 0; j < count; j++)

@@ -53,14 +53,18 @@ AttentionSettings attention_defaults(void) {
 
 // Every array of the problem, in bytes, with room for sums of a few of them.
 static bool check_sizes(const AttentionSettings *s, Error *error) {
-    const struct { const char *name; size_t value; } sizes[] = {
-        {"batch", s->batch}, {"tokens", s->tokens}, {"heads", s->heads}, {"kv_heads", s->kv_heads},
-        {"qk_size", s->qk_size}, {"v_size", s->v_size},
+    const struct {
+        const char *name;
+        size_t value;
+    } sizes[] = {
+        {"batch", s->batch},       {"tokens", s->tokens},   {"heads", s->heads},
+        {"kv_heads", s->kv_heads}, {"qk_size", s->qk_size}, {"v_size", s->v_size},
     };
     size_t product = 64;
     bool fits = true;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (sizes[i].value == 0) return error_set(error, ERROR_USER, "Attention needs %s of at least 1.", sizes[i].name);
+        if (sizes[i].value == 0)
+            return error_set(error, ERROR_USER, "Attention needs %s of at least 1.", sizes[i].name);
         // kv_heads ≤ heads, and the two head sizes multiply different arrays, but their product bounds every tile
         if (i != 3) fits = fits && size_multiply(product, sizes[i].value, &product);
     }
@@ -89,7 +93,8 @@ static bool check_position(const AttentionSettings *s, Error *error) {
 }
 
 static bool check_logits(const AttentionSettings *s, Error *error) {
-    if (!isfinite(s->logit_scale)) return error_set(error, ERROR_USER, "logit_scale = %g is not finite.", s->logit_scale);
+    if (!isfinite(s->logit_scale))
+        return error_set(error, ERROR_USER, "logit_scale = %g is not finite.", s->logit_scale);
     if (s->bound == BOUND_CLIP && !(s->entry_bound > 0.0 && isfinite(s->entry_bound)))
         return error_set(error, ERROR_USER, "entry_bound = %g is not a positive number.", s->entry_bound);
     if (s->bound == BOUND_BALL && !(s->logit_bound > 0.0 && isfinite(s->logit_bound)))
@@ -98,7 +103,8 @@ static bool check_logits(const AttentionSettings *s, Error *error) {
 }
 
 AttentionPlan *attention_create(const AttentionMethod *method, const AttentionSettings *settings, Error *error) {
-    if (!check_sizes(settings, error) || !check_position(settings, error) || !check_logits(settings, error)) return NULL;
+    if (!check_sizes(settings, error) || !check_position(settings, error) || !check_logits(settings, error))
+        return NULL;
     AttentionSettings resolved = *settings;
     // words of the configuration: 0 is 1/sqrt(D), negative 1/D
     if (settings->logit_scale == 0.0) resolved.logit_scale = 1.0 / sqrt((double)settings->qk_size);

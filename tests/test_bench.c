@@ -16,12 +16,18 @@ static void set(const char *assignment) {
 
 static void prepare(void) {
     config_defaults(&config);
-    const char *const settings[] = {"model.heads=2",  "model.width=16",  "model.qk_size=8",       "model.v_size=4",
-                                    "model.layers=2", "model.tokens=32", "model.vocabulary=50",   "train.batch=2",
-                                    "attention.near=16", "attention.far_size=4", "attention.degree=2"};
+    const char *const settings[] = {"model.heads=2",        "model.width=16",    "model.qk_size=8",
+                                    "model.v_size=4",       "model.layers=2",    "model.tokens=32",
+                                    "model.vocabulary=50",  "train.batch=2",     "attention.near=16",
+                                    "attention.far_size=4", "attention.degree=2"};
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) set(settings[i]);
-    options = (BenchOptions){.lengths = {48, 130}, .length_count = 2, .methods = {"exact", "lowrank"}, .method_count = 2,
-                             .rounds = 1, .batch = 1, .limit = 100};
+    options = (BenchOptions){.lengths = {48, 130},
+                             .length_count = 2,
+                             .methods = {"exact", "lowrank"},
+                             .method_count = 2,
+                             .rounds = 1,
+                             .batch = 1,
+                             .limit = 100};
 }
 
 static void check_keys(json_t *object, const char *const *keys) {
@@ -39,9 +45,10 @@ static void test_bench_attention(void **state) {
     Error error = {0};
     json_t *document = bench_attention(&config, &options, &error), *row, *fit;
     if (!document) fail_msg("%s", error.message);
-    static const char *const keys[] = {"method", "tokens", "qk_size", "v_size", "far_size", "degree", "logit_bound",
-                                       "features", "forward_ms", "backward_ms", "forward_share", "backward_share",
-                                       "max_error", "certified_error", "state_bytes", NULL};
+    static const char *const keys[] = {"method",     "tokens",          "qk_size",       "v_size",
+                                       "far_size",   "degree",          "logit_bound",   "features",
+                                       "forward_ms", "backward_ms",     "forward_share", "backward_share",
+                                       "max_error",  "certified_error", "state_bytes",   NULL};
     static const char *const fit_keys[] = {"method", "forward_exponent", "backward_exponent", "crossover_tokens", NULL};
     size_t index;
     assert_int_equal(json_array_size(json_object_get(document, "rows")), 4);
@@ -50,8 +57,10 @@ static void test_bench_attention(void **state) {
         assert_true(number(row, "forward_ms") > 0 && number(row, "backward_share") > 0);
         const bool exact = strcmp(json_string_value(json_object_get(row, "method")), "exact") == 0;
         assert_int_equal((size_t)number(row, "tokens"), options.lengths[index / 2]);
-        if (exact) assert_true(number(row, "max_error") < 1e-5 && number(row, "certified_error") == 0);
-        else assert_true(number(row, "features") == 15 && number(row, "max_error") <= number(row, "certified_error"));
+        if (exact)
+            assert_true(number(row, "max_error") < 1e-5 && number(row, "certified_error") == 0);
+        else
+            assert_true(number(row, "features") == 15 && number(row, "max_error") <= number(row, "certified_error"));
     }
     json_array_foreach(json_object_get(document, "fits"), index, fit) check_keys(fit, fit_keys);
     assert_int_equal(index, 2);
@@ -81,10 +90,11 @@ static void test_bench_step(void **state) {
     Error error = {0};
     json_t *document = bench_step(&config, &options, &error);
     if (!document) fail_msg("%s", error.message);
-    static const char *const keys[] = {"sgemm_gflops", "step_ms", "tokens_per_s", "step_gflops", "sgemm_share",
-                                       "linear_share", "phases", NULL};
-    static const char *const phases[] = {"embedding", "norm", "projection", "attention_forward", "attention_backward",
-                                         "feed_forward", "output", "optimizer", NULL};
+    static const char *const keys[] = {"sgemm_gflops", "step_ms",      "tokens_per_s", "step_gflops",
+                                       "sgemm_share",  "linear_share", "phases",       NULL};
+    static const char *const phases[] = {
+        "embedding", "norm",      "projection", "attention_forward", "attention_backward", "feed_forward",
+        "output",    "optimizer", NULL};
     check_keys(document, keys);
     check_keys(json_object_get(document, "phases"), phases);
     assert_true(number(document, "step_ms") > 0 && number(document, "sgemm_share") > 0);

@@ -24,7 +24,8 @@ int command_bench(int argc, char **argv) {
     command_parse(command_find("bench"), table, values, argc, argv, &line);
     char *methods = strdup(values[METHOD] ? values[METHOD] : "exact,lowrank");
     REQUIRE(methods);
-    options.length_count = list_lengths(values[TOKENS] ? values[TOKENS] : "1K,4K,16K,64K", options.lengths, BENCH_MAX_LENGTHS);
+    options.length_count =
+        list_lengths(values[TOKENS] ? values[TOKENS] : "1K,4K,16K,64K", options.lengths, BENCH_MAX_LENGTHS);
     options.method_count = list_words(methods, options.methods, BENCH_MAX_METHODS);
     options.batch = (size_t)command_integer("batch", values[BATCH], 1, 1, 1 << 20);
     options.rounds = (size_t)command_integer("rounds", values[ROUNDS], 5, 1, BENCH_MAX_ROUNDS);
@@ -32,7 +33,8 @@ int command_bench(int argc, char **argv) {
     const char *what = line.positional_count == 1 ? line.positional[0] : "";
     json_t *document = NULL;
     if (!options.length_count)
-        error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.", values[TOKENS]);
+        error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.",
+                  values[TOKENS]);
     else if (strcmp(what, "attention") == 0)
         document = bench_attention(&line.config, &options, &error);
     else if (strcmp(what, "gemm") == 0)

@@ -13,9 +13,9 @@ typedef struct BenchOptions {
     size_t length_count;
     const char *methods[BENCH_MAX_METHODS];
     size_t method_count;
-    size_t rounds;       // medians over as many
-    size_t batch;        // of attention
-    double limit;        // seconds that one forward and backward may take
+    size_t rounds; // medians over as many
+    size_t batch;  // of attention
+    double limit;  // seconds that one forward and backward may take
 } BenchOptions;
 
 // Each measures, prints for people to standard error, and returns the document; NULL on failure.

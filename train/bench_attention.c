@@ -28,7 +28,7 @@ typedef struct Cell {
     double forward_share, backward_share; // medians of the rounds' shares
     double max_error, certified_error;
     ToeplitzCounts toeplitz;
-    double bare_forward, bare_backward;   // seconds of toeplitz' transforms alone
+    double bare_forward, bare_backward; // seconds of toeplitz' transforms alone
 } Cell;
 
 // The tensors of one length, shared by all methods.
@@ -85,18 +85,35 @@ static bool create_tensors(Tensors *tensors, const AttentionSettings *s, size_t 
 
 static void run_forward(const Cell *cell, const Tensors *t, AttentionReport *report) {
     const AttentionSettings *s = &cell->settings;
-    attention_forward(cell->plan, &(AttentionForward){
-        .o = t->o, .q = t->q, .k = t->k, .v = t->v, .o_stride = s->heads * s->v_size, .q_stride = s->heads * s->qk_size,
-        .k_stride = s->kv_heads * s->qk_size, .v_stride = s->kv_heads * s->v_size, .report = report, .saved = t->saved,
-        .scratch = t->scratch});
+    attention_forward(cell->plan, &(AttentionForward){.o = t->o,
+                                                      .q = t->q,
+                                                      .k = t->k,
+                                                      .v = t->v,
+                                                      .o_stride = s->heads * s->v_size,
+                                                      .q_stride = s->heads * s->qk_size,
+                                                      .k_stride = s->kv_heads * s->qk_size,
+                                                      .v_stride = s->kv_heads * s->v_size,
+                                                      .report = report,
+                                                      .saved = t->saved,
+                                                      .scratch = t->scratch});
 }
 
 static void run_backward(const Cell *cell, const Tensors *t) {
     const AttentionSettings *s = &cell->settings;
-    attention_backward(cell->plan, &(AttentionBackward){
-        .dq = t->dq, .dk = t->dk, .dv = t->dv, .d_o = t->d_o, .o = t->o, .q = t->q, .k = t->k, .v = t->v,
-        .o_stride = s->heads * s->v_size, .q_stride = s->heads * s->qk_size, .k_stride = s->kv_heads * s->qk_size,
-        .v_stride = s->kv_heads * s->v_size, .saved = t->saved, .scratch = t->scratch});
+    attention_backward(cell->plan, &(AttentionBackward){.dq = t->dq,
+                                                        .dk = t->dk,
+                                                        .dv = t->dv,
+                                                        .d_o = t->d_o,
+                                                        .o = t->o,
+                                                        .q = t->q,
+                                                        .k = t->k,
+                                                        .v = t->v,
+                                                        .o_stride = s->heads * s->v_size,
+                                                        .q_stride = s->heads * s->qk_size,
+                                                        .k_stride = s->kv_heads * s->qk_size,
+                                                        .v_stride = s->kv_heads * s->v_size,
+                                                        .saved = t->saved,
+                                                        .scratch = t->scratch});
 }
 
 // Largest |o - reference| over sampled tokens of the first batch row, and the largest certificate of its heads.
@@ -107,7 +124,8 @@ static bool check_error(Cell *cell, const Tensors *t, Error *error) {
     double *row = calloc(s->v_size, sizeof *row);
     AttentionSettings bounded = *s;
     bounded.far = s->far == FAR_NONE ? FAR_NONE : FAR_EXACT;
-    AttentionReference *references[2] = {reference_create(s, false, NULL, error), reference_create(&bounded, true, NULL, error)};
+    AttentionReference *references[2] = {reference_create(s, false, NULL, error),
+                                         reference_create(&bounded, true, NULL, error)};
     const bool fine = certified && row && references[0] && references[1];
     if (fine) run_forward(cell, t, &(AttentionReport){.output_bound = certified, .method_used = method});
     for (size_t h = 0; fine && h < s->heads; h++) {
@@ -169,8 +187,8 @@ static double expected_seconds(const Cell *before, const Cell *cell) {
 }
 
 // One length: plans, tensors, times, errors. Plans are gone afterwards, figures stay in the cells.
-static bool measure_length(const Config *config, const BenchOptions *options, size_t length, Cell *cells, const Cell *before,
-                           double *sgemm, Error *error) {
+static bool measure_length(const Config *config, const BenchOptions *options, size_t length, Cell *cells,
+                           const Cell *before, double *sgemm, Error *error) {
     static Config configs[BENCH_MAX_METHODS];
     static ModelSettings model;
     CpuInfo cpu;
@@ -181,7 +199,8 @@ static bool measure_length(const Config *config, const BenchOptions *options, si
     for (size_t m = 0; fine && m < options->method_count; m++) {
         Cell *cell = &cells[m];
         Error refusal = {0};
-        fine = make_settings(config, options->methods[m], options->lengths[length], options->batch, &configs[m], &model, error);
+        fine = make_settings(config, options->methods[m], options->lengths[length], options->batch, &configs[m], &model,
+                             error);
         if (!fine) break;
         cell->settings = model.attention;
         cell->plan = attention_create(model.methods[0], &cell->settings, &refusal);
@@ -195,7 +214,8 @@ static bool measure_length(const Config *config, const BenchOptions *options, si
         const double tensors = 2.0 * sizeof(real) * (double)(s->batch * s->tokens) *
                                (double)((s->heads + s->kv_heads) * (s->qk_size + s->v_size));
         const double seconds = expected_seconds(before ? &before[m] : NULL, cell);
-        if (tensors + (double)cell->needs.scratch_bytes + (double)cell->needs.saved_bytes > 0.9 * (double)cpu.memory_available)
+        if (tensors + (double)cell->needs.scratch_bytes + (double)cell->needs.saved_bytes >
+            0.9 * (double)cpu.memory_available)
             cell->left_out = "memory";
         else if (seconds > options->limit)
             cell->left_out = "time";
@@ -234,22 +254,24 @@ static json_t *row_json(const char *method, size_t tokens, const Cell *cell) {
     const AttentionSettings *s = &cell->settings;
     const bool exact = strcmp(method, "exact") == 0;
     json_object_update_new(
-        row, json_pack("{s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:I, s:I, s:I}", "qk_size",
-                       (json_int_t)s->qk_size, "v_size", (json_int_t)s->v_size, "far_size",
-                       (json_int_t)(exact ? 0 : s->far_size), "degree", (json_int_t)(exact ? 0 : s->degree), "logit_bound",
-                       s->bound == BOUND_NONE ? json_null() : json_real(s->logit_bound), "features",
-                       (json_int_t)cell->needs.features, "forward_ms", 1e3 * cell->forward, "backward_ms",
-                       1e3 * cell->backward, "forward_share", cell->forward_share, "backward_share", cell->backward_share,
-                       "max_error", bench_number(cell->max_error), "certified_error", bench_number(cell->certified_error),
-                       "state_bytes", (json_int_t)cell->needs.state_bytes, "scratch_bytes",
-                       (json_int_t)cell->needs.scratch_bytes, "saved_bytes", (json_int_t)cell->needs.saved_bytes));
+        row,
+        json_pack("{s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:I, s:I, s:I}", "qk_size",
+                  (json_int_t)s->qk_size, "v_size", (json_int_t)s->v_size, "far_size",
+                  (json_int_t)(exact ? 0 : s->far_size), "degree", (json_int_t)(exact ? 0 : s->degree), "logit_bound",
+                  s->bound == BOUND_NONE ? json_null() : json_real(s->logit_bound), "features",
+                  (json_int_t)cell->needs.features, "forward_ms", 1e3 * cell->forward, "backward_ms",
+                  1e3 * cell->backward, "forward_share", cell->forward_share, "backward_share", cell->backward_share,
+                  "max_error", bench_number(cell->max_error), "certified_error", bench_number(cell->certified_error),
+                  "state_bytes", (json_int_t)cell->needs.state_bytes, "scratch_bytes",
+                  (json_int_t)cell->needs.scratch_bytes, "saved_bytes", (json_int_t)cell->needs.saved_bytes));
     if (cell->toeplitz.terms)
-        json_object_update_new(
-            row, json_pack("{s:I, s:f, s:f, s:I, s:f, s:f}", "terms", (json_int_t)cell->toeplitz.terms, "forward_transforms",
-                           cell->toeplitz.forward_transforms, "backward_transforms", cell->toeplitz.backward_transforms,
-                           "spectra_bytes", (json_int_t)cell->toeplitz.spectra_bytes, "forward_transform_ratio",
-                           cell->forward / cell->bare_forward, "backward_transform_ratio",
-                           cell->backward / cell->bare_backward));
+        json_object_update_new(row,
+                               json_pack("{s:I, s:f, s:f, s:I, s:f, s:f}", "terms", (json_int_t)cell->toeplitz.terms,
+                                         "forward_transforms", cell->toeplitz.forward_transforms, "backward_transforms",
+                                         cell->toeplitz.backward_transforms, "spectra_bytes",
+                                         (json_int_t)cell->toeplitz.spectra_bytes, "forward_transform_ratio",
+                                         cell->forward / cell->bare_forward, "backward_transform_ratio",
+                                         cell->backward / cell->bare_backward));
     return row;
 }
 
@@ -258,14 +280,14 @@ static void print_row(const char *method, size_t tokens, const Cell *cell) {
         fprintf(stderr, "%-10s %8zu  left out: %s\n", method, tokens, cell->left_out);
         return;
     }
-    fprintf(stderr, "%-10s %8zu %8zu %11.2f %11.2f %7.0f%% %7.0f%% %10.2g %10.2g\n", method, tokens, cell->needs.features,
-            1e3 * cell->forward, 1e3 * cell->backward, 100 * cell->forward_share, 100 * cell->backward_share,
-            cell->max_error, cell->certified_error);
+    fprintf(stderr, "%-10s %8zu %8zu %11.2f %11.2f %7.0f%% %7.0f%% %10.2g %10.2g\n", method, tokens,
+            cell->needs.features, 1e3 * cell->forward, 1e3 * cell->backward, 100 * cell->forward_share,
+            100 * cell->backward_share, cell->max_error, cell->certified_error);
 }
 
 // Times of one method from `first` tokens on: forward, backward, or both together.
-static size_t curve(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS], size_t method, size_t first, int which,
-                    double *x, double *y) {
+static size_t curve(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS], size_t method, size_t first,
+                    int which, double *x, double *y) {
     size_t count = 0;
     for (size_t l = 0; l < options->length_count; l++) {
         const Cell *cell = &cells[l][method];
@@ -289,8 +311,7 @@ static json_t *fit_json(const BenchOptions *options, Cell (*cells)[BENCH_MAX_MET
     const size_t count = curve(options, cells, 0, 0, 2, x, first), own = curve(options, cells, method, 0, 2, x, y);
     const double crossing = method ? crossover(x, first, y, count < own ? count : own) : NAN;
     json_object_set_new(fit, "crossover_tokens", bench_number(crossing));
-    if (isfinite(crossing))
-        fprintf(stderr, " faster than %s from %.0f tokens on", options->methods[0], crossing);
+    if (isfinite(crossing)) fprintf(stderr, " faster than %s from %.0f tokens on", options->methods[0], crossing);
     fprintf(stderr, "\n");
     return fit;
 }
@@ -320,5 +341,6 @@ json_t *bench_attention(const Config *config, const BenchOptions *options, Error
     const double sgemm = median(rates, measured);
     if (measured) fprintf(stderr, "sgemm %.0f GFLOP/s\n", sgemm);
     return json_pack("{s:o, s:I, s:I, s:o, s:o}", "sgemm_gflops", bench_number(sgemm), "heads",
-                     (json_int_t)cells[0][0].settings.heads, "batch", (json_int_t)options->batch, "rows", rows, "fits", fits);
+                     (json_int_t)cells[0][0].settings.heads, "batch", (json_int_t)options->batch, "rows", rows, "fits",
+                     fits);
 }

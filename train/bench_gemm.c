@@ -16,8 +16,8 @@ json_t *bench_gemm(const BenchOptions *options, Error *error) {
         library = blas_library_rate(sizes[i], options->rounds);
         const double own = blas_rate(sizes[i], options->rounds);
         fprintf(stderr, "%8zu %16.1f %16.1f %8.2f\n", sizes[i], library, own, own / library);
-        json_array_append_new(rows, json_pack("{s:I, s:f, s:f}", "size", (json_int_t)sizes[i], "library_gflops", library,
-                                              "gflops", own));
+        json_array_append_new(
+            rows, json_pack("{s:I, s:f, s:f}", "size", (json_int_t)sizes[i], "library_gflops", library, "gflops", own));
     }
     const double copy = copy_rate(COPY_BYTES, options->rounds);
     fprintf(stderr, "copy %.1f GB/s\n", 1e-9 * copy);

@@ -66,9 +66,12 @@ static double linear_seconds(real *memory, size_t n, size_t out, size_t in) {
 // All weights of the model for one batch; adds the operations to *flops.
 static double all_linear_seconds(const ModelConfig *c, size_t n, real *memory, double *flops) {
     const size_t q = c->heads * c->qk_size, k = c->kv_heads * c->qk_size, v = c->kv_heads * c->v_size;
-    const struct { size_t out, in, times; } weights[] = {
-        {q, c->width, c->layers},           {k, c->width, c->layers},      {v, c->width, c->layers},
-        {c->width, c->heads * c->v_size, c->layers}, {c->ffn, c->width, 2 * c->layers}, {c->width, c->ffn, c->layers},
+    const struct {
+        size_t out, in, times;
+    } weights[] = {
+        {q, c->width, c->layers},          {k, c->width, c->layers},
+        {v, c->width, c->layers},          {c->width, c->heads * c->v_size, c->layers},
+        {c->ffn, c->width, 2 * c->layers}, {c->width, c->ffn, c->layers},
         {c->vocabulary, c->width, 1},
     };
     double seconds = 0;
@@ -144,15 +147,17 @@ static json_t *phases_json(const Times *times, double copy) {
     for (size_t p = 0; p < PHASE_COUNT; p++) {
         const double rounds = (double)times->rounds, seconds = times->phases.seconds[p] / rounds;
         const double flops = times->phases.flops[p] / rounds, bytes = times->phases.bytes[p] / rounds;
-        const double flop_seconds = flops / times->sgemm, byte_seconds = bytes / copy, floor = fmax(flop_seconds, byte_seconds);
+        const double flop_seconds = flops / times->sgemm, byte_seconds = bytes / copy,
+                     floor = fmax(flop_seconds, byte_seconds);
         if (seconds <= 0) continue;
         fprintf(stderr, "%-20s %10.2f %10.3f %10.2f", phase_name((Phase)p), 1e3 * seconds, 1e-9 * flops, 1e3 * floor);
         if (floor > 0) fprintf(stderr, " %8.2f", seconds / floor); // uncounted phases have no floor
         fputc('\n', stderr);
         json_object_set_new(phases, phase_name((Phase)p),
-                            json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "ms", 1e3 * seconds, "flops", flops, "bytes",
-                                      bytes, "sgemm_ms", 1e3 * flop_seconds, "copy_ms", 1e3 * byte_seconds, "floor_ms",
-                                      1e3 * floor, "ratio", bench_number(floor > 0 ? seconds / floor : NAN)));
+                            json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "ms", 1e3 * seconds, "flops", flops,
+                                      "bytes", bytes, "sgemm_ms", 1e3 * flop_seconds, "copy_ms", 1e3 * byte_seconds,
+                                      "floor_ms", 1e3 * floor, "ratio",
+                                      bench_number(floor > 0 ? seconds / floor : NAN)));
     }
     return phases;
 }
@@ -167,14 +172,16 @@ json_t *bench_step(const Config *base, const BenchOptions *options, Error *error
         trainer_create(&trainer, &config, false, error) && measure(&trainer, options, &times, error)) {
         const double tokens = (double)(config.batch * config.tokens * config.accumulate), flops = step_flops(&trainer);
         const double copy = copy_rate(COPY_BYTES, 3);
-        fprintf(stderr, "step %.1f ms, %.0f tokens/s, %.1f GFLOP/s: %.0f %% of sgemm (%.1f GFLOP/s); linear layers alone "
-                "%.0f %%; copy %.1f GB/s\n", 1e3 * times.step, tokens / times.step, 1e-9 * flops / times.step,
-                100 * times.share, 1e-9 * times.sgemm, 100 * times.linear_share, 1e-9 * copy);
-        document = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "sgemm_gflops", 1e-9 * times.sgemm,
-                             "copy_gb_per_s", 1e-9 * copy, "step_ms", 1e3 * times.step, "tokens_per_s",
-                             tokens / times.step, "step_gflops", 1e-9 * flops / times.step, "sgemm_share", times.share,
-                             "linear_ms", 1e3 * times.linear, "linear_share", times.linear_share, "phases",
-                             phases_json(&times, copy));
+        fprintf(stderr,
+                "step %.1f ms, %.0f tokens/s, %.1f GFLOP/s: %.0f %% of sgemm (%.1f GFLOP/s); linear layers alone "
+                "%.0f %%; copy %.1f GB/s\n",
+                1e3 * times.step, tokens / times.step, 1e-9 * flops / times.step, 100 * times.share, 1e-9 * times.sgemm,
+                100 * times.linear_share, 1e-9 * copy);
+        document =
+            json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "sgemm_gflops", 1e-9 * times.sgemm,
+                      "copy_gb_per_s", 1e-9 * copy, "step_ms", 1e3 * times.step, "tokens_per_s", tokens / times.step,
+                      "step_gflops", 1e-9 * flops / times.step, "sgemm_share", times.share, "linear_ms",
+                      1e3 * times.linear, "linear_share", times.linear_share, "phases", phases_json(&times, copy));
     }
     trainer_destroy(&trainer);
     if (*directory) directory_remove(directory, NULL);

@@ -14,7 +14,8 @@ static real *draw(size_t rows, size_t size, size_t stride, double deviation, uin
     real *values = guarded_new(rows * stride);
     const Random random = {seed, RANDOM_TEST, step};
     for (size_t t = 0; t < rows; t++)
-        for (size_t a = 0; a < size; a++) values[t * stride + a] = (real)(deviation * random_normal(random, t * size + a));
+        for (size_t a = 0; a < size; a++)
+            values[t * stride + a] = (real)(deviation * random_normal(random, t * size + a));
     return values;
 }
 
@@ -22,8 +23,12 @@ AttentionProblem attention_problem_new(const AttentionSettings *settings, size_t
     const size_t rows = settings->batch * settings->tokens, q = settings->heads * settings->qk_size;
     const size_t k = settings->kv_heads * settings->qk_size, v = settings->kv_heads * settings->v_size;
     const size_t o = settings->heads * settings->v_size;
-    AttentionProblem problem = {.settings = *settings, .q_stride = q + gap, .k_stride = k + gap, .v_stride = v + gap,
-                                .o_stride = o + gap, .before = (real)NAN};
+    AttentionProblem problem = {.settings = *settings,
+                                .q_stride = q + gap,
+                                .k_stride = k + gap,
+                                .v_stride = v + gap,
+                                .o_stride = o + gap,
+                                .before = (real)NAN};
     problem.q_count = rows * problem.q_stride;
     problem.k_count = rows * problem.k_stride;
     problem.v_count = rows * problem.v_stride;
@@ -40,7 +45,7 @@ AttentionProblem attention_problem_new(const AttentionSettings *settings, size_t
 }
 
 void attention_problem_free(AttentionProblem *problem) {
-    real *const buffers[] = {problem->q, problem->k, problem->v, problem->d_o,
+    real *const buffers[] = {problem->q, problem->k,  problem->v,  problem->d_o,
                              problem->o, problem->dq, problem->dk, problem->dv};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if (buffers[i]) guarded_free(buffers[i]);
@@ -60,18 +65,36 @@ void attention_problem_run(AttentionProblem *problem, const AttentionPlan *plan,
     forget(problem->dq, problem->q_count, problem->before);
     forget(problem->dk, problem->k_count, problem->before);
     forget(problem->dv, problem->v_count, problem->before);
-    attention_forward(plan, &(AttentionForward){.o = problem->o, .q = problem->q, .k = problem->k, .v = problem->v,
-                                                .o_stride = problem->o_stride, .q_stride = problem->q_stride,
-                                                .k_stride = problem->k_stride, .v_stride = problem->v_stride,
-                                                .active = active, .report = report, .saved = saved, .scratch = scratch});
+    attention_forward(plan, &(AttentionForward){.o = problem->o,
+                                                .q = problem->q,
+                                                .k = problem->k,
+                                                .v = problem->v,
+                                                .o_stride = problem->o_stride,
+                                                .q_stride = problem->q_stride,
+                                                .k_stride = problem->k_stride,
+                                                .v_stride = problem->v_stride,
+                                                .active = active,
+                                                .report = report,
+                                                .saved = saved,
+                                                .scratch = scratch});
     if (problem->d_o) {
         forget(scratch, needs.scratch_bytes / sizeof(real), (real)NAN); // nothing may survive there
-        attention_backward(plan, &(AttentionBackward){.dq = problem->dq, .dk = problem->dk, .dv = problem->dv,
-                                                      .d_o = problem->d_o, .o = problem->o, .q = problem->q,
-                                                      .k = problem->k, .v = problem->v, .o_stride = problem->o_stride,
-                                                      .q_stride = problem->q_stride, .k_stride = problem->k_stride,
-                                                      .v_stride = problem->v_stride, .active = active,
-                                                      .report = report, .saved = saved, .scratch = scratch});
+        attention_backward(plan, &(AttentionBackward){.dq = problem->dq,
+                                                      .dk = problem->dk,
+                                                      .dv = problem->dv,
+                                                      .d_o = problem->d_o,
+                                                      .o = problem->o,
+                                                      .q = problem->q,
+                                                      .k = problem->k,
+                                                      .v = problem->v,
+                                                      .o_stride = problem->o_stride,
+                                                      .q_stride = problem->q_stride,
+                                                      .k_stride = problem->k_stride,
+                                                      .v_stride = problem->v_stride,
+                                                      .active = active,
+                                                      .report = report,
+                                                      .saved = saved,
+                                                      .scratch = scratch});
     }
     guarded_free(saved);
     guarded_free(scratch);
@@ -82,9 +105,9 @@ void attention_problem_run(AttentionProblem *problem, const AttentionPlan *plan,
 AttentionSolution attention_solve(const AttentionProblem *problem, bool near_far, const ReferenceFar *far) {
     const AttentionSettings *s = &problem->settings;
     const size_t rows = s->batch * s->tokens, D = s->qk_size, E = s->v_size, group = s->heads / s->kv_heads;
-    AttentionSolution solution = {calloc(rows * s->heads * E, sizeof(double)), calloc(rows * s->heads * D, sizeof(double)),
-                                  calloc(rows * s->kv_heads * D, sizeof(double)),
-                                  calloc(rows * s->kv_heads * E, sizeof(double))};
+    AttentionSolution solution = {
+        calloc(rows * s->heads * E, sizeof(double)), calloc(rows * s->heads * D, sizeof(double)),
+        calloc(rows * s->kv_heads * D, sizeof(double)), calloc(rows * s->kv_heads * E, sizeof(double))};
     Error error = {0};
     AttentionReference *reference = reference_create(s, near_far, far, &error);
     if (!reference) fail_msg("%s", error.message);
@@ -139,8 +162,8 @@ static double largest(const double *values, size_t count) {
     return most;
 }
 
-double attention_compare(const char *what, const char *detail, const AttentionProblem *problem, const AttentionSolution *solution,
-                         double absolute, double relative) {
+double attention_compare(const char *what, const char *detail, const AttentionProblem *problem,
+                         const AttentionSolution *solution, double absolute, double relative) {
     const AttentionSettings *s = &problem->settings;
     const size_t rows = s->batch * s->tokens, q = s->heads * s->qk_size, k = s->kv_heads * s->qk_size;
     const size_t v = s->kv_heads * s->v_size, o = s->heads * s->v_size;
@@ -148,7 +171,12 @@ double attention_compare(const char *what, const char *detail, const AttentionPr
     snprintf(name, sizeof name, "%s: o", what);
     const double error = compare(name, detail, problem->o, rows, o, problem->o_stride, solution->o, absolute, relative);
     if (!problem->d_o) return error;
-    const struct { const char *name; const real *actual; size_t size, stride; const double *expected; } gradients[] = {
+    const struct {
+        const char *name;
+        const real *actual;
+        size_t size, stride;
+        const double *expected;
+    } gradients[] = {
         {"dq", problem->dq, q, problem->q_stride, solution->dq},
         {"dk", problem->dk, k, problem->k_stride, solution->dk},
         {"dv", problem->dv, v, problem->v_stride, solution->dv},

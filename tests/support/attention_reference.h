@@ -33,7 +33,7 @@ void attention_solution_free(AttentionSolution *solution);
 // Compares the outputs of a run with the solution: |error| ≤ absolute + relative·|expected| for o; for the gradients
 // the absolute part is multiplied by 1 + their largest magnitude. `what` names the tally, `detail` the case if it fails.
 // Returns the largest error of o.
-double attention_compare(const char *what, const char *detail, const AttentionProblem *problem, const AttentionSolution *solution,
-                         double absolute, double relative);
+double attention_compare(const char *what, const char *detail, const AttentionProblem *problem,
+                         const AttentionSolution *solution, double absolute, double relative);
 
 #endif
