@@ -27,7 +27,7 @@ build-tests: $(if $(SANITIZE),,$(BUILD)/tests/faults)
 FUZZ_SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 $(BUILD)/tests/fuzz: $(BUILD)/float/tests/fuzz/driver.o $(BUILD)/float/tests/fuzz/targets.o $(BUILD)/librope.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(CXX) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 # Kernels see no bytes from outside, and instrumented ones take clang minutes.
 build/fuzz/%_kernels.portable.o build/fuzz/%_kernels.avx2.o build/fuzz/%_kernels.avx512.o: override SANITIZE :=
