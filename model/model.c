@@ -191,6 +191,7 @@ static bool measure(Model *model, ModelNeeds *needs, Error *error) {
         .gradient_bytes = model->settings.training ? parameters.peak : 0,
         .activation_bytes = activations.peak,
         .scratch_bytes = scratch.peak,
+        .decoder_bytes = decoder_bytes(model),
         .forward_flops = 2 * weights,
         .backward_flops = 4 * weights,
     };

@@ -62,6 +62,8 @@ bool estimate_memory(const Config *config, Estimate *estimate, Error *error) {
     estimate->moment_bytes = optim_state_bytes(&optim, model->parameter_bytes / sizeof(real));
     size_t held_out = config->batch * config->tokens * (2 * sizeof(int32_t) + sizeof(real) + 1);
     estimate->buffer_bytes = trainer_buffer_bytes(config) + held_out;
+    // Samples are printed between steps, by a decoder that comes and goes.
+    if (config->sample_every) estimate->buffer_bytes += arena_bytes(estimate->model.decoder_bytes);
     estimate->program_bytes = resident_bytes() + threads_count() * blas_bytes_per_thread + later_bytes;
     estimate->step_flops = (model->forward_flops + model->backward_flops) * (double)config->accumulate;
     CpuInfo cpu;
