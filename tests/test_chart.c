@@ -161,8 +161,8 @@ static void test_drawings(void **state) {
     size_t cases = 0;
     for (int logs = 0; logs < 4; logs++)
         for (size_t count = 0; count <= 8; count++, cases++) {
-            const ChartSeries series[] = {{"a", values_x, values_y, count, false},
-                                          {"b", values_y, values_x, count, true}};
+            const ChartSeries series[] = {{"a", values_x, values_y, count, false, 0},
+                                          {"b", values_y, values_x, count, true, 0}};
             const Chart chart = {"title", "caption", "x", "y", logs & 1, logs & 2, series, 2};
             char *svg = drawn(draw_chart, &chart), *text = drawn(draw_unicode, &chart),
                  *ascii = drawn(draw_ascii, &chart);
@@ -206,7 +206,7 @@ static void test_bars_and_heat(void **state) {
 static void test_escapes(void **state) {
     (void)state;
     const char *hostile = "<script>\"&'</svg>\x01\x7f é";
-    const ChartSeries series = {hostile, values_x, values_y, 1, false};
+    const ChartSeries series = {hostile, values_x, values_y, 1, false, 0};
     const double one = 1;
     char *texts[] = {
         drawn(draw_chart, &(Chart){hostile, hostile, hostile, hostile, false, false, &series, 1}),

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "train/ab.h"
 #include "train/figures.h"
@@ -36,6 +37,26 @@ static json_t *settings_json(const Config *config) {
         json_object_set_new(settings, name, json_string(value));
     }
     return settings;
+}
+
+// The settings in which arms differ, by the texts of their values.
+static json_t *differences_json(const Ab *ab) {
+    json_t *rows = json_array();
+    for (size_t i = 0; i < config_key_count(); i++) {
+        char name[64], values[AB_ARMS][CONFIG_TEXT];
+        bool same = true;
+        config_key_name(i, name);
+        for (size_t arm = 0; arm < ab->arm_count; arm++) {
+            config_value(&ab->arms[arm].config, i, values[arm]);
+            same = same && !strcmp(values[arm], values[0]);
+        }
+        if (same) continue;
+        json_t *row = json_pack("{s:s}", "setting", name);
+        for (size_t arm = 0; arm < ab->arm_count; arm++)
+            json_object_set_new(row, ab->arms[arm].key, json_string(values[arm]));
+        json_array_append_new(rows, row);
+    }
+    return rows;
 }
 
 // Figures after training are means over seeds that trained equally long: a seed that is still under way, behind one that
@@ -298,6 +319,7 @@ json_t *ab_document(const Ab *ab) {
         seeds_json(ab), "positions", buckets_json(ab, false), "fidelity", fidelity_json(ab), "verdict", sentence);
     REQUIRE(document); // the sentence is UTF-8, for settings are
     free(sentence);
+    json_object_set_new(document, "differences", differences_json(ab));
     if (*config->task) json_object_set_new(document, "distances", buckets_json(ab, true));
     for (size_t i = 0; i < ab->arm_count; i++) json_object_set_new(document, ab->arms[i].key, arm_json(ab, i));
     return document;

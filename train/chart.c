@@ -4,7 +4,7 @@
 
 #include "train/chart_internal.h"
 
-enum { WIDTH = 720, HEIGHT = 400, LEFT = 72, RIGHT = 16, TOP = 16, BOTTOM = 52 };
+enum { WIDTH = CHART_WIDTH, HEIGHT = 420, LEFT = 84, RIGHT = CHART_RIGHT, TOP = 36, BOTTOM = 62 };
 
 void chart_escape(FILE *out, const char *text) {
     for (; *text; text++) switch (*text) {
@@ -12,6 +12,7 @@ void chart_escape(FILE *out, const char *text) {
         case '<': fputs("&lt;", out); break;
         case '>': fputs("&gt;", out); break;
         case '"': fputs("&quot;", out); break;
+        case ' ': fputs(text[1] == '%' ? "&nbsp;" : " ", out); break; // a number keeps its sign
         default:
             if ((unsigned char)*text >= ' ' && *text != 127)
                 fputc(*text, out);
@@ -112,7 +113,7 @@ bool chart_ranges(const Chart *chart, ChartAxis *x_axis, ChartAxis *y_axis) {
     return true;
 }
 
-static void open_svg(FILE *out, const char *title, const char *caption, double height) {
+void chart_open_svg(FILE *out, const char *title, const char *caption, double height) {
     fprintf(out, "<svg viewBox=\"0 0 %d %g\" role=\"img\" aria-label=\"", WIDTH, height);
     chart_escape(out, title);
     fputs(". ", out);
@@ -120,7 +121,7 @@ static void open_svg(FILE *out, const char *title, const char *caption, double h
     fputs("\">\n", out);
 }
 
-static void text_at(FILE *out, double x, double y, const char *class, const char *anchor, const char *text) {
+void chart_text_at(FILE *out, double x, double y, const char *class, const char *anchor, const char *text) {
     fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" class=\"%s\" text-anchor=\"%s\">", x, y, class, anchor);
     chart_escape(out, text);
     fputs("</text>\n", out);
@@ -133,24 +134,28 @@ static void axes_svg(FILE *out, const Chart *chart, const ChartAxis *x_axis, con
         fprintf(out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>\n", x, x, TOP,
                 HEIGHT - BOTTOM);
         chart_tick(label, sizeof label, x_axis->ticks[i]);
-        text_at(out, x, HEIGHT - BOTTOM + 18, "tick", "middle", label);
+        chart_text_at(out, x, HEIGHT - BOTTOM + 22, "tick", "middle", label);
     }
     for (size_t i = 0; i < y_axis->tick_count; i++) {
         double y = place(y_axis, y_axis->ticks[i], HEIGHT - BOTTOM, TOP);
         fprintf(out, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n", LEFT, WIDTH - RIGHT, y, y);
         chart_tick(label, sizeof label, y_axis->ticks[i]);
-        text_at(out, LEFT - 8, y + 4, "tick", "end", label);
+        chart_text_at(out, LEFT - 8, y + 4, "tick", "end", label);
     }
-    text_at(out, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 10, "label", "middle", chart->x_label);
-    fprintf(out, "<g transform=\"translate(16 %g) rotate(-90)\">", (TOP + HEIGHT - BOTTOM) / 2.0);
-    text_at(out, 0, 0, "label", "middle", chart->y_label);
-    fputs("</g>\n", out);
+    chart_text_at(out, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 10, "label", "middle", chart->x_label);
+    chart_text_at(out, 0, 18, "label", "start", chart->y_label); // upright, where nothing is in its way
+}
+
+static size_t colour_of(const Chart *chart, size_t index) {
+    size_t colour = chart->series[index].colour;
+    return colour ? colour - 1 : index;
 }
 
 static void series_svg(FILE *out, const Chart *chart, size_t index, const ChartAxis *x_axis, const ChartAxis *y_axis) {
     const ChartSeries *series = &chart->series[index];
+    size_t colour = colour_of(chart, index);
     bool pen_down = false;
-    fprintf(out, "<path class=\"series s%zu%s\" d=\"", index % CHART_MAX_SERIES, series->dashed ? " dashed" : "");
+    fprintf(out, "<path class=\"series s%zu%s\" d=\"", colour, series->dashed ? " dashed" : "");
     for (size_t i = 0; i < series->count; i++) {
         bool here = chart_drawable(chart, series->x[i], series->y[i]);
         if (here)
@@ -162,117 +167,32 @@ static void series_svg(FILE *out, const Chart *chart, size_t index, const ChartA
     if (series->dashed || series->count > 60) return; // markers would hide a dense line
     for (size_t i = 0; i < series->count; i++) {
         if (!chart_drawable(chart, series->x[i], series->y[i])) continue;
-        fprintf(out, "<circle class=\"dot s%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"3.5\"><title>", index % CHART_MAX_SERIES,
-                place(x_axis, series->x[i], LEFT, WIDTH - RIGHT), place(y_axis, series->y[i], HEIGHT - BOTTOM, TOP));
+        fprintf(out, "<circle class=\"dot s%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"%g\"><title>", colour,
+                place(x_axis, series->x[i], LEFT, WIDTH - RIGHT), place(y_axis, series->y[i], HEIGHT - BOTTOM, TOP),
+                index == 0 ? 4.5 : 3.5); // the first one can be seen below another that equals it
         chart_escape(out, series->name);
         fprintf(out, ": %.6g at %.6g</title></circle>\n", series->y[i], series->x[i]);
     }
 }
 
-static void legend(FILE *out, const char *const *names, size_t count, const char *kind) {
-    fputs("<ul class=\"legend\">", out);
-    for (size_t i = 0; i < count; i++) {
-        fprintf(out, "<li><span class=\"key %s%zu\"></span>", kind, i);
-        chart_escape(out, names[i]);
-        fputs("</li>", out);
-    }
-    fputs("</ul>\n", out);
+void chart_legend_entry(FILE *out, const char *kind, size_t colour, const char *look, const char *name) {
+    fprintf(out, "<li><span class=\"key %s%zu%s\"></span>", kind, colour, look);
+    chart_escape(out, name);
+    fputs("</li>", out);
 }
 
 void chart_svg(FILE *out, const Chart *chart) {
     ChartAxis x_axis, y_axis;
-    const char *names[CHART_MAX_SERIES];
     if (!chart_ranges(chart, &x_axis, &y_axis)) {
         fputs("<p>No data yet.</p>\n", out);
         return;
     }
-    open_svg(out, chart->title, chart->caption, HEIGHT);
+    chart_open_svg(out, chart->title, chart->caption, HEIGHT);
     axes_svg(out, chart, &x_axis, &y_axis);
-    for (size_t s = 0; s < chart->series_count; s++) {
-        series_svg(out, chart, s, &x_axis, &y_axis);
-        names[s] = chart->series[s].name;
-    }
-    fputs("</svg>\n", out);
-    legend(out, names, chart->series_count, "k");
-}
-
-// What a bar can show of a value.
-static double extent(double value) { return isfinite(value) && value > 0 ? value : 0; }
-
-void chart_bars_svg(FILE *out, const ChartBars *bars) {
-    enum { BAR = 26, GAP = 16, NAME = 150, TOTAL = 90 };
-    double largest = 0;
-    for (size_t b = 0; b < bars->bar_count; b++) {
-        double total = 0;
-        for (size_t p = 0; p < bars->part_count; p++) total += extent(bars->values[b * bars->part_count + p]);
-        largest = fmax(largest, total);
-    }
-    if (!(largest > 0)) {
-        fputs("<p>No data yet.</p>\n", out);
-        return;
-    }
-    open_svg(out, bars->title, bars->caption, (double)bars->bar_count * (BAR + GAP) + GAP);
-    for (size_t b = 0; b < bars->bar_count; b++) {
-        double y = GAP + (double)b * (BAR + GAP), x = NAME, scale = (WIDTH - NAME - TOTAL) / largest, total = 0;
-        text_at(out, NAME - 8, y + BAR / 2.0 + 5, "tick", "end", bars->bars[b]);
-        for (size_t p = 0; p < bars->part_count; p++) {
-            double value = extent(bars->values[b * bars->part_count + p]);
-            fprintf(out, "<rect class=\"part p%zu\" x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%d\"><title>", p, x,
-                    y, value * scale, BAR);
-            chart_escape(out, bars->parts[p]);
-            fprintf(out, ": %.4g ", value);
-            chart_escape(out, bars->unit);
-            fputs("</title></rect>\n", out);
-            x += value * scale;
-            total += value;
-        }
-        char label[48];
-        snprintf(label, sizeof label, "%.4g %s", total, bars->unit);
-        text_at(out, x + 8, y + BAR / 2.0 + 5, "tick", "start", label);
-    }
-    fputs("</svg>\n", out);
-    legend(out, bars->parts, bars->part_count, "p");
-}
-
-void chart_heat_svg(FILE *out, const ChartHeat *heat) {
-    enum { LABELS = 64, LINE = 28 };
-    double low = INFINITY, high = -INFINITY;
-    for (size_t i = 0; i < heat->rows * heat->columns; i++) {
-        double value = heat->values[i];
-        if (!isfinite(value) || (heat->log_scale && value <= 0)) continue;
-        low = fmin(low, value);
-        high = fmax(high, value);
-    }
-    if (!isfinite(low)) {
-        fputs("<p>No data yet.</p>\n", out);
-        return;
-    }
-    double width = (WIDTH - LABELS - RIGHT) / (double)heat->columns, from = heat->log_scale ? log(low) : low;
-    double span = (heat->log_scale ? log(high) : high) - from;
-    char label[64];
-    open_svg(out, heat->title, heat->caption, (double)heat->rows * LINE + 44);
-    for (size_t r = 0; r < heat->rows; r++) {
-        snprintf(label, sizeof label, "%s %zu", heat->row_label, r);
-        text_at(out, LABELS - 8, 20 + (double)r * LINE + LINE / 2.0 + 4, "tick", "end", label);
-        for (size_t c = 0; c < heat->columns; c++) {
-            double value = heat->values[r * heat->columns + c], x = LABELS + (double)c * width;
-            if (!isfinite(value)) continue;
-            double position = heat->log_scale ? (value > 0 ? log(value) : from) : value;
-            double shade = span > 0 ? (position - from) / span : 0.5;
-            fprintf(out,
-                    "<rect class=\"cell\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" fill-opacity=\"%.3f\"/>\n",
-                    x, 20 + (double)r * LINE, width - 2, LINE - 2, 0.08 + 0.92 * shade);
-            snprintf(label, sizeof label, "%.1e", value);
-            if (width >= 52)
-                text_at(out, x + width / 2 - 1, 20 + (double)r * LINE + LINE / 2.0 + 4,
-                        shade > 0.5 ? "value dark" : "value", "middle", label);
-        }
-    }
-    for (size_t c = 0; c < heat->columns; c++) {
-        snprintf(label, sizeof label, "%s %zu", heat->column_label, c);
-        if (width >= 40 || c % 4 == 0) text_at(out, LABELS + ((double)c + 0.5) * width, 14, "tick", "middle", label);
-    }
-    snprintf(label, sizeof label, "from %.2e to %.2e", low, high);
-    text_at(out, LABELS, (double)heat->rows * LINE + 38, "label", "start", label);
-    fputs("</svg>\n", out);
+    for (size_t s = 0; s < chart->series_count; s++) series_svg(out, chart, s, &x_axis, &y_axis);
+    fputs("</svg>\n<ul class=\"legend\">", out);
+    for (size_t s = 0; s < chart->series_count; s++)
+        chart_legend_entry(out, "k", colour_of(chart, s), chart->series[s].dashed ? " dashed" : "",
+                           chart->series[s].name);
+    fputs("</ul>\n", out);
 }

@@ -13,7 +13,8 @@ typedef struct ChartSeries {
     const char *name;
     const double *x, *y; // count each; points that are not finite (or ≤ 0 on a log axis) are left out
     size_t count;
-    bool dashed;         // bounds, fits: drawn without markers
+    bool dashed;   // bounds, fits: drawn without markers
+    size_t colour; // 0: its own; n: that of the n-th series, whose bound or fit it is
 } ChartSeries;
 
 typedef struct Chart {

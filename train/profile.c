@@ -1,6 +1,6 @@
 // rope profile: measuring (profile.h). At each context length every method has a trainer of its own and their steps take
-// turns, so that a busy machine slows all alike; medians are kept. A method is given up once its next step would take
-// longer than the limit or its memory would not fit, and the report says so.
+// turns, so that a busy machine slows all alike; the middle step is kept. A method is given up once its next step would
+// take longer than the limit, its memory would not fit, or the data are shorter, and the report says so.
 #include "train/profile.h"
 
 #include <math.h>
@@ -10,20 +10,27 @@
 
 #include "core/blas.h"
 #include "core/files.h"
+#include "core/json_text.h"
 #include "core/threads.h"
 #include "train/command.h"
 #include "train/lists.h"
 #include "train/signals.h"
 #include "train/snapshot.h"
-#include "train/statistics.h"
 
 enum { STEPS = 7, CLOCK_CALLS = 100000, SGEMM_SIZE = 2048 };
 static const size_t copy_bytes = (size_t)256 << 20;
 
 typedef struct Limits {
-    double step_seconds;  // give a method up when a step would take longer
-    double cell_seconds;  // fewer repeats when they would take longer together
+    double step_seconds; // give a method up when a step would take longer
+    double cell_seconds; // fewer repeats when they would take longer together
 } Limits;
+
+// What a cell's steps were, in their order.
+typedef struct Steps {
+    double seconds[STEPS];
+    PhaseTimes phases[STEPS];
+    size_t count;
+} Steps;
 
 static double clock_cost(void) {
     PhaseTimes discarded;
@@ -35,9 +42,11 @@ static double clock_cost(void) {
     return cost;
 }
 
-// Time of the next step at `tokens`, from the two lengths before (quadratic growth where only one is known).
+// Time of the next step at lengths[length], from the two lengths before (quadratic growth where only one is known). Before
+// the first measurement: from a short probe.
 static double expected_seconds(const Profile *profile, size_t length, size_t method) {
-    if (length == 0 || !profile->cells[length - 1][method].measured) return 0;
+    if (length == 0 || !profile->cells[length - 1][method].measured)
+        return profile->cells[length][method].estimate.step_seconds;
     const ProfileCell *last = &profile->cells[length - 1][method];
     double growth = (double)profile->lengths[length] / (double)profile->lengths[length - 1], exponent = 2;
     if (length > 1 && profile->cells[length - 2][method].measured) {
@@ -53,31 +62,52 @@ static bool make_config(const Config *base, const char *method, size_t tokens, s
     *config = *base;
     const char *const keys[] = {"attention.method", "model.tokens", "train.batch"};
     for (size_t i = 0; i < 3; i++) {
-        if (i == 0) snprintf(text, sizeof text, "%s=%s", keys[0], method);
-        else snprintf(text, sizeof text, "%s=%zu", keys[i], i == 1 ? tokens : batch);
+        if (i == 0)
+            snprintf(text, sizeof text, "%s=%s", keys[0], method);
+        else
+            snprintf(text, sizeof text, "%s=%zu", keys[i], i == 1 ? tokens : batch);
         if (!config_set(config, text, ORIGIN_COMMAND_LINE, error)) return false;
+    }
+    // Without data the tokens are a task's: any vocabulary and every length can be had.
+    if (!*config->data_dir && !*config->task) {
+        if (config->vocabulary == 0 && !config_set(config, "model.vocabulary=4096", ORIGIN_COMMAND_LINE, error))
+            return false;
+        if (!config_set(config, "data.task=copy", ORIGIN_COMMAND_LINE, error)) return false;
     }
     return config_resolve(config, error);
 }
 
-// One timed step; adds to the cell's sums.
-static bool timed_step(Trainer *trainer, ProfileCell *cell, double *seconds, bool counted, Error *error) {
+static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, Error *error) {
     StepResult result;
-    PhaseTimes phases;
-    phase_take(&phases); // what ran in between
+    phase_take(phases); // what ran in between
     double start = clock_seconds();
     if (!trainer_step(trainer, &result, error)) return false;
     *seconds = clock_seconds() - start;
-    phase_take(&phases);
-    if (!counted) return true;
-    cell->steps++;
-    cell->phase_entries = phases.entries;
-    for (size_t p = 0; p < PHASE_COUNT; p++) {
-        cell->phases.seconds[p] += phases.seconds[p];
-        cell->phases.flops[p] += phases.flops[p];
-        cell->phases.bytes[p] += phases.bytes[p];
-    }
+    phase_take(phases);
     return true;
+}
+
+// The step in the middle, or the mean of the two there.
+static void take_middle(const Steps *steps, ProfileCell *cell) {
+    size_t order[STEPS];
+    for (size_t i = 0; i < steps->count; i++) {
+        size_t at = i;
+        for (; at > 0 && steps->seconds[order[at - 1]] > steps->seconds[i]; at--) order[at] = order[at - 1];
+        order[at] = i;
+    }
+    const size_t middle[2] = {order[(steps->count - 1) / 2], order[steps->count / 2]};
+    for (size_t i = 0; i < 2; i++) {
+        const PhaseTimes *phases = &steps->phases[middle[i]];
+        cell->step_seconds += steps->seconds[middle[i]] / 2;
+        cell->phases.entries = phases->entries;
+        for (size_t p = 0; p < PHASE_COUNT; p++) {
+            cell->phases.seconds[p] += phases->seconds[p] / 2;
+            cell->phases.flops[p] += phases->flops[p] / 2;
+            cell->phases.bytes[p] += phases->bytes[p] / 2;
+        }
+    }
+    cell->steps = steps->count;
+    cell->measured = true;
 }
 
 static bool timed_checkpoint(Trainer *trainer, const char *out, ProfileCell *cell, Error *error) {
@@ -89,63 +119,108 @@ static bool timed_checkpoint(Trainer *trainer, const char *out, ProfileCell *cel
     return saved && directory_remove(path, error);
 }
 
-// Rounds of one step each over the methods that run at this length.
-static bool measure_length(Profile *profile, size_t length, Config *configs, const Limits *limits, const char *out,
-                           Error *error) {
-    Trainer trainers[PROFILE_MAX_METHODS] = {0};
-    double seconds[PROFILE_MAX_METHODS][STEPS];
-    size_t rounds = STEPS;
-    bool fine = true;
-    for (size_t m = 0; fine && m < profile->method_count; m++) {
-        ProfileCell *cell = &profile->cells[length][m];
-        if (cell->left_out) continue;
+// Trainers of the methods that run at this length, each with one step done, which warms caches and pages. *rounds: how
+// many more the limit leaves time for.
+static bool make_trainers(const Profile *profile, size_t length, const Config *configs, const Limits *limits,
+                          Trainer *trainers, size_t *rounds, Error *error) {
+    *rounds = STEPS;
+    for (size_t m = 0; m < profile->method_count && !signals_stop; m++) {
         double first;
-        fine = trainer_create(&trainers[m], &configs[m], false, error) &&
-               timed_step(&trainers[m], cell, &first, false, error); // warms caches and pages
-        if (fine && first * (double)rounds > limits->cell_seconds)
-            rounds = (size_t)fmax(1, limits->cell_seconds / first);
+        PhaseTimes discarded;
+        if (profile->cells[length][m].left_out) continue;
+        if (!trainer_create(&trainers[m], &configs[m], false, error) ||
+            !timed_step(&trainers[m], &first, &discarded, error))
+            return false;
+        if (first * (double)*rounds > limits->cell_seconds) *rounds = (size_t)fmax(1, limits->cell_seconds / first);
     }
-    for (size_t r = 0; fine && r < rounds; r++)
+    return true;
+}
+
+// Rounds of one step each over the methods that run at this length.
+static bool measure_length(Profile *profile, size_t length, const Config *configs, const Limits *limits,
+                           const char *out, Error *error) {
+    Trainer trainers[PROFILE_MAX_METHODS] = {0};
+    Steps *steps = calloc(PROFILE_MAX_METHODS, sizeof *steps);
+    size_t rounds = 0;
+    bool fine = steps || error_set(error, ERROR_MEMORY, "Out of memory for the record of steps.");
+    fine = fine && make_trainers(profile, length, configs, limits, trainers, &rounds, error);
+    for (size_t r = 0; fine && r < rounds && !signals_stop; r++)
         for (size_t m = 0; fine && m < profile->method_count; m++)
-            if (trainers[m].model)
-                fine = timed_step(&trainers[m], &profile->cells[length][m], &seconds[m][r], true, error);
+            if (trainers[m].model) {
+                fine = timed_step(&trainers[m], &steps[m].seconds[r], &steps[m].phases[r], error);
+                steps[m].count = r + 1;
+            }
     for (size_t m = 0; m < profile->method_count; m++) {
         ProfileCell *cell = &profile->cells[length][m];
-        if (trainers[m].model && fine) {
-            cell->measured = true;
-            cell->step_seconds = median(seconds[m], rounds);
-            for (size_t p = 0; p < PHASE_COUNT; p++) {
-                cell->phases.seconds[p] /= (double)cell->steps;
-                cell->phases.flops[p] /= (double)cell->steps;
-                cell->phases.bytes[p] /= (double)cell->steps;
-            }
+        if (fine && steps[m].count) {
+            take_middle(&steps[m], cell);
             fine = timed_checkpoint(&trainers[m], out, cell, error);
         }
         trainer_destroy(&trainers[m]);
     }
+    free(steps);
     return fine;
 }
 
-// Leaves out, with the reason, what would not fit in memory or time at this length.
+static double gib(size_t bytes) { return (double)bytes / (1 << 30); }
+
+// Why a method does not run at this length, said on standard error; NULL: it does. *total: memory of those that do.
+static const char *find_obstacle(const Profile *profile, size_t length, size_t method, const Config *config,
+                                 const Limits *limits, size_t *total) {
+    const Estimate *estimate = &profile->cells[length][method].estimate;
+    const char *name = profile->methods[method];
+    size_t tokens = profile->lengths[length], needed = *total + estimate->total_bytes;
+    double seconds = expected_seconds(profile, length, method);
+    if (needed > estimate->available_bytes) {
+        fprintf(stderr, "%s stops before T=%zu: it needs %.2f GiB, and %.2f GiB are left\n", name, tokens,
+                gib(estimate->total_bytes), gib(estimate->available_bytes - *total));
+        return "memory";
+    }
+    if (seconds > limits->step_seconds) {
+        fprintf(stderr, "%s stops before T=%zu: a step would take about %.3g s (--limit %g)\n", name, tokens, seconds,
+                limits->step_seconds);
+        return "time";
+    }
+    Error why = {0};
+    Batches *batches = batches_open(config, BATCHES_TRAIN, profile->batch, &why);
+    batches_close(batches);
+    if (!batches)
+        fprintf(stderr, "%s stops before T=%zu: %s\n", name, tokens, why.message);
+    else
+        *total = needed;
+    return batches ? NULL : "data";
+}
+
+// Leaves out, with the reason, what would not fit in memory, time or data at this length.
 static bool plan_length(Profile *profile, size_t length, const Config *base, Config *configs, const Limits *limits,
                         Error *error) {
     size_t total = 0;
     for (size_t m = 0; m < profile->method_count; m++) {
         ProfileCell *cell = &profile->cells[length][m];
+        cell->left_out = length > 0 ? profile->cells[length - 1][m].left_out : NULL;
         if (!make_config(base, profile->methods[m], profile->lengths[length], profile->batch, &configs[m], error) ||
             !estimate_memory(&configs[m], &cell->estimate, error))
             return false;
-        bool given_up = length > 0 && profile->cells[length - 1][m].left_out;
-        if (given_up) cell->left_out = profile->cells[length - 1][m].left_out;
-        else if (total + cell->estimate.total_bytes > cell->estimate.available_bytes) cell->left_out = "memory";
-        else if (expected_seconds(profile, length, m) > limits->step_seconds) cell->left_out = "time";
-        if (!cell->left_out) total += cell->estimate.total_bytes;
-        else if (!given_up)
-            fprintf(stderr, "%s stops before T=%zu: %s (expected %.0f s a step, %.2f GiB)\n", profile->methods[m],
-                    profile->lengths[length], cell->left_out, expected_seconds(profile, length, m),
-                    (double)cell->estimate.total_bytes / (1 << 30));
+        if (cell->left_out) continue;
+        if (length == 0) {
+            if (!estimate_fits(&configs[m], &cell->estimate, error)) return false;
+            Estimate probed = cell->estimate;
+            if (!estimate_probe(&configs[m], &probed, error)) return false;
+            cell->estimate.step_seconds = probed.step_seconds;
+        }
+        cell->left_out = find_obstacle(profile, length, m, &configs[m], limits, &total);
     }
     return true;
+}
+
+static void show_length(const Profile *profile, size_t length) {
+    for (size_t m = 0; m < profile->method_count; m++) {
+        const ProfileCell *cell = &profile->cells[length][m];
+        if (cell->measured)
+            fprintf(stderr, "T=%-7zu %-10s %10.1f ms a step, %8.0f tokens/s\n", profile->lengths[length],
+                    profile->methods[m], 1e3 * cell->step_seconds,
+                    (double)(profile->batch * profile->lengths[length]) / cell->step_seconds);
+    }
 }
 
 static bool measure(Profile *profile, const Config *base, const Limits *limits, Error *error) {
@@ -158,66 +233,86 @@ static bool measure(Profile *profile, const Config *base, const Limits *limits, 
     for (size_t length = 0; fine && length < profile->length_count && !signals_stop; length++) {
         fine = plan_length(profile, length, base, configs, limits, error) &&
                measure_length(profile, length, configs, limits, base->out, error);
-        for (size_t m = 0; fine && m < profile->method_count; m++)
-            if (profile->cells[length][m].measured)
-                fprintf(stderr, "T=%-7zu %-10s %10.1f ms a step, %8.0f tokens/s\n", profile->lengths[length],
-                        profile->methods[m], 1e3 * profile->cells[length][m].step_seconds,
-                        (double)(profile->batch * profile->lengths[length]) / profile->cells[length][m].step_seconds);
+        if (length == 0 && fine) profile->data = strdup(*configs[0].task ? configs[0].task : configs[0].data_dir);
+        if (fine) show_length(profile, length);
     }
     free(configs);
     return fine;
 }
 
-static int finish(const Profile *profile, const Config *config, bool json, Error *error) {
+static bool any_measured(const Profile *profile) {
+    for (size_t m = 0; m < profile->method_count; m++)
+        if (profile->cells[0][m].measured) return true;
+    return false;
+}
+
+// What was measured until the end, or until something ended it.
+static bool finish(const Profile *profile, const Config *config, bool json, Error *error) {
     char path[RUN_PATH], json_path[RUN_PATH];
+    json_watch();
     json_t *document = profile_document(profile);
     bool fine = path_join(path, sizeof path, config->out, "profile.html", error) &&
                 path_join(json_path, sizeof json_path, config->out, "profile.json", error);
     json_object_set_new(document, "report", json_string(fine ? path : ""));
-    char *text = json_dumps(document, JSON_INDENT(1));
-    fine = fine && profile_write_report(profile, document, config, path, error) &&
+    char *text = json_print(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    fine = fine && (text || error_set(error, ERROR_MEMORY, "Out of memory for the report.")) &&
+           profile_write_report(profile, document, config, path, error) &&
            file_write_atomic(json_path, text, strlen(text), error);
     free(text);
     profile_print(profile, document);
     if (fine) fprintf(stderr, "report: %s\n", path);
-    if (json) command_print_json(document);
-    else json_decref(document);
-    return fine ? 0 : command_fail(error);
+    if (json)
+        command_print_json(document);
+    else
+        json_decref(document);
+    return fine;
+}
+
+static bool profile_run(Profile *profile, const Config *config, const Limits *limits, bool json, Error *error) {
+    signals_catch();
+    bool fine = measure(profile, config, limits, error);
+    if (!any_measured(profile)) {
+        if (fine && !signals_stop) error_set(error, ERROR_USER, "There is no length at which a method could run.");
+        return error->kind == ERROR_NONE;
+    }
+    Error late = {0};
+    if (!finish(profile, config, json, &late) && fine) *error = late;
+    return error->kind == ERROR_NONE;
 }
 
 int command_profile(int argc, char **argv) {
-    enum { TOKENS, METHODS, BATCH, LIMIT, OPTIONS };
+    enum { TOKENS, METHODS, BATCH, LIMIT, OUT, OPTIONS };
     static const CommandOption options[] = {
         {"tokens", 't', "LIST", "context lengths, ascending (512,1K,2K,4K,8K,16K,32K,64K)"},
         {"methods", 'm', "LIST", "attention methods (exact,lowrank)"},
         {"batch", 'b', "N", "sequences in a step (1)"},
         {"limit", 'l', "SECONDS", "give a method up where a step would take longer (60)"},
+        {"out", 'o', "DIR", "where the report goes (train.out)"},
         {NULL, 0, NULL, NULL},
     };
-    const char *values[OPTIONS];
+    const char *values[OPTIONS], *lengths = "512,1K,2K,4K,8K,16K,32K,64K";
     static CommandLine line;
     static Profile profile;
     Error error = {0};
     command_parse(command_find("profile"), options, values, argc, argv, &line);
     char *methods = strdup(values[METHODS] ? values[METHODS] : "exact,lowrank");
     REQUIRE(methods);
-    profile.length_count =
-        list_lengths(values[TOKENS] ? values[TOKENS] : "512,1K,2K,4K,8K,16K,32K,64K", profile.lengths,
-                     PROFILE_MAX_LENGTHS);
+    if (values[TOKENS]) lengths = values[TOKENS];
+    profile.length_count = list_lengths(lengths, profile.lengths, PROFILE_MAX_LENGTHS);
     profile.method_count = list_words(methods, profile.methods, PROFILE_MAX_METHODS);
     profile.batch = (size_t)command_integer("batch", values[BATCH], 1, 1, 1 << 20);
     Limits limits = {.step_seconds = command_number("limit", values[LIMIT], 60, 1e-3, 1e6)};
     limits.cell_seconds = limits.step_seconds;
-    int code;
-    if (!profile.length_count) {
-        error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.",
-                  values[TOKENS]);
-        code = command_fail(&error);
-    } else {
-        signals_catch();
-        code = measure(&profile, &line.config, &limits, &error) ? finish(&profile, &line.config, line.json, &error)
-                                                                : command_fail(&error);
+    bool fine = true;
+    if (values[OUT]) {
+        char assignment[CONFIG_TEXT + 16];
+        snprintf(assignment, sizeof assignment, "train.out=%s", values[OUT]);
+        fine = config_set(&line.config, assignment, ORIGIN_COMMAND_LINE, &error);
     }
+    if (!profile.length_count)
+        fine = error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.",
+                         lengths);
+    fine = fine && profile_run(&profile, &line.config, &limits, line.json, &error);
     free(methods);
-    return code;
+    return fine ? 0 : command_fail(&error);
 }

@@ -12,13 +12,12 @@ enum { PROFILE_MAX_METHODS = 8, PROFILE_MAX_LENGTHS = 24 };
 // One method at one context length.
 typedef struct ProfileCell {
     bool measured;
-    double step_seconds;    // median
+    double step_seconds; // of the step in the middle (mean of two, if there are two)
     double checkpoint_seconds;
-    size_t steps;           // counted ones
-    PhaseTimes phases;      // means of one step
-    size_t phase_entries;   // phase_enter calls in one step, for the overhead
+    size_t steps;      // counted ones
+    PhaseTimes phases; // of that step, so that they add up to it
     Estimate estimate;
-    const char *left_out;   // why it was not measured
+    const char *left_out; // why it was not measured: "memory", "time", "data", "stopped"
 } ProfileCell;
 
 typedef struct Profile {
@@ -27,10 +26,11 @@ typedef struct Profile {
     size_t lengths[PROFILE_MAX_LENGTHS];
     size_t length_count;
     ProfileCell cells[PROFILE_MAX_LENGTHS][PROFILE_MAX_METHODS];
-    double sgemm_rate;      // FLOP/s, the library's own, 2048³, measured in this run
-    double copy_rate;       // bytes/s
-    double clock_cost;      // seconds of one phase_enter
+    double sgemm_rate; // FLOP/s, the library's own, 2048³, measured in this run
+    double copy_rate;  // bytes/s
+    double clock_cost; // seconds of one phase_enter
     size_t batch;
+    const char *data; // where the tokens come from: a directory, or a task
 } Profile;
 
 json_t *profile_document(const Profile *profile);
