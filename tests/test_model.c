@@ -10,7 +10,7 @@
 
 // ---- Counting allocations made by code of this program (and not by the libraries that it calls) ---------------------
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if CHECK_SANITIZER
 #define COUNTS_ALLOCATIONS 0 // sanitizers replace malloc themselves
 static size_t allocations;
 #else

@@ -13,6 +13,19 @@
 
 #include "core/real.h"
 
+// 1 under a sanitizer that has malloc, or threads, of its own. gcc defines a macro, clang has a feature.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define CHECK_SANITIZER 1
+#endif
+#endif
+#if !defined(CHECK_SANITIZER) && (defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__))
+#define CHECK_SANITIZER 1
+#endif
+#ifndef CHECK_SANITIZER
+#define CHECK_SANITIZER 0
+#endif
+
 // count reals, 64-byte aligned, all NaN, with guard words on both sides.
 real *guarded_new(size_t count);
 // Fails the running test if a guard word changed.
