@@ -91,12 +91,12 @@ $(BUILD)/tests/double_%: $(BUILD)/double/tests/double_%.o $(SUPPORT_DOUBLE) $(BU
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
-# What shell tests read JSON with.
-$(BUILD)/tests/json_get: tests/json_get.c
+# What shell tests read JSON and pages with.
+$(BUILD)/tests/json_get $(BUILD)/tests/page_check: $(BUILD)/tests/%: tests/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $< -ljansson
 
-build-tests: $(TESTS) $(DOUBLE_TESTS) $(BUILD)/tests/json_get $(BUILD)/rope
+build-tests: $(TESTS) $(DOUBLE_TESTS) $(BUILD)/tests/json_get $(BUILD)/tests/page_check $(BUILD)/rope
 
 # DEPS=skip: everything is there already, under other names.
 deps:
@@ -104,8 +104,12 @@ ifneq ($(DEPS),skip)
 	@sh tests/deps.sh
 endif
 
-# Sub-makes, so that packages are there before anything is compiled.
+# Sub-makes, so that packages are there before anything is compiled. Only checks of pages need a browser: without one they
+# are skipped, and counted as such.
 test: deps
+ifneq ($(DEPS),skip)
+	@sh tests/deps.sh chromium || echo 'Chromium cannot be installed: the pages of reports will not be checked in a browser.'
+endif
 	@$(MAKE) --no-print-directory -j$$(nproc) build-tests
 	@$(MAKE) --no-print-directory check
 check: layers
