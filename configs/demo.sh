@@ -1,6 +1,7 @@
 #!/bin/sh
 # make demo: from the King James Bible to a tokenizer, a trained model, its held-out loss beside a unigram model's, a
-# sample, and a comparison of exact with fast attention on long contexts, with its page. Everything goes below runs/; run it again to begin anew.
+# sample, and a comparison of exact with fast attention on long contexts, with its page. Everything goes below runs/; run
+# it again to begin anew.
 set -eu
 cd "$(dirname "$0")/.."
 rope=${BUILD:-build}/rope
