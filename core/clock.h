@@ -13,26 +13,26 @@ typedef enum Phase {
     PHASE_LOADER,
     PHASE_EMBEDDING,
     PHASE_NORM,
-    PHASE_PROJECTION,         // q, k, v and output projections, forward and backward
+    PHASE_PROJECTION, // q, k, v and output projections, forward and backward
     PHASE_ATTENTION_FORWARD,
     PHASE_ATTENTION_BACKWARD,
     PHASE_FEED_FORWARD,
-    PHASE_OUTPUT,             // output matrix and cross-entropy
-    PHASE_OPTIMIZER,          // gradient norm, clip, update
+    PHASE_OUTPUT,    // output matrix and cross-entropy
+    PHASE_OPTIMIZER, // gradient norm, clip, update
     PHASE_CHECKPOINT,
     PHASE_COUNT
 } Phase;
 
 typedef struct PhaseTimes {
     double seconds[PHASE_COUNT];
-    double flops[PHASE_COUNT];   // counted by the code that runs the phase
-    double bytes[PHASE_COUNT];   // least memory traffic of the phase
-    size_t entries;              // calls of phase_enter: what measuring cost
+    double flops[PHASE_COUNT]; // counted by the code that runs the phase
+    double bytes[PHASE_COUNT]; // least memory traffic of the phase
+    size_t entries;            // calls of phase_enter: what measuring cost
 } PhaseTimes;
 
-const char *phase_name(Phase phase);      // "attention_forward", as in JSON
-Phase phase_enter(Phase phase);           // returns the phase that was running, to go back to
+const char *phase_name(Phase phase);          // "attention_forward", as in JSON
+Phase phase_enter(Phase phase);               // returns the phase that was running, to go back to
 void phase_count(double flops, double bytes); // adds to the running phase
-void phase_take(PhaseTimes *times);       // copies and resets the accumulated times (closes the running span)
+void phase_take(PhaseTimes *times);           // copies and resets the accumulated times (closes the running span)
 
 #endif

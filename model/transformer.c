@@ -27,8 +27,8 @@ static const Roles down_weight = {{TENSOR_DOWN}, 1};
 
 // Weights with no padding between them, multiplied by as one matrix.
 typedef struct Joined {
-    size_t offset;        // of the first, in the parameters
-    size_t column, rows;  // columns of the output: all rows of the weights
+    size_t offset;       // of the first, in the parameters
+    size_t column, rows; // columns of the output: all rows of the weights
 } Joined;
 
 typedef struct Product {

@@ -22,9 +22,9 @@ static AttentionPlan *plan_new(const AttentionSettings *settings) {
 }
 
 static void describe(const AttentionSettings *s, char *text, size_t size) {
-    snprintf(text, size, "B%zu T%zu H%zu G%zu D%zu E%zu g%zu C%zu near%zu/%d bound%d far%d/%zu P%d", s->batch, s->tokens,
-             s->heads, s->kv_heads, s->qk_size, s->v_size, s->degree, s->chunk, s->near, s->near_bound, s->bound,
-             s->far, s->far_size, s->polynomial);
+    snprintf(text, size, "B%zu T%zu H%zu G%zu D%zu E%zu g%zu C%zu near%zu/%d bound%d far%d/%zu P%d", s->batch,
+             s->tokens, s->heads, s->kv_heads, s->qk_size, s->v_size, s->degree, s->chunk, s->near, s->near_bound,
+             s->bound, s->far, s->far_size, s->polynomial);
 }
 
 // Runs one case and compares outputs and gradients with the reference.
@@ -69,9 +69,11 @@ static void test_shapes(void **state) {
 
 static void test_sizes(void **state) {
     (void)state;
-    const struct { size_t qk, v, far, degree; } sizes[] = {
-        {4, 4, 0, 1}, {4, 5, 0, 8}, {8, 16, 4, 4}, {8, 3, 2, 6}, {12, 64, 6, 3}, {16, 1, 0, 2}, {16, 16, 8, 4},
-        {32, 8, 8, 5}, {64, 64, 8, 4}, {64, 17, 0, 1}, {6, 33, 0, 10}, {2, 2, 0, 7},
+    const struct {
+        size_t qk, v, far, degree;
+    } sizes[] = {
+        {4, 4, 0, 1},   {4, 5, 0, 8},  {8, 16, 4, 4},  {8, 3, 2, 6},   {12, 64, 6, 3}, {16, 1, 0, 2},
+        {16, 16, 8, 4}, {32, 8, 8, 5}, {64, 64, 8, 4}, {64, 17, 0, 1}, {6, 33, 0, 10}, {2, 2, 0, 7},
     };
     const struct { size_t batch, heads, kv_heads; } groups[] = {{1, 1, 1}, {2, 4, 2}, {1, 6, 2}, {3, 3, 3}};
     uint64_t seed = 1000;
@@ -178,9 +180,14 @@ static void check_differences(const AttentionSettings *settings, double deviatio
         for (size_t a = 0; a < settings->qk_size; a++) problem.q[t * problem.q_stride + a] *= enlarge;
     AttentionPlan *plan = plan_new(settings);
     attention_problem_run(&problem, plan, NULL, NULL);
-    struct { real *input; const real *output; size_t count; double *gradient; } tensors[] = {
-        {problem.q, problem.dq, problem.q_count, NULL}, {problem.k, problem.dk, problem.k_count, NULL},
-        {problem.v, problem.dv, problem.v_count, NULL}};
+    struct {
+        real *input;
+        const real *output;
+        size_t count;
+        double *gradient;
+    } tensors[] = {{problem.q, problem.dq, problem.q_count, NULL},
+                   {problem.k, problem.dk, problem.k_count, NULL},
+                   {problem.v, problem.dv, problem.v_count, NULL}};
     for (size_t n = 0; n < 3; n++) { // the runs below forget the outputs
         tensors[n].gradient = malloc(tensors[n].count * sizeof(double));
         memcpy(tensors[n].gradient, tensors[n].output, tensors[n].count * sizeof(double));
@@ -236,7 +243,8 @@ static void test_decode(void **state) {
             for (size_t near = 0; near < 30; near += 7) {
                 if (far == FAR_NONE && near == 0) continue;
                 AttentionSettings s = base_settings();
-                s.heads = 6, s.kv_heads = 2, s.logit_bound = 2, s.bound = bound, s.far = far, s.near = near, s.far_size = 4;
+                s.heads = 6, s.kv_heads = 2, s.logit_bound = 2, s.bound = bound, s.far = far, s.near = near,
+                s.far_size = 4;
                 AttentionProblem problem = attention_problem_new(&s, 0, bound == BOUND_NONE ? 0.15 : 1.5, seed++);
                 AttentionPlan *plan = plan_new(&s);
                 attention_problem_run(&problem, plan, NULL, NULL);
@@ -261,8 +269,8 @@ static void test_decode(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_shapes),      cmocka_unit_test(test_sizes),    cmocka_unit_test(test_settings),
+    cmocka_unit_test(test_shapes),           cmocka_unit_test(test_sizes),    cmocka_unit_test(test_settings),
     cmocka_unit_test(test_sharp_near_field), cmocka_unit_test(test_segments), cmocka_unit_test(test_fallback),
-    cmocka_unit_test(test_differences), cmocka_unit_test(test_decode),
+    cmocka_unit_test(test_differences),      cmocka_unit_test(test_decode),
 };
 TEST_MAIN(tests)

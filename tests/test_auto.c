@@ -64,8 +64,10 @@ static void test_exact(void **state) {
     (void)state;
     for (int i = 0; i < 2; i++) {
         AttentionSettings s = base_settings();
-        if (i == 0) s.cost_lowrank = 1e3;
-        else s.tolerance = 1e-14;
+        if (i == 0)
+            s.cost_lowrank = 1e3;
+        else
+            s.tolerance = 1e-14;
         AttentionProblem problem = attention_problem_new(&s, 0, 0.1, 20);
         AttentionProblem other = attention_problem_new(&s, 0, 0.1, 20);
         AttentionPlan *plan = plan_new("auto", &s), *exact = plan_new("exact", &s);
@@ -121,6 +123,8 @@ static void test_method_is_named(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_method_is_named),
-    cmocka_unit_test(test_softmax_within_tolerance), cmocka_unit_test(test_exact), cmocka_unit_test(test_calibration),
+    cmocka_unit_test(test_softmax_within_tolerance),
+    cmocka_unit_test(test_exact),
+    cmocka_unit_test(test_calibration),
 };
 TEST_MAIN(tests)

@@ -152,7 +152,7 @@ static void test_round_trips(void **state) {
 
 #define INEXPRESSIBLE(word, change)                                                                                    \
     do {                                                                                                               \
-        ModelSettings settings = plain_settings();                                                                   \
+        ModelSettings settings = plain_settings();                                                                     \
         change;                                                                                                        \
         const char *reason = checkpoint_inexpressible(&settings);                                                      \
         if (!reason || !strstr(reason, word)) fail_msg("'%s' does not name %s", reason ? reason : "", word);           \
@@ -307,10 +307,10 @@ static void test_flat(void **state) {
 
 typedef struct Foreign {
     const char *directory;
-    const char *dtype;    // F16 or BF16
-    size_t shards;        // 0: one model.safetensors
-    const char *extra;    // name of a tensor (1, width) more than the model has, or NULL
-    size_t without;       // index of a tensor that is left out, or SIZE_MAX
+    const char *dtype; // F16 or BF16
+    size_t shards;     // 0: one model.safetensors
+    const char *extra; // name of a tensor (1, width) more than the model has, or NULL
+    size_t without;    // index of a tensor that is left out, or SIZE_MAX
 } Foreign;
 
 // Finite numbers of moderate size.
@@ -322,8 +322,8 @@ static float value_of(const char *dtype, uint16_t bits) {
     return dtype[0] == 'F' ? float_from_half(bits) : float_from_bfloat(bits);
 }
 
-static void write_one(const Foreign *foreign, const Model *model, const char *name, size_t begin, size_t end,
-                      bool last, json_t *map) {
+static void write_one(const Foreign *foreign, const Model *model, const char *name, size_t begin, size_t end, bool last,
+                      json_t *map) {
     const TensorTable *table = model_tensors(model);
     json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
     uint16_t *data = NULL;
@@ -468,39 +468,81 @@ typedef struct Change {
 static void test_foreign_settings(void **state) {
     (void)state;
     static const Change refused[] = {
-        {"architectures", "[\"MistralForCausalLM\"]"}, {"architectures", "[]"},
+        {"architectures", "[\"MistralForCausalLM\"]"},
+        {"architectures", "[]"},
         {"architectures", "\"LlamaForCausalLM\""},
-        {"architectures", "[\"LlamaForCausalLM\", \"Qwen3ForCausalLM\"]"}, {"architectures", "[1]"},
+        {"architectures", "[\"LlamaForCausalLM\", \"Qwen3ForCausalLM\"]"},
+        {"architectures", "[1]"},
         {"rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8.0}"},
         {"rope_scaling", "{\"type\":\"linear\",\"factor\":2}"},
-        {"rope_scaling", "{}"}, {"rope_scaling", "2"}, {"rope_scaling", "{\"rope_type\":1}"},
-        {"rope_parameters", "{\"rope_type\":\"yarn\"}"}, {"rope_parameters", "{\"full_attention\":{}}"},
+        {"rope_scaling", "{}"},
+        {"rope_scaling", "2"},
+        {"rope_scaling", "{\"rope_type\":1}"},
+        {"rope_parameters", "{\"rope_type\":\"yarn\"}"},
+        {"rope_parameters", "{\"full_attention\":{}}"},
         {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":7}"}, // against rope_theta outside
         {"rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}"},
         {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":\"7\"}"},
-        {"partial_rotary_factor", "0.5"}, {"partial_rotary_factor", "true"}, {"attention_bias", "true"},
-        {"attention_bias", "1"}, {"mlp_bias", "true"}, {"hidden_act", "\"gelu\""}, {"hidden_act", "1"},
-        {"use_sliding_window", "true"}, {"layer_types", "[\"full_attention\",\"sliding_attention\"]"},
-        {"layer_types", "\"full_attention\""}, {"layer_types", "[1]"}, {"quantization_config", "{\"bits\":4}"},
-        {"tie_word_embeddings", "1"}, {"tie_word_embeddings", "\"true\""}, {"rms_norm_eps", "\"1e-5\""},
-        {"rms_norm_eps", "0"}, {"rms_norm_eps", "-1"}, {"rope_theta", "0"}, {"rope_theta", "-1.0"},
-        {"rope_theta", "\"1e4\""}, {"num_attention_heads", "5"}, {"num_key_value_heads", "3"}, {"head_dim", "5"},
-        {"num_hidden_layers", "257"}, {"vocab_size", NULL}, {"hidden_size", NULL}, {"intermediate_size", NULL},
-        {"num_hidden_layers", NULL}, {"num_attention_heads", NULL}, {"num_attention_heads", "2147483647"},
+        {"partial_rotary_factor", "0.5"},
+        {"partial_rotary_factor", "true"},
+        {"attention_bias", "true"},
+        {"attention_bias", "1"},
+        {"mlp_bias", "true"},
+        {"hidden_act", "\"gelu\""},
+        {"hidden_act", "1"},
+        {"use_sliding_window", "true"},
+        {"layer_types", "[\"full_attention\",\"sliding_attention\"]"},
+        {"layer_types", "\"full_attention\""},
+        {"layer_types", "[1]"},
+        {"quantization_config", "{\"bits\":4}"},
+        {"tie_word_embeddings", "1"},
+        {"tie_word_embeddings", "\"true\""},
+        {"rms_norm_eps", "\"1e-5\""},
+        {"rms_norm_eps", "0"},
+        {"rms_norm_eps", "-1"},
+        {"rope_theta", "0"},
+        {"rope_theta", "-1.0"},
+        {"rope_theta", "\"1e4\""},
+        {"num_attention_heads", "5"},
+        {"num_key_value_heads", "3"},
+        {"head_dim", "5"},
+        {"num_hidden_layers", "257"},
+        {"vocab_size", NULL},
+        {"hidden_size", NULL},
+        {"intermediate_size", NULL},
+        {"num_hidden_layers", NULL},
+        {"num_attention_heads", NULL},
+        {"num_attention_heads", "2147483647"},
     };
-    static const char *const sizes[] = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                                        "num_attention_heads", "num_key_value_heads", "head_dim",
-                                        "max_position_embeddings"};
-    static const char *const bad_sizes[] = {"0", "-1", "2147483648", "4294967296", "9223372036854775807",
-                                            "-9223372036854775808", "1.5", "8.0", "\"8\"", "true", "[8]", "{}"};
+    static const char *const sizes[] = {
+        "vocab_size",          "hidden_size",         "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "head_dim",          "max_position_embeddings"};
+    static const char *const bad_sizes[] = {
+        "0",     "-1",   "2147483648", "4294967296", "9223372036854775807", "-9223372036854775808", "1.5", "8.0",
+        "\"8\"", "true", "[8]",        "{}"};
     static const Change accepted[] = {
-        {"rope_scaling", "{\"rope_type\":\"default\"}"}, {"rope_scaling", "{\"type\":\"default\"}"},
+        {"rope_scaling", "{\"rope_type\":\"default\"}"},
+        {"rope_scaling", "{\"type\":\"default\"}"},
         {"rope_scaling", NULL},
-        {"num_key_value_heads", "null"}, {"num_key_value_heads", NULL}, {"head_dim", "null"}, {"head_dim", "6"},
-        {"sliding_window", "4096"}, {"hidden_act", NULL}, {"tie_word_embeddings", NULL}, {"architectures", NULL},
-        {"architectures", "null"}, {"layer_types", "null"}, {"quantization_config", "null"}, {"pretraining_tp", "2"},
-        {"mlp_bias", "null"}, {"partial_rotary_factor", "1"}, {"max_position_embeddings", "1000000"},
-        {"rms_norm_eps", NULL}, {"rope_theta", NULL}, {"rope_theta", "10000"}, {"unknown_key", "[1,2,{}]"},
+        {"num_key_value_heads", "null"},
+        {"num_key_value_heads", NULL},
+        {"head_dim", "null"},
+        {"head_dim", "6"},
+        {"sliding_window", "4096"},
+        {"hidden_act", NULL},
+        {"tie_word_embeddings", NULL},
+        {"architectures", NULL},
+        {"architectures", "null"},
+        {"layer_types", "null"},
+        {"quantization_config", "null"},
+        {"pretraining_tp", "2"},
+        {"mlp_bias", "null"},
+        {"partial_rotary_factor", "1"},
+        {"max_position_embeddings", "1000000"},
+        {"rms_norm_eps", NULL},
+        {"rope_theta", NULL},
+        {"rope_theta", "10000"},
+        {"unknown_key", "[1,2,{}]"},
     };
     const ModelSettings settings = foreign_settings(false, false);
     Model *model = toy_create(&settings);
@@ -541,8 +583,16 @@ static void test_foreign_settings(void **state) {
             fail_msg("another %s was accepted", sizes[i]);
     }
     check_count("sizes other than the weights' refused", 7);
-    static const char *const texts[] = {"", "{", "[]", "null", "{\"a\":1,\"a\":1}",
-                                        "{\"hidden_size\":9223372036854775808}", "{\"rope_theta\":NaN}", "{\"rope_theta\":1e999}", "{} {}", "\xff\xfe"};
+    static const char *const texts[] = {"",
+                                        "{",
+                                        "[]",
+                                        "null",
+                                        "{\"a\":1,\"a\":1}",
+                                        "{\"hidden_size\":9223372036854775808}",
+                                        "{\"rope_theta\":NaN}",
+                                        "{\"rope_theta\":1e999}",
+                                        "{} {}",
+                                        "\xff\xfe"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         write_bytes(join(foreign.directory, "config.json"), texts[i], strlen(texts[i]));
         Error error = {0};
@@ -586,7 +636,12 @@ static void test_foreign_weights(void **state) {
     write_foreign(&foreign, model);
     const char *path = join(foreign.directory, "model.safetensors.index.json");
     json_t *index = json_load_file(path, 0, NULL), *map = json_object_get(index, "weight_map");
-    static const char *const names[] = {"\"../x.safetensors\"", "\"/etc/passwd\"", "\"\"", "\".\"", "1", "null",
+    static const char *const names[] = {"\"../x.safetensors\"",
+                                        "\"/etc/passwd\"",
+                                        "\"\"",
+                                        "\".\"",
+                                        "1",
+                                        "null",
                                         "\"model-00002-of-00002.safetensors\""};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         json_t *good = json_deep_copy(map);
@@ -645,7 +700,9 @@ static void test_surplus_in_ours(void **state) {
     SafetensorsItem *items = calloc(table->count, sizeof *items);
     for (size_t i = 0; i < table->count; i++) {
         const Tensor *tensor = &table->tensors[i];
-        items[i] = (SafetensorsItem){tensor->name, (size_t)tensor->rank, {tensor->rows, tensor->columns},
+        items[i] = (SafetensorsItem){tensor->name,
+                                     (size_t)tensor->rank,
+                                     {tensor->rows, tensor->columns},
                                      model_parameters(untied) + tensor->offset};
         if (tensor->rank == 1) items[i].shape[0] = tensor->columns;
     }
@@ -661,11 +718,16 @@ static void test_surplus_in_ours(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_round_trips),      cmocka_unit_test(test_inexpressible),
-    cmocka_unit_test(test_every_damage),     cmocka_unit_test(test_not_finite),
-    cmocka_unit_test(test_flat),             cmocka_unit_test(test_foreign),
-    cmocka_unit_test(test_foreign_settings), cmocka_unit_test(test_foreign_weights),
-    cmocka_unit_test(test_foreign_nan),      cmocka_unit_test(test_surplus_in_ours),
+    cmocka_unit_test(test_round_trips),
+    cmocka_unit_test(test_inexpressible),
+    cmocka_unit_test(test_every_damage),
+    cmocka_unit_test(test_not_finite),
+    cmocka_unit_test(test_flat),
+    cmocka_unit_test(test_foreign),
+    cmocka_unit_test(test_foreign_settings),
+    cmocka_unit_test(test_foreign_weights),
+    cmocka_unit_test(test_foreign_nan),
+    cmocka_unit_test(test_surplus_in_ours),
 };
 
 TEST_MAIN(tests)

@@ -30,8 +30,11 @@ static AttentionSettings base_settings(void) {
 
 static void test_against_double(void **state) {
     (void)state;
-    const struct { size_t qk, v, far, degree, near, tokens; double bound; } cases[] = {
-        {16, 64, 0, 2, 32, 300, 1}, {64, 64, 8, 4, 32, 300, 4}, {8, 8, 0, 6, 0, 131, 2}, {32, 20, 4, 8, 7, 77, 2},
+    const struct {
+        size_t qk, v, far, degree, near, tokens;
+        double bound;
+    } cases[] = {
+        {16, 64, 0, 2, 32, 300, 1}, {64, 64, 8, 4, 32, 300, 4}, {8, 8, 0, 6, 0, 131, 2},    {32, 20, 4, 8, 7, 77, 2},
         {16, 16, 0, 4, 16, 65, 4},  {4, 4, 2, 3, 1, 1, 1},      {12, 32, 6, 1, 64, 200, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -64,7 +67,8 @@ static void test_causality(void **state) {
         real *before = malloc(problem.o_count * sizeof(real));
         memcpy(before, problem.o, problem.o_count * sizeof(real));
         const size_t t = random_below((Random){1, RANDOM_TEST, 0}, i, s.tokens - 1);
-        problem.q[t * problem.q_stride] += 1, problem.k[t * problem.k_stride + 3] -= 2, problem.v[t * problem.v_stride] += 5;
+        problem.q[t * problem.q_stride] += 1, problem.k[t * problem.k_stride + 3] -= 2,
+            problem.v[t * problem.v_stride] += 5;
         attention_problem_run(&problem, plan, NULL, NULL);
         check_same_bits("outputs before the change", before, problem.o, t * problem.o_stride * sizeof(real));
         assert_memory_not_equal(before, problem.o, problem.o_count * sizeof(real));
@@ -173,8 +177,9 @@ static double *ratios[QUANTITIES];
 static size_t ratio_count[QUANTITIES];
 
 static Trial trial_new(const AttentionSettings *settings) {
-    Trial trial = {.settings = *settings, .plan = plan_new(settings), .size = {settings->qk_size, settings->qk_size,
-                                                                              settings->v_size, settings->v_size}};
+    Trial trial = {.settings = *settings,
+                   .plan = plan_new(settings),
+                   .size = {settings->qk_size, settings->qk_size, settings->v_size, settings->v_size}};
     AttentionSettings exact = *settings;
     exact.far = FAR_EXACT;
     Error error = {0};
@@ -212,17 +217,37 @@ static double largest_difference(const real *actual, const double *expected, siz
 static void trial_run(Trial *trial, const char *family, double *largest_ratio) {
     const size_t D = trial->settings.qk_size, E = trial->settings.v_size;
     double bound[QUANTITIES][HEADS], fell_back[HEADS];
-    AttentionReport report = {.fell_back = fell_back, .output_bound = bound[OUTPUT], .dq_bound = bound[DQ], .dk_bound = bound[DK],
+    AttentionReport report = {.fell_back = fell_back,
+                              .output_bound = bound[OUTPUT],
+                              .dq_bound = bound[DQ],
+                              .dk_bound = bound[DK],
                               .dv_bound = bound[DV]};
-    attention_forward(trial->plan, &(AttentionForward){
-        .o = trial->output[3], .q = trial->input[0], .k = trial->input[1], .v = trial->input[2],
-        .o_stride = HEADS * E, .q_stride = HEADS * D, .k_stride = HEADS * D, .v_stride = HEADS * E, .report = &report,
-        .saved = trial->saved, .scratch = trial->scratch});
-    attention_backward(trial->plan, &(AttentionBackward){
-        .dq = trial->output[0], .dk = trial->output[1], .dv = trial->output[2], .d_o = trial->input[3],
-        .o = trial->output[3], .q = trial->input[0], .k = trial->input[1], .v = trial->input[2], .o_stride = HEADS * E,
-        .q_stride = HEADS * D, .k_stride = HEADS * D, .v_stride = HEADS * E, .report = &report, .saved = trial->saved,
-        .scratch = trial->scratch});
+    attention_forward(trial->plan, &(AttentionForward){.o = trial->output[3],
+                                                       .q = trial->input[0],
+                                                       .k = trial->input[1],
+                                                       .v = trial->input[2],
+                                                       .o_stride = HEADS * E,
+                                                       .q_stride = HEADS * D,
+                                                       .k_stride = HEADS * D,
+                                                       .v_stride = HEADS * E,
+                                                       .report = &report,
+                                                       .saved = trial->saved,
+                                                       .scratch = trial->scratch});
+    attention_backward(trial->plan, &(AttentionBackward){.dq = trial->output[0],
+                                                         .dk = trial->output[1],
+                                                         .dv = trial->output[2],
+                                                         .d_o = trial->input[3],
+                                                         .o = trial->output[3],
+                                                         .q = trial->input[0],
+                                                         .k = trial->input[1],
+                                                         .v = trial->input[2],
+                                                         .o_stride = HEADS * E,
+                                                         .q_stride = HEADS * D,
+                                                         .k_stride = HEADS * D,
+                                                         .v_stride = HEADS * E,
+                                                         .report = &report,
+                                                         .saved = trial->saved,
+                                                         .scratch = trial->scratch});
     for (size_t h = 0; h < HEADS; h++) {
         static double o[TOKENS * 64], dq[TOKENS * 64], dk[TOKENS * 64], dv[TOKENS * 64];
         memset(dq, 0, sizeof dq), memset(dk, 0, sizeof dk), memset(dv, 0, sizeof dv);
@@ -297,8 +322,10 @@ static size_t climb(Trial *trial, uint64_t seed, size_t steps) {
             for (size_t n = 0; n < 4; n++)
                 for (size_t t = 0; t < TOKENS; t++) {
                     const size_t at = (t * HEADS + h) * trial->size[n], bytes = trial->size[n] * sizeof(real);
-                    if (better) memcpy(kept[n] + at, trial->input[n] + at, bytes);
-                    else memcpy(trial->input[n] + at, kept[n] + at, bytes);
+                    if (better)
+                        memcpy(kept[n] + at, trial->input[n] + at, bytes);
+                    else
+                        memcpy(trial->input[n] + at, kept[n] + at, bytes);
                 }
         }
     }
@@ -313,13 +340,17 @@ static int compare_doubles(const void *a, const void *b) {
 
 static void test_certificates(void **state) {
     (void)state;
-    const struct { size_t qk, far, degree, near; double limit; AttentionBound bound; AttentionNearBound near_bound; }
-        cases[] = {
-            {4, 0, 2, 0, 1, BOUND_BALL, 0}, {4, 0, 2, 4, 1, BOUND_BALL, 1}, {4, 0, 4, 3, 2, BOUND_BALL, 0},
-            {8, 4, 4, 5, 4, BOUND_BALL, 0}, {6, 0, 1, 2, 0.5, BOUND_CLIP, 1}, {4, 2, 6, 0, 3, BOUND_BALL, 0},
-            {4, 0, 3, 0, 0.5, BOUND_CLIP, 1}, {4, 0, 6, 1, 1, BOUND_BALL, 0}, {8, 4, 4, 16, 1, BOUND_BALL, 1},
-            {4, 0, 8, 2, 2, BOUND_BALL, 1},
-        };
+    const struct {
+        size_t qk, far, degree, near;
+        double limit;
+        AttentionBound bound;
+        AttentionNearBound near_bound;
+    } cases[] = {
+        {4, 0, 2, 0, 1, BOUND_BALL, 0},   {4, 0, 2, 4, 1, BOUND_BALL, 1},   {4, 0, 4, 3, 2, BOUND_BALL, 0},
+        {8, 4, 4, 5, 4, BOUND_BALL, 0},   {6, 0, 1, 2, 0.5, BOUND_CLIP, 1}, {4, 2, 6, 0, 3, BOUND_BALL, 0},
+        {4, 0, 3, 0, 0.5, BOUND_CLIP, 1}, {4, 0, 6, 1, 1, BOUND_BALL, 0},   {8, 4, 4, 16, 1, BOUND_BALL, 1},
+        {4, 0, 8, 2, 2, BOUND_BALL, 1},
+    };
     const char *text = getenv("LOWRANK_CASES");
     const size_t wanted = text ? strtoul(text, NULL, 10) : 100000, kinds = sizeof cases / sizeof *cases;
     for (size_t n = 0; n < QUANTITIES; n++) ratios[n] = malloc(MOST_RATIOS * sizeof(double));
@@ -367,8 +398,11 @@ static void test_certificate_edges(void **state) {
         AttentionProblem problem = attention_problem_new(&s, 0, 3.0, 600);
         AttentionPlan *plan = plan_new(&s);
         double bound[4][2], fell_back[2];
-        AttentionReport report = {.output_bound = bound[0], .dq_bound = bound[1], .dk_bound = bound[2],
-                                  .dv_bound = bound[3], .fell_back = fell_back};
+        AttentionReport report = {.output_bound = bound[0],
+                                  .dq_bound = bound[1],
+                                  .dk_bound = bound[2],
+                                  .dv_bound = bound[3],
+                                  .fell_back = fell_back};
         attention_problem_run(&problem, plan, NULL, &report);
         for (size_t n = 0; n < 4; n++)
             for (size_t h = 0; h < 2; h++) assert_true(i == 1 ? isinf(bound[n][h]) : bound[n][h] == 0);
@@ -401,8 +435,13 @@ static void test_refusals(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_against_double), cmocka_unit_test(test_causality),    cmocka_unit_test(test_threads),
-    cmocka_unit_test(test_chunks),         cmocka_unit_test(test_long),         cmocka_unit_test(test_certificates),
-    cmocka_unit_test(test_certificate_edges), cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_against_double),
+    cmocka_unit_test(test_causality),
+    cmocka_unit_test(test_threads),
+    cmocka_unit_test(test_chunks),
+    cmocka_unit_test(test_long),
+    cmocka_unit_test(test_certificates),
+    cmocka_unit_test(test_certificate_edges),
+    cmocka_unit_test(test_refusals),
 };
 TEST_MAIN(tests)

@@ -178,38 +178,56 @@ static void test_every_damage(void **state) {
 static void test_hostile_headers(void **state) {
     (void)state;
     static const char *const hostile[] = {
-        "[]", "  {}", "{", "{}x", "null", "\"\"", "{\"a\":1}", "{\"a\":[]}", "{\"a\":{}}",
-        "{}",                                                                // 16 bytes that belong to nobody
-        "{" T("a", "F32", "[3]", "[0,12]") "}",                              // 4 bytes at the end
-        "{" T("a", "F32", "[3]", "[4,16]") "}",                              // 4 bytes in front
-        "{" T("a", "F32", "[5]", "[0,20]") "}",                              // beyond the end
+        "[]",
+        "  {}",
+        "{",
+        "{}x",
+        "null",
+        "\"\"",
+        "{\"a\":1}",
+        "{\"a\":[]}",
+        "{\"a\":{}}",
+        "{}",                                   // 16 bytes that belong to nobody
+        "{" T("a", "F32", "[3]", "[0,12]") "}", // 4 bytes at the end
+        "{" T("a", "F32", "[3]", "[4,16]") "}", // 4 bytes in front
+        "{" T("a", "F32", "[5]", "[0,20]") "}", // beyond the end
         "{" T("a", "F32", "[4]", "[16,32]") "}",
-        "{" T("a", "F32", "[2]", "[0,8]") "," T("b", "F32", "[1]", "[12,16]") "}", // hole
-        "{" T("a", "F32", "[3]", "[0,12]") "," T("b", "F32", "[2]", "[8,16]") "}", // overlap
-        "{" T("a", "F32", "[4]", "[0,16]") "," T("b", "F32", "[4]", "[0,16]") "}", // the same bytes twice
-        "{" T("a", "F32", "[4]", "[0,16]") "," T("a", "F32", "[4]", "[0,16]") "}", // the same name twice
+        "{" T("a", "F32", "[2]", "[0,8]") "," T("b", "F32", "[1]", "[12,16]") "}",        // hole
+        "{" T("a", "F32", "[3]", "[0,12]") "," T("b", "F32", "[2]", "[8,16]") "}",        // overlap
+        "{" T("a", "F32", "[4]", "[0,16]") "," T("b", "F32", "[4]", "[0,16]") "}",        // the same bytes twice
+        "{" T("a", "F32", "[4]", "[0,16]") "," T("a", "F32", "[4]", "[0,16]") "}",        // the same name twice
         "{" T("a", "F32", "[4]", "[0,16]") "," T("\\u0061", "F32", "[0]", "[16,16]") "}", // and in disguise
-        "{" T("a", "F32", "[4]", "[16,0]") "}", "{" T("a", "F32", "[4]", "[-16,0]") "}",
-        "{" T("a", "F32", "[3]", "[0,16]") "}", "{" T("a", "F64", "[4]", "[0,16]") "}",
-        "{" T("a", "F16", "[4]", "[0,16]") "}", "{" T("a", "F32", "[4]", "[0,16,16]") "}",
-        "{" T("a", "F32", "[4]", "[0]") "}", "{" T("a", "F32", "[4]", "16") "}",
-        "{" T("a", "F32", "[4]", "[0.0,16.0]") "}", "{" T("a", "F32", "[4.0]", "[0,16]") "}",
-        "{" T("a", "F32", "[\"4\"]", "[0,16]") "}", "{" T("a", "F32", "[true]", "[0,16]") "}",
-        "{" T("a", "F32", "[-4]", "[0,16]") "}", "{" T("a", "F32", "[-2,-2]", "[0,16]") "}",
-        "{" T("a", "F32", "4", "[0,16]") "}", "{" T("a", "F32", "null", "[0,16]") "}",
-        " {" T("a", "F32", "[4]", "[0,16]") "}",                             // does not start with {
-        "{" T("a", "F32", "[1,1,1,1,4]", "[0,16]") "}",                      // rank
+        "{" T("a", "F32", "[4]", "[16,0]") "}",
+        "{" T("a", "F32", "[4]", "[-16,0]") "}",
+        "{" T("a", "F32", "[3]", "[0,16]") "}",
+        "{" T("a", "F64", "[4]", "[0,16]") "}",
+        "{" T("a", "F16", "[4]", "[0,16]") "}",
+        "{" T("a", "F32", "[4]", "[0,16,16]") "}",
+        "{" T("a", "F32", "[4]", "[0]") "}",
+        "{" T("a", "F32", "[4]", "16") "}",
+        "{" T("a", "F32", "[4]", "[0.0,16.0]") "}",
+        "{" T("a", "F32", "[4.0]", "[0,16]") "}",
+        "{" T("a", "F32", "[\"4\"]", "[0,16]") "}",
+        "{" T("a", "F32", "[true]", "[0,16]") "}",
+        "{" T("a", "F32", "[-4]", "[0,16]") "}",
+        "{" T("a", "F32", "[-2,-2]", "[0,16]") "}",
+        "{" T("a", "F32", "4", "[0,16]") "}",
+        "{" T("a", "F32", "null", "[0,16]") "}",
+        " {" T("a", "F32", "[4]", "[0,16]") "}",        // does not start with {
+        "{" T("a", "F32", "[1,1,1,1,4]", "[0,16]") "}", // rank
         "{" T("a", "F32", "[4,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]", "[0,16]") "}",
-        "{" T("a", "F32", "[4611686018427387905,4]", "[0,16]") "}",          // 2^62 + 1 times 4 wraps to 4
-        "{" T("a", "F32", "[4294967296,4294967296]", "[0,0]") "}",           // wraps to 0
-        "{" T("a", "F32", "[4611686018427387908]", "[0,16]") "}",            // bytes wrap to 16
-        "{" T("a", "F32", "[9223372036854775808]", "[0,16]") "}",            // 2^63
-        "{" T("a", "F32", "[4]", "[0,18446744073709551616]") "}",            // 2^64
+        "{" T("a", "F32", "[4611686018427387905,4]", "[0,16]") "}", // 2^62 + 1 times 4 wraps to 4
+        "{" T("a", "F32", "[4294967296,4294967296]", "[0,0]") "}",  // wraps to 0
+        "{" T("a", "F32", "[4611686018427387908]", "[0,16]") "}",   // bytes wrap to 16
+        "{" T("a", "F32", "[9223372036854775808]", "[0,16]") "}",   // 2^63
+        "{" T("a", "F32", "[4]", "[0,18446744073709551616]") "}",   // 2^64
         "{" T("a", "F32", "[4]", "[9223372036854775792,9223372036854775807]") "}",
-        "{" T("a", "F33", "[4]", "[0,16]") "}", "{" T("a", "", "[4]", "[0,16]") "}",
+        "{" T("a", "F33", "[4]", "[0,16]") "}",
+        "{" T("a", "", "[4]", "[0,16]") "}",
         "{" T("a", "f32", "[4]", "[0,16]") "}",
         "{\"a\":{\"dtype\":32,\"shape\":[4],\"data_offsets\":[0,16]}}",
-        "{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,16]}}", "{\"a\":{\"dtype\":\"F32\",\"shape\":[4]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,16]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4]}}",
         "{\"a\":{\"shape\":[4],\"data_offsets\":[0,16]}}",
         "{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}",
         "{\"__metadata__\":[]," T("a", "F32", "[4]", "[0,16]") "}",
@@ -221,8 +239,10 @@ static void test_hostile_headers(void **state) {
         "{\"__metadata__\":{\"crc32.header\":\"00000000\"}," T("a", "F32", "[4]", "[0,16]") "}",
         "{\"__metadata__\":{\"crc32.header\":\"0\"}," T("a", "F32", "[4]", "[0,16]") "}",
         "{\"__metadata__\":{\"crc32.header\":\"\"}}",
-        "{" T("a\\u0000b", "F32", "[4]", "[0,16]") "}", "{" T("a\xff", "F32", "[4]", "[0,16]") "}",
-        "{" T("a", "F32", "[4]", "[0,16]") "}{}", "{" T("a", "F32", "[4]", "[0,16]") ",}",
+        "{" T("a\\u0000b", "F32", "[4]", "[0,16]") "}",
+        "{" T("a\xff", "F32", "[4]", "[0,16]") "}",
+        "{" T("a", "F32", "[4]", "[0,16]") "}{}",
+        "{" T("a", "F32", "[4]", "[0,16]") ",}",
     };
     static const char data[16] = {0};
     const char *path = path_of("hostile.safetensors");
@@ -236,7 +256,8 @@ static void test_hostile_headers(void **state) {
             fail_msg("%s: kind %d, '%s'", hostile[i], error.kind, error.message);
     }
     static const char *const good[] = {
-        "{" T("a", "F32", "[4]", "[0,16]") "}", "{" T("a", "F32", "[4]", "[0,16]") "}       ",
+        "{" T("a", "F32", "[4]", "[0,16]") "}",
+        "{" T("a", "F32", "[4]", "[0,16]") "}       ",
         "{" T("b", "F32", "[2,1]", "[8,16]") "," T("a", "F32", "[1,1,1,2]", "[0,8]") "}",
         "{" T("e", "F32", "[0,7]", "[8,8]") "," T("b", "I64", "[]", "[8,16]") "," T("a", "BOOL", "[8]", "[0,8]") "}",
         "{\"__metadata__\":{}," T("a", "F32", "[4]", "[0,16]") "}",
@@ -261,8 +282,10 @@ static void test_checksums_of_tensors(void **state) {
     const char *path = path_of("sums.safetensors");
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) {
         char header[300], sum[9];
-        uint64_t length = (uint64_t)snprintf(header, sizeof header, "{\"__metadata__\":{\"crc32.header\":\"00000000\""
-                                             ",\"writer\":\"rope.c\"%s}," T("a", "F32", "[4]", "[0,16]") "}", sums[i]);
+        uint64_t length = (uint64_t)snprintf(header, sizeof header,
+                                             "{\"__metadata__\":{\"crc32.header\":\"00000000\""
+                                             ",\"writer\":\"rope.c\"%s}," T("a", "F32", "[4]", "[0,16]") "}",
+                                             sums[i]);
         snprintf(sum, sizeof sum, "%08x", checksum(checksum(0, &length, 8), header, length));
         memcpy(strstr(header, "00000000"), sum, 8);
         write_foreign(path, header, length, data, sizeof data);
@@ -280,8 +303,8 @@ static void test_checksums_of_tensors(void **state) {
 // Lengths that lie, nesting that eats the stack, things that are not files.
 static void test_hostile_files(void **state) {
     (void)state;
-    static const uint64_t lengths[] = {
-        0, 1, 3, 100000001, (uint64_t)1 << 32, (uint64_t)1 << 63, UINT64_MAX - 7, UINT64_MAX};
+    static const uint64_t lengths[] = {0,         1, 3, 100000001, (uint64_t)1 << 32, (uint64_t)1 << 63, UINT64_MAX - 7,
+                                       UINT64_MAX};
     const char *path = path_of("lengths.safetensors");
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         char bytes[10] = {0};
@@ -354,8 +377,8 @@ static void test_conversion(void **state) {
                                        : ldexp(fraction, 1 - formats[k].bias - bits);
             if (exponent == largest) expected = fraction ? NAN : INFINITY;
             if (i & 0x8000) expected = -expected;
-            bool same = isnan(expected) ? isnan(out[i])
-                                        : (double)out[i] == expected && !signbit(out[i]) == !signbit(expected);
+            bool same =
+                isnan(expected) ? isnan(out[i]) : (double)out[i] == expected && !signbit(out[i]) == !signbit(expected);
             if (!same) fail_msg("%s %04x: %g, not %g", formats[k].dtype, i, (double)out[i], expected);
         }
         check_count("16-bit patterns converted", PATTERNS);
@@ -372,8 +395,7 @@ static void test_conversion(void **state) {
     real narrow[8];
     Safetensors *file = safetensors_open(path, &error);
     assert_true(safetensors_read(file, "x", 1, (size_t[]){8}, narrow, &error));
-    for (size_t i = 0; i < 8; i++)
-        assert_true(isnan(wide[i]) ? isnan(narrow[i]) : narrow[i] == (real)wide[i]);
+    for (size_t i = 0; i < 8; i++) assert_true(isnan(wide[i]) ? isnan(narrow[i]) : narrow[i] == (real)wide[i]);
     check_count("F64 numbers rounded", 8);
     safetensors_close(file);
 
@@ -403,10 +425,10 @@ static void test_shrinks_while_open(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_large),         cmocka_unit_test(test_every_damage),
-    cmocka_unit_test(test_hostile_headers), cmocka_unit_test(test_hostile_files), cmocka_unit_test(test_conversion),
-    cmocka_unit_test(test_checksums_of_tensors),
-    cmocka_unit_test(test_shrinks_while_open),
+    cmocka_unit_test(test_round_trip),           cmocka_unit_test(test_large),
+    cmocka_unit_test(test_every_damage),         cmocka_unit_test(test_hostile_headers),
+    cmocka_unit_test(test_hostile_files),        cmocka_unit_test(test_conversion),
+    cmocka_unit_test(test_checksums_of_tensors), cmocka_unit_test(test_shrinks_while_open),
 };
 
 TEST_MAIN(tests)

@@ -106,9 +106,7 @@ bool metrics_evaluation(Metrics *metrics, const Trainer *trainer, const Evaluati
     return append(metrics, line, error);
 }
 
-bool metrics_flush(Metrics *metrics, Error *error) {
-    return file_sync(metrics->descriptor, "metrics.jsonl", error);
-}
+bool metrics_flush(Metrics *metrics, Error *error) { return file_sync(metrics->descriptor, "metrics.jsonl", error); }
 
 static void clear_live(Metrics *metrics) {
     if (metrics->live) fputs("\r\033[K", stderr);
