@@ -55,6 +55,14 @@ void phase_count(double flops, double bytes) {
     accumulated.bytes[running] += bytes;
 }
 
+void phase_add(PhaseTimes *sum, const PhaseTimes *times, double weight) {
+    for (size_t p = 0; p < PHASE_COUNT; p++) {
+        sum->seconds[p] += weight * times->seconds[p];
+        sum->flops[p] += weight * times->flops[p];
+        sum->bytes[p] += weight * times->bytes[p];
+    }
+}
+
 void phase_take(PhaseTimes *times) {
     close_span();
     *times = accumulated;

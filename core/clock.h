@@ -33,6 +33,8 @@ typedef struct PhaseTimes {
 const char *phase_name(Phase phase);          // "attention_forward", as in JSON
 Phase phase_enter(Phase phase);               // returns the phase that was running, to go back to
 void phase_count(double flops, double bytes); // adds to the running phase
-void phase_take(PhaseTimes *times);           // copies and resets the accumulated times (closes the running span)
+// *sum += weight · *times: seconds, flops and bytes; entries are not summed.
+void phase_add(PhaseTimes *sum, const PhaseTimes *times, double weight);
+void phase_take(PhaseTimes *times); // copies and resets the accumulated times (closes the running span)
 
 #endif

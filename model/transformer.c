@@ -102,14 +102,18 @@ static void count_attention(const Model *model, double flops, double times) {
     phase_count(flops, times * sizeof(real) * (double)model->rows * (double)(model->qkv_width + model->heads_width));
 }
 
+// The rows that attention reads q and k from: qkv itself, or its normed copy, made here.
+static const real *attention_rows(Model *model, int layer, const LayerScratch *scratch) {
+    const LayerActivations *a = &model->layers[layer];
+    if (!scratch->normed) return a->qkv;
+    phase_enter(PHASE_NORM);
+    pass_head_norm(model, layer, scratch->normed, a->qkv);
+    return scratch->normed;
+}
+
 static void attention_part_forward(Model *model, int layer, const LayerScratch *scratch) {
     LayerActivations *a = &model->layers[layer];
-    const real *queries = a->qkv;
-    if (scratch->normed) {
-        phase_enter(PHASE_NORM);
-        pass_head_norm(model, layer, scratch->normed, a->qkv);
-        queries = scratch->normed;
-    }
+    const real *queries = attention_rows(model, layer, scratch);
     phase_enter(PHASE_ATTENTION_FORWARD);
     attention_forward(model->plans[layer], &(AttentionForward){
                                                .o = a->heads_out,
@@ -130,13 +134,8 @@ static void attention_part_forward(Model *model, int layer, const LayerScratch *
 // d_o (N,H·E) → scratch->dqkv (N,qkv width)
 static void attention_part_backward(Model *model, int layer, const LayerScratch *scratch, const real *d_o) {
     LayerActivations *a = &model->layers[layer];
-    const real *queries = a->qkv;
+    const real *queries = attention_rows(model, layer, scratch);
     real *dqkv = scratch->dqkv;
-    if (scratch->normed) {
-        phase_enter(PHASE_NORM);
-        pass_head_norm(model, layer, scratch->normed, a->qkv);
-        queries = scratch->normed;
-    }
     phase_enter(PHASE_ATTENTION_BACKWARD);
     AttentionBackward io = {
         .dq = dqkv,

@@ -8,6 +8,7 @@
 #include "core/json_text.h"
 #include "core/threads.h"
 #include "train/command.h"
+#include "train/report.h"
 #include "train/signals.h"
 #include "train/words.h"
 
@@ -147,16 +148,13 @@ static void destroy(Ab *ab) {
 
 // What was measured so far, as a page, as JSON and in words, whatever ended it.
 static bool report(const Ab *ab, bool json, Error *error) {
-    char path[RUN_PATH], json_path[RUN_PATH];
+    char path[RUN_PATH];
     json_watch();
     json_t *document = ab_document(ab);
-    bool fine = path_join(path, sizeof path, ab->run.path, "report.html", error) &&
-                path_join(json_path, sizeof json_path, ab->run.path, "report.json", error);
+    bool fine = path_join(path, sizeof path, ab->run.path, "report.html", error);
     json_object_set_new(document, "report", json_string(fine ? path : ""));
-    char *text = json_print(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
-    fine = fine && (text || error_set(error, ERROR_MEMORY, "Out of memory for the report.")) &&
-           ab_write_report(ab, document, path, error) && file_write_atomic(json_path, text, strlen(text), error);
-    free(text);
+    fine = fine && ab_write_report(ab, document, path, error) &&
+           report_write_json(ab->run.path, "report.json", document, error);
     ab_print(ab, document);
     if (fine) fprintf(stderr, "report: %s\n", path);
     if (json)

@@ -59,11 +59,7 @@ static bool step_arm(Ab *ab, size_t arm, Trainer *trainer, Error *error) {
     track->loss[ab->step] = result.loss;
     phase_take(&phases);
     if (!ab_timed(ab, ab->seed, ab->step)) return true;
-    for (size_t p = 0; p < PHASE_COUNT; p++) {
-        track->phases.seconds[p] += phases.seconds[p];
-        track->phases.flops[p] += phases.flops[p];
-        track->phases.bytes[p] += phases.bytes[p];
-    }
+    phase_add(&track->phases, &phases, 1);
     return true;
 }
 

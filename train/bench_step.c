@@ -122,11 +122,7 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
         fine = trainer_step(trainer, &result, error);
         steps[r] = clock_seconds() - start;
         phase_take(&phases);
-        for (size_t p = 0; p < PHASE_COUNT; p++) {
-            times->phases.seconds[p] += phases.seconds[p];
-            times->phases.flops[p] += phases.flops[p];
-            times->phases.bytes[p] += phases.bytes[p];
-        }
+        phase_add(&times->phases, &phases, 1);
         linear[r] = all_linear_seconds(model, n, memory, &flops);
         shares[0][r] = step_flops(trainer) / steps[r] / rates[r];
         shares[1][r] = flops / linear[r] / rates[r];

@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/files.h"
 #include "core/json_text.h"
+#include "train/figures.h"
 
 static const size_t metrics_limit = (size_t)1 << 32;
 
@@ -69,9 +70,6 @@ static bool append(Metrics *metrics, json_t *object, Error *error) {
     return written;
 }
 
-// JSON has no NaN and no infinity.
-static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
-
 bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, double step_seconds, Error *error) {
     RunState *state = &trainer->state;
     double mean = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
@@ -79,14 +77,14 @@ bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, 
     json_watch();
     json_t *line =
         json_pack("{s:I, s:I, s:o, s:o, s:f, s:I}", "step", (json_int_t)state->step, "tokens",
-                  (json_int_t)state->tokens, "loss", number(mean), "grad_norm", number(result->gradient_norm),
+                  (json_int_t)state->tokens, "loss", figure_json(mean), "grad_norm", figure_json(result->gradient_norm),
                   "learning_rate", result->learning_rate, "skipped", (json_int_t)state->skipped);
     AttentionSummary attention = trainer_attention(trainer);
     if (attention.present)
         json_object_set_new(line, "attention",
-                            json_pack("{s:o, s:o, s:o, s:I}", "logit_bound", number(attention.logit_bound),
-                                      "output_bound", number(attention.output_bound), "clipped",
-                                      number(attention.clipped), "fell_back", (json_int_t)state->fell_back));
+                            json_pack("{s:o, s:o, s:o, s:I}", "logit_bound", figure_json(attention.logit_bound),
+                                      "output_bound", figure_json(attention.output_bound), "clipped",
+                                      figure_json(attention.clipped), "fell_back", (json_int_t)state->fell_back));
     json_object_set_new(line, "time",
                         json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms", 1e3 * step_seconds,
                                   "tokens_per_s", tokens / fmax(step_seconds, 1e-9)));
@@ -98,10 +96,10 @@ bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, 
 bool metrics_evaluation(Metrics *metrics, const Trainer *trainer, const Evaluation *evaluation, Error *error) {
     json_watch();
     json_t *line = json_pack("{s:I, s:o, s:o, s:f}", "step", (json_int_t)trainer->state.step, "held_out_loss",
-                             number(evaluation->loss), "perplexity", number(exp(evaluation->loss)), "accuracy",
-                             evaluation->accuracy);
+                             figure_json(evaluation->loss), "perplexity", figure_json(exp(evaluation->loss)),
+                             "accuracy", evaluation->accuracy);
     double bits = bits_per_byte(evaluation->loss, &trainer->meta);
-    if (bits > 0) json_object_set_new(line, "bits_per_byte", number(bits));
+    if (bits > 0) json_object_set_new(line, "bits_per_byte", figure_json(bits));
     json_object_set_new(line, "time", json_pack("{s:f}", "seconds", metrics_seconds(metrics)));
     return append(metrics, line, error);
 }

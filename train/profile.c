@@ -14,6 +14,7 @@
 #include "core/threads.h"
 #include "train/command.h"
 #include "train/lists.h"
+#include "train/report.h"
 #include "train/signals.h"
 #include "train/snapshot.h"
 
@@ -100,11 +101,7 @@ static void take_middle(const Steps *steps, ProfileCell *cell) {
         const PhaseTimes *phases = &steps->phases[middle[i]];
         cell->step_seconds += steps->seconds[middle[i]] / 2;
         cell->phases.entries = phases->entries;
-        for (size_t p = 0; p < PHASE_COUNT; p++) {
-            cell->phases.seconds[p] += phases->seconds[p] / 2;
-            cell->phases.flops[p] += phases->flops[p] / 2;
-            cell->phases.bytes[p] += phases->bytes[p] / 2;
-        }
+        phase_add(&cell->phases, phases, 0.5);
     }
     cell->steps = steps->count;
     cell->measured = true;
@@ -248,17 +245,13 @@ static bool any_measured(const Profile *profile) {
 
 // What was measured until the end, or until something ended it.
 static bool finish(const Profile *profile, const Config *config, bool json, Error *error) {
-    char path[RUN_PATH], json_path[RUN_PATH];
+    char path[RUN_PATH];
     json_watch();
     json_t *document = profile_document(profile);
-    bool fine = path_join(path, sizeof path, config->out, "profile.html", error) &&
-                path_join(json_path, sizeof json_path, config->out, "profile.json", error);
+    bool fine = path_join(path, sizeof path, config->out, "profile.html", error);
     json_object_set_new(document, "report", json_string(fine ? path : ""));
-    char *text = json_print(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
-    fine = fine && (text || error_set(error, ERROR_MEMORY, "Out of memory for the report.")) &&
-           profile_write_report(profile, document, config, path, error) &&
-           file_write_atomic(json_path, text, strlen(text), error);
-    free(text);
+    fine = fine && profile_write_report(profile, document, config, path, error) &&
+           report_write_json(config->out, "profile.json", document, error);
     profile_print(profile, document);
     if (fine) fprintf(stderr, "report: %s\n", path);
     if (json)

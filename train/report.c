@@ -234,3 +234,13 @@ bool report_write(Report *report, const char *path, const json_t *document, Erro
     free(report);
     return written;
 }
+
+bool report_write_json(const char *directory, const char *name, const json_t *document, Error *error) {
+    char path[4096];
+    char *text = json_print(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    bool written = (text || error_set(error, ERROR_MEMORY, "Out of memory for %s.", name)) &&
+                   path_join(path, sizeof path, directory, name, error) &&
+                   file_write_atomic(path, text, strlen(text), error);
+    free(text);
+    return written;
+}

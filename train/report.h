@@ -35,5 +35,7 @@ void report_fold_end(Report *report);
 void report_settings(Report *report, const char *heading, const char *text);
 // Writes the page atomically, with `document` embedded (script type application/json, id "data"). Frees the report.
 bool report_write(Report *report, const char *path, const json_t *document, Error *error);
+// The document itself, indented, with every digit: DIRECTORY/NAME, atomically.
+bool report_write_json(const char *directory, const char *name, const json_t *document, Error *error);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "attention/polynomial.h"
 #include "train/command.h"
+#include "train/figures.h"
 #include "train/lists.h"
 #include "train/statistics.h"
 #include "train/verify.h"
@@ -138,8 +139,6 @@ static void print_row(const char *method, const Row *row) {
                                                      : "exact");
 }
 
-static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
-
 static json_t *row_json(const Verify *verify, size_t method, const Row *row) {
     json_t *object =
         json_pack("{s:s, s:b, s:I, s:I, s:f, s:f, s:I}", "method", verify->methods[method], "causal",
@@ -160,7 +159,7 @@ static json_t *row_json(const Verify *verify, size_t method, const Row *row) {
         {"fast_ms", 1e3 * row->fast_seconds},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        json_object_set_new(object, numbers[i].key, number(numbers[i].value));
+        json_object_set_new(object, numbers[i].key, figure_json(numbers[i].value));
     json_object_set_new(object, "within", json_boolean(!row->failed));
     return object;
 }
@@ -198,8 +197,8 @@ static json_t *fit(const Verify *verify, size_t method) {
                 fmax(exact[count - 1] / fast[count - 1], fast[count - 1] / exact[count - 1]),
                 fast[count - 1] < exact[count - 1] ? "faster" : "slower");
     }
-    return json_pack("{s:s, s:o, s:o, s:o, s:I}", "method", name, "exact_exponent", number(exact_exponent),
-                     "fast_exponent", number(fast_exponent), "crossover_tokens", number(crossing), "wins",
+    return json_pack("{s:s, s:o, s:o, s:o, s:I}", "method", name, "exact_exponent", figure_json(exact_exponent),
+                     "fast_exponent", figure_json(fast_exponent), "crossover_tokens", figure_json(crossing), "wins",
                      (json_int_t)wins);
 }
 
