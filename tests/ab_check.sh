@@ -2,34 +2,9 @@
 # rope ab: an arm against itself, interruption and resuming to the same numbers, seeds, losses that are not finite, models
 # of different shapes, mistakes. $BUILD is the build directory. Prints "NAME: ok".
 set -u
-cd "$(dirname "$0")/.." || exit 2
-BUILD=$(cd "${BUILD:-build}" && pwd) || exit 2
-rope=$BUILD/rope
-get=$BUILD/tests/json_get
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-checks=0
+cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
 # Timings of tiny steps mean something only if threads do not wait for one another.
 export OMP_NUM_THREADS=1
-
-fail() {
-    printf 'FAILED: %s\n' "$1"
-    tail -n 20 err 2>/dev/null | sed 's/^/    err: /'
-    exit 1
-}
-ok() {
-    checks=$((checks + 1))
-    printf '%s: ok\n' "$1"
-}
-expect() { # expect CODE NAME COMMAND...
-    local code=$1 name=$2
-    shift 2
-    timeout 120 "$@" >out 2>err </dev/null
-    local got=$?
-    [ $got -eq "$code" ] || fail "$name: exit code $got instead of $code"
-}
-says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
 value() { # value FILE KEY...: what a JSON file holds there
     local file=$1
     shift

@@ -11,16 +11,6 @@
 #include "tests/support/attention_reference.h"
 #include "tests/support/check.h"
 
-static double far_value(const void *context, double x) { return polynomial_value(context, x); }
-static double far_slope(const void *context, double x) { return polynomial_derivative(context, x); }
-
-static AttentionPlan *plan_new(const AttentionSettings *settings) {
-    Error error = {0};
-    AttentionPlan *plan = attention_create(&attention_lowrank, settings, &error);
-    if (!plan) fail_msg("%s", error.message);
-    return plan;
-}
-
 static void describe(const AttentionSettings *s, char *text, size_t size) {
     snprintf(text, size, "B%zu T%zu H%zu G%zu D%zu E%zu g%zu C%zu near%zu/%d bound%d far%d/%zu P%d", s->batch,
              s->tokens, s->heads, s->kv_heads, s->qk_size, s->v_size, s->degree, s->chunk, s->near, s->near_bound,
@@ -32,9 +22,9 @@ static void check_case(const AttentionSettings *settings, double deviation, uint
     char text[200];
     describe(settings, text, sizeof text);
     AttentionProblem problem = attention_problem_new(settings, 3, deviation, seed);
-    AttentionPlan *plan = plan_new(settings);
+    AttentionPlan *plan = attention_plan_new("lowrank", settings);
     const LowrankPlan *lowrank = (const LowrankPlan *)plan;
-    const ReferenceFar far = {far_value, far_slope, &lowrank->polynomial};
+    const ReferenceFar far = reference_polynomial(&lowrank->polynomial);
     double fell_back[64] = {0};
     AttentionReport report = {.fell_back = fell_back};
     attention_problem_run(&problem, plan, NULL, &report);
@@ -122,7 +112,7 @@ static void test_segments(void **state) {
         s.tokens = 517, s.heads = seed % 2 ? 1 : 2, s.chunk = 8, s.near = seed % 4 == 3 ? 150 : 12;
         s.far = seed % 8 == 5 ? FAR_EXACT : FAR_POLYNOMIAL;
         check_case(&s, 1.0, seed);
-        AttentionPlan *plan = plan_new(&s);
+        AttentionPlan *plan = attention_plan_new("lowrank", &s);
         assert_true(((const LowrankPlan *)plan)->segments > 4);
         attention_destroy(plan);
     }
@@ -137,13 +127,13 @@ static void test_fallback(void **state) {
         AttentionProblem problem = attention_problem_new(&s, 1, 0.2, seed);
         for (size_t t = 0; t < s.tokens; t++) // head 1 of the second batch row is too large
             for (size_t a = 0; a < s.qk_size; a++) problem.q[(s.tokens + t) * problem.q_stride + s.qk_size + a] *= 40;
-        AttentionPlan *plan = plan_new(&s);
+        AttentionPlan *plan = attention_plan_new("lowrank", &s);
         double fell_back[4];
         AttentionReport report = {.fell_back = fell_back};
         attention_problem_run(&problem, plan, NULL, &report);
         for (size_t h = 0; h < 4; h++) assert_true(fell_back[h] == (h == 1));
         // the reference knows no mixture: solve both ways and take the heads that ran so
-        const ReferenceFar far = {far_value, far_slope, &((const LowrankPlan *)plan)->polynomial};
+        const ReferenceFar far = reference_polynomial(&((const LowrankPlan *)plan)->polynomial);
         AttentionSolution mixed = attention_solve(&problem, true, &far);
         problem.settings.far = FAR_EXACT;
         AttentionSolution exact = attention_solve(&problem, true, NULL);
@@ -178,7 +168,7 @@ static void check_differences(const AttentionSettings *settings, double deviatio
     AttentionProblem problem = attention_problem_new(settings, 0, deviation, seed);
     for (size_t t = 0; t < settings->tokens; t++) // head 0 may be pushed out of the interval
         for (size_t a = 0; a < settings->qk_size; a++) problem.q[t * problem.q_stride + a] *= enlarge;
-    AttentionPlan *plan = plan_new(settings);
+    AttentionPlan *plan = attention_plan_new("lowrank", settings);
     attention_problem_run(&problem, plan, NULL, NULL);
     struct {
         real *input;
@@ -246,7 +236,7 @@ static void test_decode(void **state) {
                 s.heads = 6, s.kv_heads = 2, s.logit_bound = 2, s.bound = bound, s.far = far, s.near = near,
                 s.far_size = 4;
                 AttentionProblem problem = attention_problem_new(&s, 0, bound == BOUND_NONE ? 0.15 : 1.5, seed++);
-                AttentionPlan *plan = plan_new(&s);
+                AttentionPlan *plan = attention_plan_new("lowrank", &s);
                 attention_problem_run(&problem, plan, NULL, NULL);
                 const AttentionNeeds needs = attention_needs(plan);
                 real *memory = guarded_new(needs.decode_bytes / sizeof(real) + 1);

@@ -13,9 +13,6 @@
 #include "tests/support/check.h"
 #include "tests/support/table_file.h"
 
-static double value(const void *context, double x) { return polynomial_value(context, x); }
-static double slope(const void *context, double x) { return polynomial_derivative(context, x); }
-
 static AttentionSettings small_settings(const char *kernel, size_t tokens, size_t size) {
     AttentionSettings settings = attention_defaults();
     settings.batch = 2;
@@ -50,11 +47,9 @@ static const Polynomial *polynomial_of(const AttentionSettings *settings, double
 }
 
 static double compare(const char *what, const AttentionSettings *settings, double deviation, double tolerance) {
-    Error error = {0};
-    AttentionPlan *plan = attention_create(&attention_toeplitz, settings, &error);
-    if (!plan) fail_msg("%s: %s", what, error.message);
-    const ReferenceFar far = {
-        value, slope, settings->far == FAR_POLYNOMIAL ? polynomial_of(settings, toeplitz_interval(plan)) : NULL};
+    AttentionPlan *plan = attention_plan_new("toeplitz", settings);
+    const ReferenceFar far =
+        reference_polynomial(settings->far == FAR_POLYNOMIAL ? polynomial_of(settings, toeplitz_interval(plan)) : NULL);
     AttentionProblem problem = attention_problem_new(settings, 3, deviation, 7);
     attention_problem_run(&problem, plan, NULL, NULL);
     AttentionSolution solution = attention_solve(&problem, true, &far);
@@ -123,9 +118,7 @@ static void test_fallback(void **state) {
     AttentionReport report = {.fell_back = (double[2]){0}, .logit_bound = (double[2]){0}};
     for (size_t near = 0; near <= 8; near += 8) {
         settings.near = near;
-        Error error = {0};
-        AttentionPlan *plan = attention_create(&attention_toeplitz, &settings, &error);
-        assert_non_null(plan);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
         AttentionProblem problem = attention_problem_new(&settings, 0, 3.0, 5);
         attention_problem_run(&problem, plan, NULL, &report);
         assert_true(report.fell_back[0] == 2.0 && report.fell_back[1] == 2.0 && report.logit_bound[0] > 2.0);
@@ -180,9 +173,7 @@ static void test_differences(void **state) {
             if (k == 4) settings.kernel = table_file_write("differences", 4, 41, true);
             if (k == 4) settings.bound = BOUND_NONE;
             if (k == 4) settings.polynomial = POLYNOMIAL_POWER, settings.degree = 2;
-            Error error = {0};
-            AttentionPlan *plan = attention_create(&attention_toeplitz, &settings, &error);
-            if (!plan) fail_msg("%s", error.message);
+            AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
             AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, 3);
             attention_problem_run(&problem, plan, NULL, NULL);
             // the forward runs below overwrite o only

@@ -2,38 +2,9 @@
 # The built program from raw text to a sample, and its promises on the way: exit codes, messages, one JSON document,
 # resuming bit for bit, and checkpoints that survive a full disk. $BUILD is the build directory. Prints "NAME: ok".
 set -u
-cd "$(dirname "$0")/.." || exit 2
-BUILD=$(cd "${BUILD:-build}" && pwd) || exit 2
-rope=$BUILD/rope
-get=$BUILD/tests/json_get
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-checks=0
+cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
 # Threads that wait do not spin: the suite shares its cores with whatever else runs.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-
-fail() {
-    printf 'FAILED: %s\n' "$1"
-    for file in out err; do
-        [ -s $file ] && sed "s/^/    $file: /" $file
-    done
-    exit 1
-}
-ok() {
-    checks=$((checks + 1))
-    printf '%s: ok\n' "$1"
-}
-# expect CODE NAME COMMAND...: the exit code, with what was printed left in out and err
-expect() {
-    local code=$1 name=$2
-    shift 2
-    timeout 120 "$@" >out 2>err </dev/null
-    local got=$?
-    [ $got -eq "$code" ] || fail "$name: exit code $got instead of $code"
-}
-# says NAME TEXT: standard error holds it
-says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
 same_run() { # same_run A B NAME: metrics but for times, and every file of the last checkpoint
     sed 's/,"time":.*//' "$1/metrics.jsonl" >a.metrics
     sed 's/,"time":.*//' "$2/metrics.jsonl" >b.metrics

@@ -3,36 +3,10 @@
 # of a phone, nothing on the console, nothing from a network, and every number that of the JSON. $BUILD is the build
 # directory. Prints "NAME: ok"; exits 77 after what can be checked without a browser if there is none.
 set -u
-cd "$(dirname "$0")/.." || exit 2
-BUILD=$(cd "${BUILD:-build}" && pwd) || exit 2
-rope=$BUILD/rope
-get=$BUILD/tests/json_get
+cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
 page_check=$BUILD/tests/page_check
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-checks=0
 export OMP_NUM_THREADS=1
-
-fail() {
-    printf 'FAILED: %s\n' "$1"
-    for file in err console; do
-        [ -s $file ] && tail -n 20 $file | sed "s/^/    $file: /"
-    done
-    exit 1
-}
-ok() {
-    checks=$((checks + 1))
-    printf '%s: ok\n' "$1"
-}
-expect() { # expect CODE NAME COMMAND...
-    local code=$1 name=$2
-    shift 2
-    timeout 300 "$@" >out 2>err </dev/null
-    local got=$?
-    [ $got -eq "$code" ] || fail "$name: exit code $got instead of $code"
-}
-says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
+limit=300
 
 # A text, so that its bits per byte are in the page; a task in the profile.
 awk 'BEGIN { for (i = 0; i < 4000; i++) printf "%s ", substr("the king of the hill and his sons", i * 7 % 29 + 1, 4) }' >text.txt

@@ -7,13 +7,6 @@
 #include "tests/support/attention_reference.h"
 #include "tests/support/check.h"
 
-static AttentionPlan *plan_new(const char *method, const AttentionSettings *settings) {
-    Error error = {0};
-    AttentionPlan *plan = attention_create(attention_method_find(method), settings, &error);
-    if (!plan) fail_msg("%s", error.message);
-    return plan;
-}
-
 static AttentionSettings base_settings(void) {
     AttentionSettings s = attention_defaults();
     s.batch = 2, s.tokens = 300, s.heads = 4, s.kv_heads = 2, s.qk_size = 8, s.v_size = 16;
@@ -36,7 +29,7 @@ static void test_softmax_within_tolerance(void **state) {
         AttentionSettings s = base_settings();
         AttentionProblem problem = attention_problem_new(&s, 2, deviations[i], 10 + i);
         scale_head(&problem, 3, 20); // the second key/value head must be exact
-        AttentionPlan *plan = plan_new("auto", &s);
+        AttentionPlan *plan = attention_plan_new("auto", &s);
         double used[4];
         AttentionReport report = {.method_used = used};
         attention_problem_run(&problem, plan, NULL, &report);
@@ -70,7 +63,7 @@ static void test_exact(void **state) {
             s.tolerance = 1e-14;
         AttentionProblem problem = attention_problem_new(&s, 0, 0.1, 20);
         AttentionProblem other = attention_problem_new(&s, 0, 0.1, 20);
-        AttentionPlan *plan = plan_new("auto", &s), *exact = plan_new("exact", &s);
+        AttentionPlan *plan = attention_plan_new("auto", &s), *exact = attention_plan_new("exact", &s);
         attention_problem_run(&problem, plan, NULL, NULL);
         attention_problem_run(&other, exact, NULL, NULL);
         check_same_bits("auto against exact: o", problem.o, other.o, problem.o_count * sizeof(real));
@@ -90,7 +83,7 @@ static void test_calibration(void **state) {
     (void)state;
     AttentionSettings s = base_settings();
     s.cost_exact = s.cost_lowrank = 0;
-    AttentionPlan *plan = plan_new("auto", &s);
+    AttentionPlan *plan = attention_plan_new("auto", &s);
     assert_true(attention_plan_settings(plan)->cost_exact > 0 && attention_plan_settings(plan)->cost_lowrank > 0);
     char text[64];
     for (size_t size = 1; size <= sizeof text; size++) {
@@ -111,7 +104,7 @@ static void test_method_is_named(void **state) {
         AttentionSettings s = base_settings();
         s.tokens = 40, s.degree = 2, s.logit_bound = 2, s.bound = BOUND_BALL;
         AttentionProblem problem = attention_problem_new(&s, 0, 0.1, 30);
-        AttentionPlan *plan = plan_new(name, &s);
+        AttentionPlan *plan = attention_plan_new(name, &s);
         double used[4] = {-1, -1, -1, -1};
         attention_problem_run(&problem, plan, NULL, &(AttentionReport){.method_used = used});
         for (size_t h = 0; h < 4; h++) assert_true(used[h] == (double)m);

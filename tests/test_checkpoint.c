@@ -39,14 +39,6 @@ static const char *join(const char *directory, const char *name) {
     return path;
 }
 
-static void write_bytes(const char *path, const void *data, size_t size) {
-    unlink(path); // writing over a file makes some file systems flush it at once, which takes long thousands of times
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(data, 1, size, file), size);
-    assert_int_equal(fclose(file), 0);
-}
-
 static char *read_bytes(const char *path, size_t *size) {
     Error error = {0};
     char *bytes = file_read_all(path, 1 << 24, size, &error);
@@ -223,7 +215,7 @@ static void test_every_damage(void **state) {
             must_refuse(directory, files[f], model, "truncation", cut);
         }
         close(file);
-        write_bytes(path, bytes, size);
+        check_write_file(path, bytes, size);
         assert_true(load(directory, model, &error)); // and undamaged it is accepted
         free(bytes);
         check_count(f ? "damaged model.safetensors refused" : "damaged config.json refused", cases);
@@ -235,7 +227,7 @@ static void test_every_damage(void **state) {
     size_t size;
     char *bytes = read_bytes(join(directory, "config.json"), &size);
     assert_true(checkpoint_write(directory, other, NULL, &error));
-    write_bytes(join(directory, "config.json"), bytes, size);
+    check_write_file(join(directory, "config.json"), bytes, size);
     must_refuse(directory, "config.json", model, "another's", 0);
     free(bytes);
     assert_int_equal(unlink(join(directory, "config.json")), 0);
@@ -594,7 +586,7 @@ static void test_foreign_settings(void **state) {
                                         "{} {}",
                                         "\xff\xfe"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        write_bytes(join(foreign.directory, "config.json"), texts[i], strlen(texts[i]));
+        check_write_file(join(foreign.directory, "config.json"), texts[i], strlen(texts[i]));
         Error error = {0};
         ModelConfig config;
         assert_false(checkpoint_read_config(foreign.directory, &config, NULL, &error));
@@ -676,7 +668,7 @@ static void test_foreign_nan(void **state) {
     const char *path = join(foreign.directory, "model.safetensors");
     char *bytes = read_bytes(path, &size);
     bytes[size - 1] = 0x7e; // the last number of model.norm.weight
-    write_bytes(path, bytes, size);
+    check_write_file(path, bytes, size);
     refuse_foreign(&foreign, model, "model.norm.weight");
     free(bytes);
     model_destroy(model);

@@ -11,16 +11,6 @@
 #include "tests/support/attention_reference.h"
 #include "tests/support/check.h"
 
-static double far_value(const void *context, double x) { return polynomial_value(context, x); }
-static double far_slope(const void *context, double x) { return polynomial_derivative(context, x); }
-
-static AttentionPlan *plan_new(const AttentionSettings *settings) {
-    Error error = {0};
-    AttentionPlan *plan = attention_create(&attention_lowrank, settings, &error);
-    if (!plan) fail_msg("%s", error.message);
-    return plan;
-}
-
 static AttentionSettings base_settings(void) {
     AttentionSettings s = attention_defaults();
     s.batch = 1, s.tokens = 150, s.heads = 2, s.kv_heads = 1, s.qk_size = 16, s.v_size = 16;
@@ -42,8 +32,8 @@ static void test_against_double(void **state) {
         s.qk_size = cases[i].qk, s.v_size = cases[i].v, s.far_size = cases[i].far, s.degree = cases[i].degree;
         s.near = cases[i].near, s.tokens = cases[i].tokens, s.logit_bound = cases[i].bound;
         AttentionProblem problem = attention_problem_new(&s, 5, 1.5, 100 + i);
-        AttentionPlan *plan = plan_new(&s);
-        const ReferenceFar far = {far_value, far_slope, &((const LowrankPlan *)plan)->polynomial};
+        AttentionPlan *plan = attention_plan_new("lowrank", &s);
+        const ReferenceFar far = reference_polynomial(&((const LowrankPlan *)plan)->polynomial);
         attention_problem_run(&problem, plan, NULL, NULL);
         AttentionSolution solution = attention_solve(&problem, true, &far);
         char detail[64];
@@ -62,7 +52,7 @@ static void test_causality(void **state) {
         AttentionSettings s = base_settings();
         s.tokens = 203, s.near = i % 3 * 9, s.kv_heads = i % 2 + 1;
         AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 200 + i);
-        AttentionPlan *plan = plan_new(&s);
+        AttentionPlan *plan = attention_plan_new("lowrank", &s);
         attention_problem_run(&problem, plan, NULL, NULL);
         real *before = malloc(problem.o_count * sizeof(real));
         memcpy(before, problem.o, problem.o_count * sizeof(real));
@@ -90,7 +80,7 @@ static void test_threads(void **state) {
         const size_t counts[] = {problem.o_count, problem.q_count, problem.k_count, problem.v_count};
         for (size_t threads = 4; threads > 0; threads--) {
             threads_set(threads);
-            AttentionPlan *plan = plan_new(&s);
+            AttentionPlan *plan = attention_plan_new("lowrank", &s);
             double bound[16];
             AttentionReport report = {.dk_bound = bound}; // certificates must not disturb the gradients
             attention_problem_run(&problem, plan, NULL, threads % 2 ? &report : NULL);
@@ -120,7 +110,7 @@ static void test_chunks(void **state) {
     const size_t chunks[] = {16, 1, 7, 32, 150};
     for (size_t i = 0; i < 5; i++) {
         s.chunk = chunks[i];
-        AttentionPlan *plan = plan_new(&s);
+        AttentionPlan *plan = attention_plan_new("lowrank", &s);
         attention_problem_run(&problem, plan, NULL, NULL);
         if (!expected) expected = calloc(problem.k_count, sizeof(double));
         for (size_t n = 0; i == 0 && n < problem.k_count; n++) expected[n] = (double)problem.dk[n];
@@ -138,9 +128,9 @@ static void test_long(void **state) {
     s.tokens = 65536, s.heads = s.kv_heads = 1, s.qk_size = 8, s.v_size = 8, s.near = 32;
     AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 500);
     for (size_t n = 0; n < problem.v_count; n++) problem.v[n] += 1; // sums that grow with T
-    AttentionPlan *plan = plan_new(&s);
+    AttentionPlan *plan = attention_plan_new("lowrank", &s);
     attention_problem_run(&problem, plan, NULL, NULL);
-    const ReferenceFar far = {far_value, far_slope, &((const LowrankPlan *)plan)->polynomial};
+    const ReferenceFar far = reference_polynomial(&((const LowrankPlan *)plan)->polynomial);
     Error error = {0};
     AttentionReference *reference = reference_create(&s, true, &far, &error);
     if (!reference) fail_msg("%s", error.message);
@@ -178,7 +168,7 @@ static size_t ratio_count[QUANTITIES];
 
 static Trial trial_new(const AttentionSettings *settings) {
     Trial trial = {.settings = *settings,
-                   .plan = plan_new(settings),
+                   .plan = attention_plan_new("lowrank", settings),
                    .size = {settings->qk_size, settings->qk_size, settings->v_size, settings->v_size}};
     AttentionSettings exact = *settings;
     exact.far = FAR_EXACT;
@@ -396,7 +386,7 @@ static void test_certificate_edges(void **state) {
         s.polynomial = i == 1 ? POLYNOMIAL_POWER : POLYNOMIAL_MINIMAX;
         s.bound = i == 2 ? BOUND_NONE : BOUND_BALL;
         AttentionProblem problem = attention_problem_new(&s, 0, 3.0, 600);
-        AttentionPlan *plan = plan_new(&s);
+        AttentionPlan *plan = attention_plan_new("lowrank", &s);
         double bound[4][2], fell_back[2];
         AttentionReport report = {.output_bound = bound[0],
                                   .dq_bound = bound[1],

@@ -23,14 +23,6 @@ static const char *path_of(const char *name) {
     return path;
 }
 
-static void write_bytes(const char *path, const void *data, size_t size) {
-    unlink(path); // writing over a file makes some file systems flush it at once, which takes long thousands of times
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(data, 1, size, file), size);
-    assert_int_equal(fclose(file), 0);
-}
-
 // A file of others: the header as given, then `data_size` bytes.
 static void write_foreign(const char *path, const char *header, size_t header_size, const void *data,
                           size_t data_size) {
@@ -39,7 +31,7 @@ static void write_foreign(const char *path, const char *header, size_t header_si
     memcpy(bytes, &length, 8);
     memcpy(bytes + 8, header, header_size);
     if (data_size) memcpy(bytes + 8 + header_size, data, data_size);
-    write_bytes(path, bytes, 8 + header_size + data_size);
+    check_write_file(path, bytes, 8 + header_size + data_size);
     free(bytes);
 }
 
@@ -149,23 +141,23 @@ static void test_every_damage(void **state) {
         for (int change = 0; change < 10; change++) {
             bytes[i] = (char)(change < 8 ? kept ^ (1 << change) : change == 8 ? 0 : 0xff);
             if (bytes[i] == kept) continue;
-            write_bytes(path, bytes, size);
+            check_write_file(path, bytes, size);
             must_refuse(path, "a changed byte", i);
             cases++;
         }
         bytes[i] = kept;
     }
     for (size_t cut = 0; cut < size; cut++, cases++) {
-        write_bytes(path, bytes, cut);
+        check_write_file(path, bytes, cut);
         must_refuse(path, "truncation", cut);
     }
     bytes = realloc(bytes, size + 16);
     memset(bytes + size, 0, 16);
     for (size_t more = 1; more <= 16; more++, cases++) {
-        write_bytes(path, bytes, size + more);
+        check_write_file(path, bytes, size + more);
         must_refuse(path, "appended bytes", size + more);
     }
-    write_bytes(path, bytes, size);
+    check_write_file(path, bytes, size);
     assert_true(read_items(path, &error)); // and undamaged it is accepted
     free(bytes);
     check_count("damaged files refused", cases);
@@ -310,7 +302,7 @@ static void test_hostile_files(void **state) {
         char bytes[10] = {0};
         memcpy(bytes, &lengths[i], 8);
         memcpy(bytes + 8, "{}", 2);
-        write_bytes(path, bytes, sizeof bytes);
+        check_write_file(path, bytes, sizeof bytes);
         if (lengths[i] == 100000001) assert_int_equal(truncate(path, 100000100), 0); // too long, although it is there
         Error error = {0};
         assert_null(safetensors_open(path, &error));

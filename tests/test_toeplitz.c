@@ -14,9 +14,6 @@
 #include "tests/support/check.h"
 #include "tests/support/table_file.h"
 
-static double value(const void *context, double x) { return polynomial_value(context, x); }
-static double slope(const void *context, double x) { return polynomial_derivative(context, x); }
-
 static AttentionSettings base_settings(const char *kernel, size_t tokens, size_t size, size_t degree) {
     AttentionSettings settings = attention_defaults();
     settings.batch = 1;
@@ -36,13 +33,6 @@ static AttentionSettings base_settings(const char *kernel, size_t tokens, size_t
     return settings;
 }
 
-static AttentionPlan *new_plan(const AttentionMethod *method, const AttentionSettings *settings) {
-    Error error = {0};
-    AttentionPlan *plan = attention_create(method, settings, &error);
-    if (!plan) fail_msg("%s", error.message);
-    return plan;
-}
-
 static void test_reference(void **state) {
     (void)state;
     const char *kernels[] = {"rope", "rope-decay", "rope-window", "alibi", "table"};
@@ -55,8 +45,8 @@ static void test_reference(void **state) {
                 settings.causal = causal;
                 Polynomial polynomial;
                 Error error = {0};
-                const ReferenceFar far = {value, slope, &polynomial};
-                AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+                const ReferenceFar far = reference_polynomial(&polynomial);
+                AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
                 assert_true(
                     polynomial_create(&polynomial, settings.polynomial, degree, toeplitz_interval(plan), &error));
                 AttentionProblem problem = attention_problem_new(&settings, 1, 1.0, k);
@@ -78,8 +68,8 @@ static void test_lowrank(void **state) {
                 AttentionSettings settings = base_settings("rope", tokens, 8, 2);
                 settings.near = near;
                 settings.far_size = far_size;
-                AttentionPlan *plans[] = {new_plan(&attention_toeplitz, &settings),
-                                          new_plan(&attention_lowrank, &settings)};
+                AttentionPlan *plans[] = {attention_plan_new("toeplitz", &settings),
+                                          attention_plan_new("lowrank", &settings)};
                 AttentionProblem problems[2];
                 for (size_t m = 0; m < 2; m++) {
                     problems[m] = attention_problem_new(&settings, 0, 1.0, near);
@@ -131,7 +121,7 @@ static void test_certificates(void **state) {
         settings.near = n % 3 == 2 ? 9 : 0;
         settings.causal = settings.near > 0 || n % 2;
         settings.logit_bound = 1.0 + 0.25 * (double)(n % 4);
-        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
         AttentionProblem problem = attention_problem_new(&settings, 0, n % 7 == 0 ? 0.3 : 1.0, n);
         const size_t q_row = problem.q_stride, k_row = problem.k_stride;
         for (size_t i = 0; n % 4 == 1 && i < problem.q_count; i++) // all tokens agree: every logit at its largest
@@ -185,7 +175,7 @@ static void test_causality(void **state) {
     for (size_t near = 0; near <= 16; near += 16) {
         AttentionSettings settings = base_settings("rope-window", tokens, 4, 2);
         settings.near = near;
-        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
         for (size_t t = 1; t < tokens; t += 333) {
             AttentionProblem before = attention_problem_new(&settings, 0, 1.0, 1),
                              after = attention_problem_new(&settings, 0, 1.0, 1);
@@ -221,8 +211,8 @@ static void test_growth(void **state) {
         settings.v_size = 2;
         Polynomial polynomial;
         Error error = {0};
-        const ReferenceFar far = {value, slope, &polynomial};
-        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        const ReferenceFar far = reference_polynomial(&polynomial);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
         assert_true(polynomial_create(&polynomial, settings.polynomial, 2, toeplitz_interval(plan), &error));
         AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, 9);
         attention_problem_run(&problem, plan, NULL, NULL);
@@ -255,7 +245,7 @@ static void test_threads(void **state) {
     AttentionProblem problems[3];
     for (size_t n = 0; n < 3; n++) {
         threads_set(n == 0 ? 1 : n == 1 ? 2 : 5);
-        AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
         problems[n] = attention_problem_new(&settings, 0, 1.0, 4);
         attention_problem_run(&problems[n], plan, NULL, NULL);
         attention_destroy(plan);
@@ -279,7 +269,7 @@ static void test_decode(void **state) {
             if (k == 3) settings.kernel = table_file_write("decode", 4, 50, true), settings.logit_scale = 0.2;
             if (k == 3) settings.bound = BOUND_CLIP; // the ball's guarantee is for ‖W‖ ≤ 1
             settings.near = near;
-            AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+            AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
             AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, k);
             attention_problem_run(&problem, plan, NULL, NULL);
             const AttentionNeeds needs = attention_needs(plan);
@@ -312,7 +302,7 @@ static void refuse(const AttentionSettings *settings, const char *message) {
 static void test_counts(void **state) {
     (void)state;
     AttentionSettings settings = base_settings("rope", 100, 8, 2);
-    AttentionPlan *plan = new_plan(&attention_toeplitz, &settings);
+    AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
     ToeplitzCounts counts;
     assert_true(toeplitz_counts(plan, &counts));
     assert_int_equal(counts.support, 16);
@@ -323,7 +313,7 @@ static void test_counts(void **state) {
     assert_true(counts.forward_transforms == 2.0 * 6.0 * (45.0 + 2.0 * 45.0)); // rungs · (E+1) · (keys + 2 heads)
     assert_true(toeplitz_bare_seconds(plan, false, 1) > 0.0);
     attention_destroy(plan);
-    plan = new_plan(&attention_exact, &settings);
+    plan = attention_plan_new("exact", &settings);
     assert_false(toeplitz_counts(plan, &counts));
     attention_destroy(plan);
     settings.qk_size = 64;

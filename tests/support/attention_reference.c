@@ -9,6 +9,20 @@
 #include "core/random.h"
 #include "tests/support/check.h"
 
+AttentionPlan *attention_plan_new(const char *method, const AttentionSettings *settings) {
+    Error error = {0};
+    AttentionPlan *plan = attention_create(attention_method_find(method), settings, &error);
+    if (!plan) fail_msg("%s: %s", method, error.message);
+    return plan;
+}
+
+static double far_value(const void *context, double x) { return polynomial_value(context, x); }
+static double far_slope(const void *context, double x) { return polynomial_derivative(context, x); }
+
+ReferenceFar reference_polynomial(const Polynomial *polynomial) {
+    return (ReferenceFar){far_value, far_slope, polynomial};
+}
+
 // (rows) rows of `size` normal numbers each, `stride` apart, NaN between.
 static real *draw(size_t rows, size_t size, size_t stride, double deviation, uint64_t seed, uint64_t step) {
     real *values = guarded_new(rows * stride);

@@ -4,7 +4,13 @@
 #define ROPE_TESTS_SUPPORT_ATTENTION_REFERENCE_H
 
 #include "attention/attention.h"
+#include "attention/polynomial.h"
 #include "attention/reference.h"
+
+// A plan of the named method; settings that it refuses fail the running test.
+AttentionPlan *attention_plan_new(const char *method, const AttentionSettings *settings);
+// P and P' for the reference; the polynomial (NULL where the far field is none) is borrowed.
+ReferenceFar reference_polynomial(const Polynomial *polynomial);
 
 typedef struct AttentionProblem {
     AttentionSettings settings;

@@ -153,3 +153,11 @@ void test_begin(char **argv) {
     const char *filter = getenv("TEST_FILTER");
     if (filter) cmocka_set_test_filter(filter);
 }
+
+void check_write_file(const char *path, const void *data, size_t size) {
+    unlink(path); // writing over a file makes some file systems flush it at once, which takes long thousands of times
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(data, 1, size, file), size);
+    assert_int_equal(fclose(file), 0);
+}

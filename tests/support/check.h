@@ -44,6 +44,9 @@ void check_report(void); // "what: N compared" lines; every test program calls i
 // A fresh directory below $TMPDIR or /tmp, removed at exit.
 const char *temporary_directory(void);
 
+// The whole content of a file; a failure fails the running test.
+void check_write_file(const char *path, const void *data, size_t size);
+
 // main of every test program: mends BLAS (re-executes), runs the group (of it what $TEST_FILTER matches), prints the
 // report.
 #define TEST_MAIN(tests)                                                                                               \

@@ -1,0 +1,31 @@
+# What the shell tests stand on: a working directory of their own, checks with names, exit codes and messages. A script
+# changes to the checkout and reads this: `cd "$(dirname "$0")/.." && . tests/script.sh`. $BUILD is the build directory.
+BUILD=$(cd "${BUILD:-build}" && pwd) || exit 2
+rope=$BUILD/rope
+get=$BUILD/tests/json_get
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 2
+checks=0
+
+fail() { # with what the last command printed, if it left anything
+    printf 'FAILED: %s\n' "$1"
+    for file in out err console; do
+        [ -s $file ] && tail -n 20 $file | sed "s/^/    $file: /"
+    done
+    exit 1
+}
+ok() {
+    checks=$((checks + 1))
+    printf '%s: ok\n' "$1"
+}
+# expect CODE NAME COMMAND...: the exit code, with what was printed left in out and err
+expect() {
+    local code=$1 name=$2
+    shift 2
+    timeout "${limit:-120}" "$@" >out 2>err </dev/null
+    local got=$?
+    [ $got -eq "$code" ] || fail "$name: exit code $got instead of $code"
+}
+# says NAME TEXT: standard error holds it
+says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
