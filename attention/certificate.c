@@ -18,7 +18,8 @@
 // Rounding. u is the machine epsilon, twice the unit roundoff, as slack for terms of second order. A weight of the near
 // field errs by (D+26)u·s‖q‖‖k‖ (rotation, dot product, difference to the maximum) plus a few u; sums over it by u per
 // term. A far sum over n keys is a chain of n additions, then one of R; its terms' magnitudes add up to at most
-// n·Σ|c_t|Λ̂^t (Cauchy-Schwarz on absolute values), and each carries 26g+16 roundings of its monomials. In the measure of
+// n·Σ|c_t|Λ̂^t (Cauchy-Schwarz on absolute values), and each carries 26g+16 roundings of its monomials (28g+16 when they
+// are faded, and one for each chunk that the state ages by). In the measure of
 // Ẑ = e^L that is u(n + depth)·n·e^{-L}·Σ|c_t|Λ̂^t.
 #include "attention/certificate.h"
 
@@ -46,6 +47,7 @@ Certificate certificate_make(const CertificateFacts *facts, const Polynomial *po
         c.slope_magnitude = c.slope_magnitude * limit + (double)t * fabs(polynomial->coefficient[t]);
     c.far_rounding = u;
     c.depth = (double)(facts->features + facts->v_size + 40 * facts->degree + 64);
+    if (facts->decays) c.depth += (double)(facts->tokens / facts->chunk + 1);
     return c;
 }
 

@@ -5,7 +5,7 @@
 // x are the logits of the rotated q and k; x̄ those of the far field: the F slowest dimensions, bounded so that
 // |x̄| ≤ Λ. P of a dot product is a dot product of R = C(F+g, g) monomials, so the far sum is a running state.
 // Sources: Definition 1.1 and the polynomial method of fast RoPE attention; the backward of the gradient paper
-// (sections 4 to 6) in the form of attention.md, section 2.3. Not for kernels that are no rotation.
+// (sections 4 to 6) in the form of attention.md, section 2.3. Kernels are rotations, with or without a decay.
 //
 // This file: the plan, its memory, and the loop over tasks.
 #include <math.h>
@@ -41,6 +41,8 @@ LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena) {
     work.far_query_t = ARENA_TAKE(arena, real, far * lanes);
     work.d_near = ARENA_TAKE(arena, real, lanes * s->qk_size);
     work.d_far_t = ARENA_TAKE(arena, real, far * lanes);
+    work.faded_t = ARENA_TAKE(arena, real, plan->decay ? far * lanes : 0);
+    work.d_faded_t = ARENA_TAKE(arena, real, plan->decay ? far * lanes : 0);
     work.rows = ARENA_TAKE(arena, real, (raw_rows > lanes ? raw_rows : lanes) * s->qk_size);
     work.tile_key = ARENA_TAKE(arena, real, KEY_TILE * far);
     work.tile_grad = ARENA_TAKE(arena, real, KEY_TILE * far);
@@ -164,6 +166,18 @@ static void cut_work(LowrankPlan *plan) {
     plan->slots = tasks < threads ? tasks : threads;
 }
 
+// What time does to the state under rope-decay.
+static void choose_decay(LowrankPlan *plan) {
+    const AttentionSettings *s = &plan->base.settings;
+    if (plan->position.kind != POSITION_ROPE_DECAY) return;
+    plan->decay = plan->position.factor + (s->tokens - 1);
+    for (size_t t = 0; t <= POLYNOMIAL_MAX_DEGREE; t++) {
+        plan->token_decay[t] = (real)pow(s->kernel_decay, (double)t);
+        plan->chunk_decay[t] = (real)pow(s->kernel_decay, (double)(t * plan->chunk));
+        plan->segment_decay[t] = (real)pow(s->kernel_decay, (double)(t * plan->segment_tokens));
+    }
+}
+
 static bool choose_features(LowrankPlan *plan, Error *error) {
     const AttentionSettings *s = &plan->base.settings;
     size_t count;
@@ -253,6 +267,7 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     plan->state_stride = (s->v_size + 3 + VECTOR_PAD - 1) / VECTOR_PAD * VECTOR_PAD;
     plan->state_size = plan->features.count * plan->state_stride;
     cut_work(plan);
+    choose_decay(plan);
     fill_needs(plan);
     if (!check_memory(plan, error)) {
         destroy(&plan->base);

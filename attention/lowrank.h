@@ -7,6 +7,10 @@
 //     [far_end(c0), c1)       the boundary block: evaluated pair by pair, exp where i - j < near, P where not
 //     [far_end(c0-C), far_end(c0))   the block of keys that enters the state just before the chunk is read
 //
+// rope-decay multiplies the logit of lag t by γ^t, so a monomial of degree n by γ^(n·t). The state before chunk c0 then
+// holds Σ_j γ^(n(c0-j)) φ(k_j): it ages by γ^(n·C) from chunk to chunk, keys enter it times γ^(c0-j) ≤ 1 and queries read
+// it times γ^(i-c0) ≤ 1, so nothing ever grows. Pairs take γ^(i-j) from the table over lags.
+//
 // Everything between tokens is computed with query tokens along the vector lanes: features are (R, lanes), logits are
 // (keys, lanes). Sums over keys have tokens in rows, as outputs do: (lanes, E), and the denominators beside them.
 #ifndef ROPE_ATTENTION_LOWRANK_H
@@ -37,6 +41,9 @@ typedef struct LowrankPlan {
     size_t far_pair;      // the far dimensions are pairs [far_pair, D/2) of the rotation
     real far_scale;       // √s, on both sides, so that monomials of q and k have like magnitudes
     size_t group;         // H/G
+    const real *decay;    // γ^|t| at lags t = -(T-1) … T-1 (element 0 is lag 0), NULL without rope-decay
+    real token_decay[POLYNOMIAL_MAX_DEGREE + 1], chunk_decay[POLYNOMIAL_MAX_DEGREE + 1],
+        segment_decay[POLYNOMIAL_MAX_DEGREE + 1]; // what a row of the state of that degree loses over one of these
     size_t near, chunk, lanes; // lanes: chunk rounded up to LANE_UNIT
     size_t segments, segment_tokens;
     size_t state_stride, state_size; // a row of the state: H_r (E), z_r, certificates of dk and dv, padding
@@ -105,6 +112,7 @@ typedef struct LowrankWork {
     real *near_query, *far_query;     // (lanes, D) times s, (lanes, F) times √s
     real *near_query_t, *far_query_t; // (D, lanes), (F, lanes)
     real *d_near, *d_far_t;           // (lanes, D), (F, lanes)
+    real *faded_t, *d_faded_t;        // (F, lanes) far rows times their γ^lag to the state, and their gradients
     real *rows;                       // (max(window_rows, KEY_TILE, lanes), D): raw rows on their way in or out
     real *tile_key, *tile_grad;       // (KEY_TILE, F): far keys outside the window (exact far field)
     real *tile_value;                 // (KEY_TILE, E)
@@ -122,6 +130,7 @@ typedef struct LowrankTask {
     LowrankWork work;
     size_t batch, kv_head, segment;
     bool certify;           // backward: carry the certificates of dk and dv along
+    bool one_position;      // decode: lanes are heads at one position, not successive tokens
     size_t first, last;     // tokens of the segment
     const real *key_factor; // (T) of the keys
     size_t window_first, window_last; // positions held in the window
@@ -182,6 +191,10 @@ void lowrank_far_queries(LowrankTask *task, const real *q, size_t q_stride, cons
                          size_t count);
 
 // ---- lowrank_near.c: pairs evaluated one by one ------------------------------------------------------------------
+// values (rows, lanes), a row per key: times γ^lag, where lag belongs to the first row and lane and falls from key to
+// key; it rises from lane to lane unless they are at one position. Nothing without rope-decay.
+void lowrank_fade(const LowrankPlan *plan, real *values, size_t ld, size_t rows, size_t lanes, ptrdiff_t lag,
+                  bool one_position);
 // sum, denominator, largest += pairs of the chunk with the boundary block, and with all earlier keys if the far field is
 // exact.
 void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const real *k, size_t k_stride, const real *v,
@@ -194,19 +207,25 @@ void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride,
                               real *dk, real *dv, size_t chunk_first, size_t count);
 
 // ---- lowrank_state.c: features and the running state ----------------------------------------------------------------
-// state += Φ_k(block)ᵀ[V,1] for `count` ≤ chunk rows of far keys and their values (count, E). Uses d_far_t and weight.
-void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t count);
+// Lets a state grow older by one token, chunk or segment (the plan's decay of it): nothing without rope-decay.
+void lowrank_state_age(const LowrankPlan *plan, real *state, const real *decay);
+// state += Φ_k(block)ᵀ[V,1] for `count` ≤ chunk rows of far keys and their values (count, E), the first of which lies
+// `lag` before the position that the state stands at. Uses d_far_t and weight.
+void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v, size_t count, size_t lag);
 // sum, denominator = Φ_qᵀ[H,z] of the chunk's first `count` far queries.
 void lowrank_state_read(LowrankTask *task, size_t count);
 // d_far_t += what [dN,dZ] (right_t) says about the far queries through the state.
-void lowrank_state_read_backward(LowrankTask *task);
+void lowrank_state_read_backward(LowrankTask *task, size_t count);
 // dstate += Φ_q(chunk)ᵀ[dN,dZ], from right, right_t and far_query_t.
 void lowrank_state_absorb_queries(LowrankTask *task, size_t count);
-// For the block of `count` keys with values v whose rows are in far_query_t: dv += and d_far_t = the gradient of the far
-// keys, both from the dstate in `state`; bound (count, 2) += the certificates' columns of it when the task certifies.
-void lowrank_state_read_keys(LowrankTask *task, const real *v, real *dv, size_t v_stride, real *bound, size_t count);
+// For the block of `count` keys with values v whose rows are in far_query_t (lag as of lowrank_state_absorb): dv += and
+// d_far_t = the gradient of the far keys, both from the dstate in `state`; bound (count, 2) += the certificates' columns
+// of it when the task certifies.
+void lowrank_state_read_keys(LowrankTask *task, const real *v, real *dv, size_t v_stride, real *bound, size_t count,
+                             size_t lag);
 
-// Exclusive sums of the segments' states of every batch row and key/value head, from the first or from the last on.
+// Exclusive sums of the segments' states of every batch row and key/value head, from the first or from the last on, each
+// aged to where the next begins.
 void lowrank_state_prefix(const LowrankPlan *plan, real *segment_state, bool from_last);
 
 // ---- lowrank_forward.c, lowrank_backward.c, lowrank_decode.c ---------------------------------------------------------

@@ -55,6 +55,10 @@ static size_t chunk_count(const LowrankTask *task, size_t chunk_first) {
     return task->last - chunk_first < task->plan->chunk ? task->last - chunk_first : task->plan->chunk;
 }
 
+static size_t task_chunks(const LowrankTask *task) {
+    return (task->last - task->first + task->plan->chunk - 1) / task->plan->chunk;
+}
+
 // log_sum L, weight exp(-L) and delta do·o of the chunk's queries in lanes, zero in those beyond count.
 static void load_lanes(LowrankTask *task, const Query *query, size_t chunk_first, size_t count) {
     LowrankWork *work = &task->work;
@@ -136,7 +140,7 @@ static void sweep_queries(LowrankTask *task, const Backward *backward, size_t me
     if (plan->far_field && !query.head->exact_far && lowrank_far_end(plan, chunk_first) > 0) {
         lowrank_kernels()->scale_lanes(work->right_t, plan->lanes, work->weight, values, plan->lanes);
         denominator_gradient(task);
-        lowrank_state_read_backward(task);
+        lowrank_state_read_backward(task, count);
     }
     write_query_gradient(task, &query, io->q_stride, chunk_first, count);
 }
@@ -208,9 +212,11 @@ static void forward_sweep(void *context, LowrankTask *task) {
         lowrank_prefetch(plan, rows.v, io->v_stride, plan->base.settings.v_size, at + plan->chunk);
         lowrank_prefetch(plan, rows.dk, io->k_stride, plan->base.settings.qk_size, boundary);
         lowrank_prefetch(plan, rows.dv, io->v_stride, plan->base.settings.v_size, boundary);
-        if (state)
+        if (state) {
+            lowrank_state_age(plan, task->work.state, plan->chunk_decay);
             lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * plan->far_size,
-                                 lowrank_window_values(task, block), boundary - block);
+                                 lowrank_window_values(task, block), boundary - block, at - block);
+        }
         for (size_t m = 0; m < plan->group; m++) sweep_queries(task, backward, m, at);
         // keys that no later chunk of this segment pairs with; with near = 0 the boundary is one past the chunk's first
         const size_t next = at + plan->chunk, kept = next < task->last ? lowrank_far_end(plan, next) : task->last;
@@ -240,11 +246,12 @@ static void add_spills(void *context, LowrankTask *task) {
 
 // ---- reverse sweep -------------------------------------------------------------------------------------------------
 
-// dstate += the chunk's queries of all heads that read the state.
+// dstate, aged by the chunk that it goes back, += the chunk's queries of all heads that read the state.
 static void absorb_chunk(LowrankTask *task, const Backward *backward, size_t chunk_first) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t count = chunk_count(task, chunk_first), values = plan->base.settings.v_size;
+    lowrank_state_age(plan, work->state, plan->chunk_decay);
     for (size_t m = 0; m < plan->group; m++) {
         const Query query = query_rows(task, backward, m);
         if (query.head->exact_far) continue;
@@ -270,18 +277,19 @@ static void reverse_total(void *context, LowrankTask *task) {
     start_state(task, &backward->shared);
     memset(task->work.state, 0, plan->state_size * sizeof(real));
     if (task->first == 0 || !lowrank_uses_state(task, backward->saved.head)) return; // nobody needs the first total
-    for (size_t at = task->first; at < task->last; at += plan->chunk) absorb_chunk(task, backward, at);
+    for (size_t n = task_chunks(task); n-- > 0;) absorb_chunk(task, backward, task->first + n * plan->chunk);
 }
 
 // dk, dv of the keys that entered the state before the chunk, from the dstate of it and all later chunks.
-static void read_block(LowrankTask *task, const Backward *backward, const Rows *rows, size_t first, size_t count) {
+static void read_block(LowrankTask *task, const Backward *backward, const Rows *rows, size_t first, size_t count,
+                       size_t lag) {
     const LowrankPlan *plan = task->plan;
     const AttentionBackward *io = backward->io;
     LowrankWork *work = &task->work;
     const size_t far = plan->far_size;
     lowrank_far_queries(task, rows->k, io->k_stride, task->key_factor, first, count); // keys and queries are made alike
     lowrank_state_read_keys(task, rows->v + first * io->v_stride, rows->dv + first * io->v_stride, io->v_stride,
-                            key_bound_at(plan, &backward->shared, task) + first * 2, count);
+                            key_bound_at(plan, &backward->shared, task) + first * 2, count, lag);
     tile_kernels()->transpose(work->far_query, far, work->d_far_t, plan->lanes, far, count);
     lowrank_rows_backward(plan, rows->dk + first * io->k_stride, io->k_stride, true, NULL, 0, work->far_query,
                           work->rows, rows->k + first * io->k_stride, io->k_stride, task->key_factor, first, count);
@@ -296,8 +304,7 @@ static void reverse_sweep(void *context, LowrankTask *task) {
     task->certify = backward->certify;
     task->key_factor = lowrank_key_factor(&backward->saved, task);
     start_state(task, &backward->shared);
-    const size_t chunks = (task->last - task->first + plan->chunk - 1) / plan->chunk;
-    for (size_t n = chunks; n-- > 0;) {
+    for (size_t n = task_chunks(task); n-- > 0;) {
         const size_t at = task->first + n * plan->chunk, block = lowrank_block_first(plan, at);
         const size_t count = lowrank_far_end(plan, at) - block;
         lowrank_prefetch(plan, rows.k, io->k_stride, plan->base.settings.qk_size, block);
@@ -305,7 +312,7 @@ static void reverse_sweep(void *context, LowrankTask *task) {
         lowrank_prefetch(plan, rows.dk, io->k_stride, plan->base.settings.qk_size, block);
         lowrank_prefetch(plan, rows.dv, io->v_stride, plan->base.settings.v_size, block);
         absorb_chunk(task, backward, at);
-        if (count > 0) read_block(task, backward, &rows, block, count);
+        if (count > 0) read_block(task, backward, &rows, block, count, at - block);
     }
 }
 

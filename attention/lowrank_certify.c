@@ -84,6 +84,7 @@ void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, co
                 facts.near = plan->near;
                 facts.chunk = plan->chunk;
                 facts.tokens = s->tokens;
+                facts.decays = plan->decay;
                 facts.polynomial = plan->polynomial_far && !head->exact_far;
                 shared.certificate[row] = certificate_make(&facts, &plan->polynomial);
             }

@@ -66,9 +66,10 @@ static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ri
     const LowrankPlan *plan = task->plan;
     const size_t size = plan->base.settings.qk_size, far = plan->far_size, values = plan->base.settings.v_size;
     const size_t slot = position % ring->size;
+    if (plan->polynomial_far) lowrank_state_age(plan, task->work.state, plan->token_decay);
     if (plan->polynomial_far && plan->near > 0 && position >= plan->near) {
         const size_t leaving = (position - plan->near) % ring->size;
-        lowrank_state_absorb(task, ring->far_key + leaving * far, ring->value + leaving * values, 1);
+        lowrank_state_absorb(task, ring->far_key + leaving * far, ring->value + leaving * values, 1, plan->near);
     }
     lowrank_near_rows(plan, ring->near_key + slot * size, k, size, position, 1, 1);
     lowrank_far_rows(plan, ring->far_key + slot * far, task->work.rows, k, size, NULL, position, 1);
@@ -76,11 +77,13 @@ static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ri
     double *largest = &state->largest_key[task->kv_head], here = lowrank_square(ring->far_key + slot * far, far);
     if (!(here <= *largest)) *largest = here;
     if (plan->polynomial_far && plan->near == 0)
-        lowrank_state_absorb(task, ring->far_key + slot * far, ring->value + slot * values, 1);
+        lowrank_state_absorb(task, ring->far_key + slot * far, ring->value + slot * values, 1, 0);
 }
 
-// Adds `rows` keys of the ring from `slot` on, all near or all far (true exp), to the sums of `count` lanes.
-static void add_pairs(LowrankTask *task, const Ring *ring, size_t count, size_t slot, size_t rows, bool near) {
+// Adds `rows` keys of the ring from `slot` on, all near or all far (true exp), to the sums of `count` lanes. The first
+// key is `lag` tokens old.
+static void add_pairs(LowrankTask *task, const Ring *ring, size_t count, size_t slot, size_t rows, size_t lag,
+                      bool near) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     const size_t values = plan->base.settings.v_size, lanes = work->lanes;
@@ -94,17 +97,20 @@ static void add_pairs(LowrankTask *task, const Ring *ring, size_t count, size_t 
     };
     tile_kernels()->multiply(near ? tile.near : tile.far, lanes, keys, size, 1,
                              near ? work->near_query_t : work->far_query_t, lanes, rows, lanes, size, false);
+    lowrank_fade(plan, near ? tile.near : tile.far, lanes, rows, lanes, (ptrdiff_t)lag, true);
     lowrank_kernels()->forward(&tile, work->largest, work->rescale);
     lowrank_kernels()->scale_rows(work->sum, values, work->sum, values, work->rescale, count, values);
     tile_kernels()->multiply(work->sum, values, tile.near, 1, lanes, ring->value + slot * values, values, count, values,
                              rows, true);
 }
 
-static void add_all(LowrankTask *task, const Ring *ring, size_t count, size_t first, size_t last, bool near) {
+// The keys of positions [first, last), for queries at `position`.
+static void add_all(LowrankTask *task, const Ring *ring, size_t count, size_t first, size_t last, size_t position,
+                    bool near) {
     for (size_t at = first; at < last;) {
         const size_t slot = at % ring->size, whole = ring->size - slot < KEY_TILE ? ring->size - slot : KEY_TILE;
         const size_t rows = last - at < whole ? last - at : whole;
-        add_pairs(task, ring, count, slot, rows, near);
+        add_pairs(task, ring, count, slot, rows, position - at, near);
         at += rows;
     }
 }
@@ -146,8 +152,8 @@ static void attend(LowrankTask *task, const DecodeState *state, const Ring *ring
         memset(work->sum, 0, count * values * sizeof(real));
         memset(work->denominator, 0, lanes * sizeof(real));
     }
-    if (plan->far_field && !inside) add_all(task, ring, count, 0, near_first, false);
-    add_all(task, ring, count, near_first, position + 1, true);
+    if (plan->far_field && !inside) add_all(task, ring, count, 0, near_first, position, false);
+    add_all(task, ring, count, near_first, position + 1, position, true);
     for (size_t n = 0; n < count; n++)
         for (size_t e = 0; e < values; e++)
             o[(first_head + n) * values + e] = work->sum[n * values + e] / work->denominator[n];
@@ -162,7 +168,8 @@ void lowrank_decode(const AttentionPlan *base, void *memory, real *o, const real
     REQUIRE(position < s->tokens);
     for (size_t g = 0; g < s->kv_heads; g++) {
         Arena arena = lowrank_arena_over(shared.slot);
-        LowrankTask task = {.plan = plan, .work = lowrank_work_at(plan, &arena), .kv_head = g};
+        LowrankTask task = {.plan = plan, .work = lowrank_work_at(plan, &arena), .kv_head = g,
+                            .one_position = true};
         task.work.lanes = LANE_UNIT;
         task.work.state = state.state + g * plan->state_size;
         const Ring ring = ring_at(plan, &state, g);

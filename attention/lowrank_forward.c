@@ -129,11 +129,12 @@ static void total_task(void *context, LowrankTask *task) {
     if (task->last == s->tokens || !lowrank_uses_state(task, totals->saved->head)) return; // the last one is not needed
     for (size_t at = task->first; at < task->last; at += plan->chunk) {
         const size_t first = lowrank_block_first(plan, at), count = lowrank_far_end(plan, at) - first;
+        lowrank_state_age(plan, task->work.state, plan->chunk_decay);
         if (count == 0) continue;
         lowrank_far_rows(plan, task->work.far_query, task->work.rows, k + first * totals->k_stride, totals->k_stride,
                          lowrank_key_factor(totals->saved, task), first, count);
         lowrank_pack(task->work.right, v + first * totals->v_stride, totals->v_stride, count, s->v_size);
-        lowrank_state_absorb(task, task->work.far_query, task->work.right, count);
+        lowrank_state_absorb(task, task->work.far_query, task->work.right, count, at - first);
     }
 }
 
@@ -198,9 +199,11 @@ static void forward_task(void *context, LowrankTask *task) {
         lowrank_window_advance(task, k, io->k_stride, v, io->v_stride, at, false);
         lowrank_prefetch(plan, k, io->k_stride, s->qk_size, at + plan->chunk);
         lowrank_prefetch(plan, v, io->v_stride, s->v_size, at + plan->chunk);
-        if (state)
+        if (state) {
+            lowrank_state_age(plan, task->work.state, plan->chunk_decay);
             lowrank_state_absorb(task, task->work.far_key + (block - task->window_first) * far,
-                                 lowrank_window_values(task, block), lowrank_far_end(plan, at) - block);
+                                 lowrank_window_values(task, block), lowrank_far_end(plan, at) - block, at - block);
+        }
         for (size_t m = 0; m < plan->group; m++) {
             const size_t h = task->kv_head * plan->group + m, index = task->batch * s->heads + h;
             const real *q = io->q + row * io->q_stride + h * s->qk_size;

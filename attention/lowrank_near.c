@@ -21,6 +21,21 @@ static size_t clamp_rows(size_t above, size_t below, size_t rows) {
     return difference < rows ? difference : rows;
 }
 
+void lowrank_fade(const LowrankPlan *plan, real *values, size_t ld, size_t rows, size_t lanes, ptrdiff_t lag,
+                  bool one_position) {
+    for (size_t row = 0; plan->decay && row < rows; row++) {
+        const real *decay = plan->decay + (lag - (ptrdiff_t)row);
+        for (size_t lane = 0; lane < lanes; lane++) values[row * ld + lane] *= decay[one_position ? 0 : lane];
+    }
+}
+
+// γ^lag of all near and far values of a tile: of its logits, or of their gradients.
+static void fade_tile(const LowrankPlan *plan, const LowrankTile *tile, real *near, real *far) {
+    lowrank_fade(plan, near + tile->near_first * tile->ld, tile->ld, tile->rows - tile->near_first, tile->lanes,
+                 tile->lag - (ptrdiff_t)tile->near_first, false);
+    lowrank_fade(plan, far, tile->ld, tile->far_rows, tile->lanes, tile->lag, false);
+}
+
 // Describes the tile to the kernels and computes its logits.
 static LowrankTile logits(LowrankTask *task, const LowrankHead *head, const Pairs *pairs, size_t chunk_first) {
     const LowrankPlan *plan = task->plan;
@@ -41,6 +56,7 @@ static LowrankTile logits(LowrankTask *task, const LowrankHead *head, const Pair
                                  plan->lanes, tile.rows - tile.near_first, tile.lanes, size, false);
     tile_kernels()->multiply(tile.far, tile.ld, pairs->far_key, plan->far_size, 1, work->far_query_t + pairs->lane,
                              plan->lanes, tile.far_rows, tile.lanes, plan->far_size, false);
+    fade_tile(plan, &tile, tile.near, tile.far);
     return tile;
 }
 
@@ -72,6 +88,7 @@ static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pair
     if (task->certify && pairs->key_bound)
         lowrank_kernels()->pair_bounds(&tile, pairs->key_bound, work->near_dk + lane, work->near_dv + lane,
                                        work->far_dk + lane, work->far_dv + lane);
+    fade_tile(plan, &tile, tile.d, tile.far);
     const size_t near_first = tile.near_first, near_rows = tile.rows - near_first;
     const real *d_near = tile.d + near_first * tile.ld;
     if (near_rows > 0) {

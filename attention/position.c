@@ -106,7 +106,7 @@ void position_destroy(Position *position) {
     *position = (Position){0};
 }
 
-bool position_is_rotation(const Position *position) { return position->kind == POSITION_ROPE; }
+bool position_is_rotation(const Position *position) { return position->kind <= POSITION_ROPE_DECAY; }
 
 double position_frequency(const Position *position, size_t pair) {
     return pow(position->rope_theta, -2.0 * (double)pair / (double)position->qk_size);

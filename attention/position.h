@@ -61,8 +61,8 @@ typedef struct Position {
 bool position_create(Position *position, const AttentionSettings *settings, Error *error);
 void position_destroy(Position *position);
 
-// True when x_ij is the plain dot product of rotated q and k: what the polynomial features need. rope-decay is not, but
-// factors too (γ^(i-j) = γ^i / γ^j): ask for its kind.
+// True when x_ij is a dot product of rotated q and k, times γ^(i-j) at most, which factors too (γ^(i-a)·γ^(a-j)): what
+// the polynomial features need.
 bool position_is_rotation(const Position *position);
 // Angle per token of pair p in [0, D/2). Frequencies fall with p: the last pairs are the slowest.
 double position_frequency(const Position *position, size_t pair);

@@ -118,6 +118,32 @@ static void test_segments(void **state) {
     }
 }
 
+// rope-decay: the state ages over tokens, chunks and segments, the pairs by the table.
+static void test_decay(void **state) {
+    (void)state;
+    const size_t tokens[] = {1, 7, 64, 97}, nears[] = {0, 5, 16, 200}, chunks[] = {0, 1, 16};
+    const double decays[] = {1, 0.99, 0.8, 1e-3};
+    uint64_t seed = 4500;
+    for (size_t t = 0; t < 4; t++)
+        for (size_t n = 0; n < 4; n++)
+            for (size_t c = 0; c < 3; c++) {
+                AttentionSettings s = base_settings();
+                s.kernel = "rope-decay", s.kernel_decay = decays[seed % 4];
+                s.tokens = tokens[t], s.near = nears[n], s.chunk = chunks[c], s.degree = 1 + seed % 5;
+                s.batch = 2, s.heads = 4, s.kv_heads = 2;
+                check_case(&s, 1.0, seed++);
+            }
+    for (size_t i = 0; i < 8; i++) { // segments, exact far fields, bounds
+        AttentionSettings s = base_settings();
+        s.kernel = "rope-decay", s.kernel_decay = i % 2 ? 0.999 : 0.95;
+        s.tokens = 517, s.heads = s.kv_heads, s.chunk = 8, s.near = i % 4 == 3 ? 150 : 12, s.degree = 3;
+        s.far = i == 5 ? FAR_EXACT : FAR_POLYNOMIAL, s.far_size = i % 3 ? 4 : 0;
+        s.bound = i % 2 ? BOUND_BALL : BOUND_CLIP, s.near_bound = i % 3 == 2 ? NEAR_BOUND_SAME : NEAR_BOUND_NONE;
+        s.entry_bound = 0.5;
+        check_case(&s, 1.0, seed++);
+    }
+}
+
 // A head outside the interval must give exactly what far = exact gives.
 static void test_fallback(void **state) {
     (void)state;
@@ -222,6 +248,8 @@ static void test_differences(void **state) {
     check_differences(&s, 1.0, 1, 6005);
     s.tokens = 300, s.chunk = 8, s.polynomial = POLYNOMIAL_MINIMAX, s.near = 11; // segments
     check_differences(&s, 0.2, 40, 6006);
+    s.kernel = "rope-decay", s.kernel_decay = 0.97;
+    check_differences(&s, 0.2, 40, 6007);
 }
 
 // Every token decoded equals forward.
@@ -235,6 +263,7 @@ static void test_decode(void **state) {
                 AttentionSettings s = base_settings();
                 s.heads = 6, s.kv_heads = 2, s.logit_bound = 2, s.bound = bound, s.far = far, s.near = near,
                 s.far_size = 4;
+                if (seed % 2) s.kernel = "rope-decay", s.kernel_decay = 0.9;
                 AttentionProblem problem = attention_problem_new(&s, 0, bound == BOUND_NONE ? 0.15 : 1.5, seed++);
                 AttentionPlan *plan = attention_plan_new("lowrank", &s);
                 attention_problem_run(&problem, plan, NULL, NULL);
@@ -259,8 +288,8 @@ static void test_decode(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_shapes),           cmocka_unit_test(test_sizes),    cmocka_unit_test(test_settings),
-    cmocka_unit_test(test_sharp_near_field), cmocka_unit_test(test_segments), cmocka_unit_test(test_fallback),
-    cmocka_unit_test(test_differences),      cmocka_unit_test(test_decode),
+    cmocka_unit_test(test_shapes),           cmocka_unit_test(test_sizes),       cmocka_unit_test(test_settings),
+    cmocka_unit_test(test_sharp_near_field), cmocka_unit_test(test_segments),    cmocka_unit_test(test_decay),
+    cmocka_unit_test(test_fallback),         cmocka_unit_test(test_differences), cmocka_unit_test(test_decode),
 };
 TEST_MAIN(tests)

@@ -343,7 +343,7 @@ static void test_certificates(void **state) {
     };
     const char *text = getenv("LOWRANK_CASES");
     const size_t wanted = text ? strtoul(text, NULL, 10) : 100000, kinds = sizeof cases / sizeof *cases;
-    for (size_t n = 0; n < QUANTITIES; n++) ratios[n] = malloc(MOST_RATIOS * sizeof(double));
+    for (size_t n = 0; n < QUANTITIES; n++) ratios[n] = malloc(MOST_RATIOS * sizeof(double)), ratio_count[n] = 0;
     threads_set(1); // the problems are tiny
     size_t done = 0;
     for (size_t i = 0; i < kinds; i++) {
@@ -351,6 +351,7 @@ static void test_certificates(void **state) {
         s.tokens = TOKENS, s.heads = s.kv_heads = HEADS, s.qk_size = cases[i].qk, s.v_size = 3 + i % 3;
         s.far_size = cases[i].far, s.degree = cases[i].degree, s.near = cases[i].near, s.logit_bound = cases[i].limit;
         s.entry_bound = 0.5, s.bound = cases[i].bound, s.near_bound = cases[i].near_bound, s.chunk = i % 2 ? 5 : 0;
+        if (i % 5 == 3) s.kernel = "rope-decay", s.kernel_decay = 0.95;
         Trial trial = trial_new(&s);
         double ratio[HEADS];
         size_t here = 0;
@@ -375,6 +376,44 @@ static void test_certificates(void **state) {
         assert_true(ratios[n][ratio_count[n] / 2] > 1e-3); // not vacuous
         free(ratios[n]);
     }
+}
+
+// The worst case that the derivation in certificate.c allows: keys at both ends of the interval, where P' errs most,
+// with opposite values and balanced weights, so that every |do·(v_j - o)| is as large as their bound. A certificate that
+// dropped a factor of two would not hold here.
+static void test_certificates_at_worst(void **state) {
+    (void)state;
+    AttentionSettings s = base_settings();
+    s.tokens = TOKENS, s.heads = s.kv_heads = HEADS, s.qk_size = 2, s.v_size = 1, s.near = 0, s.bound = BOUND_BALL;
+    s.rope_theta = 1e9, s.logit_scale = 1;
+    for (size_t n = 0; n < QUANTITIES; n++) ratios[n] = malloc(MOST_RATIOS * sizeof(double)), ratio_count[n] = 0;
+    for (size_t i = 0; i < 6; i++) {
+        s.degree = i < 3 ? 2 : 4, s.logit_bound = 0.25 * (double)(i + 1);
+        Trial trial = trial_new(&s);
+        const size_t above = (size_t)lround(TOKENS / (1 + exp(2 * s.logit_bound)));
+        for (size_t t = 0; t < TOKENS; t++)
+            for (size_t h = 0; h < HEADS; h++) {
+                const real sign = t < above + h % 2 ? 1 : -1;
+                const real radius = (real)sqrt(0.9999 * s.logit_bound); // within the ball
+                for (size_t a = 0; a < 2; a++) { // the pair turns by a radian per token: unturned here
+                    const real turned = (real)(a == 0 ? cos((double)t) : -sin((double)t)) * radius;
+                    trial.input[0][(t * HEADS + h) * 2 + a] = turned;
+                    trial.input[1][(t * HEADS + h) * 2 + a] = turned * sign;
+                }
+                trial.input[2][t * HEADS + h] = sign;
+                trial.input[3][t * HEADS + h] = t == TOKENS - 1; // earlier tokens have seen one end only
+            }
+        double ratio[HEADS];
+        trial_run(&trial, "worst", ratio);
+        trial_free(&trial);
+    }
+    for (size_t n = 0; n < QUANTITIES; n++) {
+        qsort(ratios[n], ratio_count[n], sizeof(double), compare_doubles);
+        printf("worst case of %s: measured/certified up to %.3g\n", quantity_names[n], ratios[n][ratio_count[n] - 1]);
+        assert_true(n == OUTPUT || ratios[n][ratio_count[n] - 1] > 0.5); // what makes half of them too little
+        free(ratios[n]);
+    }
+    check_count("worst cases", ratio_count[DQ]);
 }
 
 // far = exact and fallbacks carry no bound, power knows none.
@@ -431,6 +470,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_chunks),
     cmocka_unit_test(test_long),
     cmocka_unit_test(test_certificates),
+    cmocka_unit_test(test_certificates_at_worst),
     cmocka_unit_test(test_certificate_edges),
     cmocka_unit_test(test_refusals),
 };
