@@ -248,11 +248,11 @@ static void decode(const AttentionPlan *base, void *state, real *o, const real *
 
 static void explain(const AttentionPlan *base, char *text, size_t size) {
     const AutoPlan *plan = (const AutoPlan *)base;
-    int used = snprintf(text, size, "auto: exact %.3g ms", plan->exact.cost * 1e3);
+    int used = snprintf(text, size, "auto: exact %.4g s", plan->exact.cost);
     for (size_t i = 0; i < plan->count && used > 0 && (size_t)used < size; i++) {
         const LowrankPlan *lowrank = (const LowrankPlan *)plan->candidate[i].plan;
-        used += snprintf(text + used, size - (size_t)used, "; degree %zu %.3g ms for |logit| <= %.3g",
-                         lowrank->features.degree, plan->candidate[i].cost * 1e3, plan->candidate[i].largest);
+        used += snprintf(text + used, size - (size_t)used, "; degree %zu %.4g s for |logit| <= %.3g",
+                         lowrank->features.degree, plan->candidate[i].cost, plan->candidate[i].largest);
     }
     if (used > 0 && (size_t)used < size)
         snprintf(text + used, size - (size_t)used, plan->count ? " (error within %g of the range of v)"

@@ -122,18 +122,24 @@ static bool check_settings(const ModelSettings *settings, Error *error) {
     return true;
 }
 
+AttentionSettings model_attention_settings(const ModelSettings *settings) {
+    const ModelConfig *config = &settings->config;
+    AttentionSettings attention = settings->attention;
+    attention.batch = settings->batch;
+    attention.tokens = config->tokens;
+    attention.heads = config->heads;
+    attention.kv_heads = config->kv_heads;
+    attention.qk_size = config->qk_size;
+    attention.v_size = config->v_size;
+    attention.rope_theta = config->rope_theta;
+    attention.causal = true;
+    return attention;
+}
+
 static void set_shape(Model *model) {
     ModelSettings *settings = &model->settings;
     const ModelConfig *config = &settings->config;
-    AttentionSettings *attention = &settings->attention;
-    attention->batch = settings->batch;
-    attention->tokens = config->tokens;
-    attention->heads = config->heads;
-    attention->kv_heads = config->kv_heads;
-    attention->qk_size = config->qk_size;
-    attention->v_size = config->v_size;
-    attention->rope_theta = config->rope_theta;
-    attention->causal = true;
+    settings->attention = model_attention_settings(settings);
     model->rows = settings->batch * config->tokens;
     model->query_width = config->heads * config->qk_size;
     model->key_width = config->kv_heads * config->qk_size;

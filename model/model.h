@@ -26,8 +26,11 @@ typedef struct ModelSettings {
                                             // (N,W) per layer instead of about 13 times that, for a third more time
     size_t method_count;                    // attention methods: one for all layers, or one for each
     const AttentionMethod *methods[MODEL_MAX_LAYERS];
-    AttentionSettings attention;            // shape fields are filled in by the model
+    AttentionSettings attention;            // shape fields: model_attention_settings
 } ModelSettings;
+
+// settings->attention with the shape of settings->config, as every layer's plan gets it.
+AttentionSettings model_attention_settings(const ModelSettings *settings);
 
 // Sizes and validates without allocating tensors. ERROR_USER names the setting that makes no sense.
 bool model_needs(const ModelSettings *settings, ModelNeeds *needs, Error *error);

@@ -192,6 +192,13 @@ ok 'a sweep: combinations, the best, interruption, runs that explode'
 "$rope" doctor --json >out 2>err
 [ $? -le 1 ] && "$get" sgemm_gflops <out >value || fail 'doctor --json'
 "$get" problems <out >value || fail 'doctor: problems'
+"$rope" doctor --attention.method=auto,lowrank --model.layers=2 --model.tokens=2048 --attention.bound=ball \
+    --attention.logit_bound=1 >out 2>err
+[ $? -le 1 ] && says 'doctor' 'layer 0         auto: exact' && says 'doctor' 'layer 1         lowrank: degree 4' ||
+    fail 'doctor: what attention comes down to'
+expect 2 'doctor with settings that make no plan' "$rope" doctor --attention.method=lowrank --attention.degree=8 \
+    --model.qk_size=64 --attention.far_size=0
+says 'doctor' 'features'
 ok 'doctor'
 
 mistake() { # mistake TEXT COMMAND...

@@ -48,13 +48,7 @@ static bool make_settings(const Config *base, const char *method, size_t tokens,
     if (!config_set(config, text, ORIGIN_COMMAND_LINE, error) || !config_resolve(config, error) ||
         !config_model(config, batch, true, model, error))
         return false;
-    AttentionSettings *settings = &model->attention;
-    settings->batch = batch;
-    settings->tokens = tokens;
-    settings->heads = config->heads;
-    settings->kv_heads = config->kv_heads;
-    settings->qk_size = config->qk_size;
-    settings->v_size = config->v_size;
+    model->attention = model_attention_settings(model);
     return true;
 }
 
@@ -311,7 +305,10 @@ static json_t *fit_json(const BenchOptions *options, Cell (*cells)[BENCH_MAX_MET
     const size_t count = curve(options, cells, 0, 0, 2, x, first), own = curve(options, cells, method, 0, 2, x, y);
     const double crossing = method ? crossover(x, first, y, count < own ? count : own) : NAN;
     json_object_set_new(fit, "crossover_tokens", bench_number(crossing));
-    if (isfinite(crossing)) fprintf(stderr, " faster than %s from %.0f tokens on", options->methods[0], crossing);
+    if (crossing > 0) // NaN where it never is
+        fprintf(stderr, " faster than %s from %.0f tokens on", options->methods[0], crossing);
+    else if (crossing == 0)
+        fprintf(stderr, " faster than %s from the first length on", options->methods[0]);
     fprintf(stderr, "\n");
     return fit;
 }

@@ -1,5 +1,5 @@
-// rope doctor: what this machine is, how fast its matrix products are, and what would make training slow. Every check
-// that fails comes with the remedy.
+// rope doctor: what this machine is, how fast its matrix products are, what would make training slow, and which attention
+// the settings come down to here. Every check that fails comes with the remedy.
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -10,7 +10,14 @@
 #include "core/threads.h"
 #include "train/command.h"
 
-enum { RATE_SIZE = 1024, RATE_REPEATS = 5, COPY_BYTES = 1 << 27, PROBLEMS = 16, PROBLEM_SIZE = 320 };
+enum {
+    RATE_SIZE = 1024,
+    RATE_REPEATS = 5,
+    COPY_BYTES = 1 << 27,
+    PROBLEMS = 16,
+    PROBLEM_SIZE = 320,
+    CHOICE_SIZE = 1024
+};
 
 typedef struct Diagnosis {
     CpuInfo cpu;
@@ -18,6 +25,8 @@ typedef struct Diagnosis {
     double copy;                              // bytes per second
     size_t problem_count;
     char problems[PROBLEMS][PROBLEM_SIZE];
+    ModelSettings model;
+    char choices[MODEL_MAX_LAYERS][CHOICE_SIZE]; // what each of model.methods would do, in words
 } Diagnosis;
 
 static void complain(Diagnosis *diagnosis, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -76,20 +85,37 @@ static void judge(Diagnosis *diagnosis) {
                  cpu->memory_available >> 20);
 }
 
+// Plans the attention of the settings without running it: `auto` measures its candidates here, as training would.
+static bool choose_attention(Diagnosis *diagnosis, const Config *config, Error *error) {
+    ModelSettings *model = &diagnosis->model;
+    if (!config_model(config, config->batch, true, model, error)) return false;
+    const AttentionSettings settings = model_attention_settings(model);
+    for (size_t i = 0; i < model->method_count; i++) {
+        AttentionPlan *plan = attention_create(model->methods[i], &settings, error);
+        if (!plan) return false;
+        attention_explain(plan, diagnosis->choices[i], CHOICE_SIZE);
+        attention_destroy(plan);
+    }
+    return true;
+}
+
 static json_t *report(const Diagnosis *diagnosis) {
     const CpuInfo *cpu = &diagnosis->cpu;
     json_t *problems = json_array();
     for (size_t i = 0; i < diagnosis->problem_count; i++)
         json_array_append_new(problems, json_string(diagnosis->problems[i]));
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:f, s:f, s:f, s:f, s:o}", "cpu",
+    json_t *attention = json_array();
+    for (size_t i = 0; i < diagnosis->model.method_count; i++)
+        json_array_append_new(attention, json_string(diagnosis->choices[i]));
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:f, s:f, s:f, s:f, s:o, s:o}", "cpu",
                      cpu->model, "instruction_set", cpu_isa_name(cpu_isa()), "cores", (json_int_t)cpu->cores,
                      "memory_total", (json_int_t)cpu->memory_total, "memory_available",
                      (json_int_t)cpu->memory_available, "blas_core", cpu->blas_core, "blas_config", cpu->blas_config,
                      "blas_openmp", (int)cpu->blas_openmp, "blas_misread", (int)cpu->blas_misread, "blas_threads",
                      (json_int_t)cpu->blas_threads, "openmp_threads", (json_int_t)cpu->openmp_threads,
                      "sgemm_gflops_per_core", diagnosis->core_rate, "sgemm_gflops", diagnosis->all_rate,
-                     "openblas_gflops", diagnosis->library_rate, "copy_bytes_per_s", diagnosis->copy, "problems",
-                     problems);
+                     "openblas_gflops", diagnosis->library_rate, "copy_bytes_per_s", diagnosis->copy, "attention",
+                     attention, "problems", problems);
 }
 
 static void print_report(const Diagnosis *diagnosis) {
@@ -104,6 +130,11 @@ static void print_report(const Diagnosis *diagnosis) {
     fprintf(stderr, "sgemm           %.0f GFLOP/s on one core, %.0f on all (OpenBLAS's own threads: %.0f)\n",
             diagnosis->core_rate, diagnosis->all_rate, diagnosis->library_rate);
     fprintf(stderr, "memory copy     %.1f GB/s\n", diagnosis->copy / 1e9);
+    for (size_t i = 0; i < diagnosis->model.method_count; i++) {
+        char label[32] = "attention";
+        if (diagnosis->model.method_count > 1) snprintf(label, sizeof label, "layer %zu", i);
+        fprintf(stderr, "%-15s %s\n", label, diagnosis->choices[i]);
+    }
     for (size_t i = 0; i < diagnosis->problem_count; i++)
         fprintf(stderr, "PROBLEM         %s\n", diagnosis->problems[i]);
     if (!diagnosis->problem_count) fprintf(stderr, "Nothing here slows training down.\n");
@@ -114,11 +145,14 @@ int command_doctor(int argc, char **argv) {
     static CommandLine line;
     static Diagnosis diagnosis;
     command_parse(command_find("doctor"), options, NULL, argc, argv, &line);
+    Error error = {0};
     if (line.positional_count) {
-        Error error = {0};
         error_set(&error, ERROR_USER, "doctor takes no arguments.");
         return command_fail(&error);
     }
+    if (!config_resolve(&line.config, &error)) return command_fail(&error);
+    threads_set(line.config.threads);
+    if (!choose_attention(&diagnosis, &line.config, &error)) return command_fail(&error);
     cpu_info(&diagnosis.cpu);
     measure(&diagnosis);
     judge(&diagnosis);
