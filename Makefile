@@ -48,7 +48,7 @@ TESTS        := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c)
 DOUBLE_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/double_*.c))
 SUPPORT      := $(wildcard tests/support/*.c)
 
-.PHONY: all deps demo test check asan tsan bench oracle lint format layers install clean build-tests
+.PHONY: all deps demo test check asan tsan bench bench-check oracle lint format layers install clean build-tests
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -148,6 +148,10 @@ bench: all
 	$(BUILD)/rope bench gemm
 	$(BUILD)/rope bench step
 	$(BUILD)/rope bench attention
+
+# Ratios against those committed in tests/bench_check.txt; a few minutes on a quiet machine.
+bench-check: all $(BUILD)/tests/json_get
+	@BUILD=$(BUILD) sh tests/bench_check.sh
 
 lint:
 	@sh tests/deps.sh cppcheck

@@ -206,6 +206,11 @@ static bool measure(Model *model, ModelNeeds *needs, Error *error) {
         needs->forward_flops += attention.forward_flops;
         needs->backward_flops += attention.backward_flops;
     }
+    if (model->settings.training && model->settings.recompute) { // all but the last product of a layer, and the output
+        const ModelConfig *config = &model->settings.config;
+        const double once = (double)(config->layers * config->ffn + config->vocabulary) * (double)config->width;
+        needs->backward_flops += needs->forward_flops - 2 * once * (double)model->rows;
+    }
     return true;
 }
 

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "core/clock.h"
 #include "core/threads.h"
 #include "optim/norm_kernels.h"
 #include "optim/optim.h"
@@ -20,5 +21,6 @@ double optim_gradient_norm(const real *gradient, size_t elements) {
         size_t left = elements - i * piece;
         sums[i] = norm_kernels()->sum_of_squares(gradient + i * piece, left < piece ? left : piece);
     }
+    phase_count(2.0 * (double)elements, (double)elements * sizeof(real));
     return sqrt(sum_pairwise(sums, count));
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/clock.h"
 #include "core/threads.h"
 #include "optim/method.h"
 
@@ -130,6 +131,9 @@ void optim_update(Optim *optim, real *parameters, const real *gradient, double l
         for (size_t i = 0; i < optim->method->state_count; i++) block.states[i] = optim->states[i] + range->offset;
         optim->method->update(&step, &block);
     }
+    // the gradient is read; parameters and states are read and written
+    const double moved = 1 + 2 * (1 + (double)optim->method->state_count);
+    phase_count(0, moved * (double)optim->elements * sizeof(real));
 }
 
 void optim_destroy(Optim *optim) {

@@ -10,6 +10,7 @@
 #include "core/files.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "train/estimate.h"
 #include "train/snapshot.h"
 #include "train/state.h"
 
@@ -39,9 +40,9 @@ static const char *shards(void) {
 
 // Settings of a toy run; `more` are assignments, NULL at the end.
 static Config settings(const char *const *more) {
-    static const char *const common[] = {"model.layers=1",  "model.width=16",       "model.heads=2",
-                                         "model.kv_heads=1", "model.tokens=8",      "model.vocabulary=16",
-                                         "train.batch=2",    "train.accumulate=2",  "train.steps=1000",
+    static const char *const common[] = {"model.layers=1",   "model.width=16",           "model.heads=2",
+                                         "model.kv_heads=1", "model.tokens=8",           "model.vocabulary=16",
+                                         "train.batch=2",    "train.accumulate=2",       "train.steps=1000",
                                          "optim.warmup=5",   "optim.learning_rate=0.01", NULL};
     Config config;
     Error error = {0};
@@ -105,6 +106,32 @@ static void test_accumulation(void **unused) {
     }
 }
 
+// train.recompute changes memory, not a bit of the result, and its cost is known beforehand.
+static void test_recompute(void **unused) {
+    (void)unused;
+    real *kept = NULL;
+    ModelNeeds needs[2];
+    for (int recompute = 0; recompute < 2; recompute++) {
+        const char *more[] = {recompute ? "train.recompute=true" : "train.recompute=false", "model.layers=3", NULL};
+        Config config = settings(more);
+        Estimate estimate;
+        Error error = {0};
+        assert_true(estimate_memory(&config, &estimate, &error));
+        needs[recompute] = estimate.model;
+        Trainer trainer;
+        create(&trainer, &config);
+        for (size_t i = 0; i < 3; i++) step(&trainer);
+        const size_t bytes = elements(&trainer) * sizeof(real);
+        if (!recompute) kept = memcpy(malloc(bytes), model_parameters(trainer.model), bytes);
+        check_same_bits("parameters with and without recompute", kept, model_parameters(trainer.model), bytes);
+        trainer_destroy(&trainer);
+    }
+    free(kept);
+    assert_true(needs[1].activation_bytes < needs[0].activation_bytes);
+    const double more = needs[1].backward_flops - needs[0].backward_flops;
+    assert_true(more > 0.5 * needs[0].forward_flops && more < needs[0].forward_flops);
+}
+
 // The first moment after one step is (1 - β1) times the clipped gradient; a step leaves nothing behind for the next.
 static void test_gradient(void **unused) {
     (void)unused;
@@ -121,7 +148,8 @@ static void test_gradient(void **unused) {
         if (fabs(moment - (1 - config.beta1) * wanted) > 1e-5 * moment)
             fail_msg("%s: first moment %.9g instead of %.9g", clips[i], moment, (1 - config.beta1) * wanted);
         batches_seek(trainer.train, start);
-        if (step(&trainer).gradient_norm != first) fail_msg("%s: the second step saw the first one's gradient", clips[i]);
+        if (step(&trainer).gradient_norm != first)
+            fail_msg("%s: the second step saw the first one's gradient", clips[i]);
         trainer_destroy(&trainer);
         check_count("clipped gradients", 1);
     }
@@ -323,8 +351,12 @@ static int one_thread(void **unused) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test_setup(test_accumulation, one_thread), cmocka_unit_test(test_gradient),
-    cmocka_unit_test(test_not_finite),                     cmocka_unit_test(test_huge_gradient),
-    cmocka_unit_test(test_resume_everywhere),              cmocka_unit_test(test_seal),
+    cmocka_unit_test_setup(test_accumulation, one_thread),
+    cmocka_unit_test(test_recompute),
+    cmocka_unit_test(test_gradient),
+    cmocka_unit_test(test_not_finite),
+    cmocka_unit_test(test_huge_gradient),
+    cmocka_unit_test(test_resume_everywhere),
+    cmocka_unit_test(test_seal),
 };
 TEST_MAIN(tests)

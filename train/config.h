@@ -39,6 +39,7 @@ typedef struct Config {
     double gap_power;
     // [train]
     size_t steps, batch, accumulate, eval_every, eval_batches, save_every, keep, sample_every, log_every, threads;
+    bool recompute;
     uint64_t train_tokens; // 0: steps counts
     uint64_t seed;
     char out[CONFIG_TEXT];

@@ -59,6 +59,7 @@ bool config_model(const Config *config, size_t batch, bool training, ModelSettin
                    .token_shift = config->token_shift},
         .batch = batch,
         .training = training,
+        .recompute = config->recompute,
         .attention = attention_settings(config),
     };
     const char *at = config->method;

@@ -85,6 +85,8 @@ const ConfigKey config_keys[] = {
     SIZE("train", "steps", steps, "1000", 1, large, "updates"),
     INTEGER("train", "tokens", train_tokens, "0", 0, 1e15, "tokens to train on, instead of steps; 0: steps counts"),
     SIZE("train", "batch", batch, "8", 1, 1 << 20, "sequences per forward and backward"),
+    SWITCH("train", "recompute", recompute, "false",
+           "keep only each layer's input and run it again in backward: less memory, a quarter more time"),
     SIZE("train", "accumulate", accumulate, "1", 1, 1 << 20, "batches per update"),
     INTEGER("train", "seed", seed, "1", 0, 9e15, "of weights, data order and samples"),
     SIZE("train", "eval_every", eval_every, "100", 0, large, "steps between held-out evaluations; 0: at the end only"),

@@ -78,10 +78,10 @@ bool estimate_fits(const Config *config, const Estimate *estimate, Error *error)
     if (estimate->total_bytes <= estimate->available_bytes) return true;
     return error_set(error, ERROR_USER,
                      "The run needs %.2f GiB and %.2f GiB are available (activations and scratch: %.2f GiB). Lower "
-                     "train.batch (%zu; train.accumulate makes up for it), model.tokens (%zu), or the model.",
+                     "train.batch (%zu; train.accumulate makes up for it), model.tokens (%zu), or the model%s.",
                      gib(estimate->total_bytes), gib(estimate->available_bytes),
                      gib(estimate->model.activation_bytes + estimate->model.scratch_bytes), config->batch,
-                     config->tokens);
+                     config->tokens, config->recompute ? "" : ", or set train.recompute = true");
 }
 
 // The first layer of each method that occurs is enough to tell the rate.
