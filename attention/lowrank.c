@@ -16,7 +16,7 @@
 #include "attention/lowrank.h"
 #include "core/threads.h"
 
-enum { MAX_FEATURES = 1 << 20, MIN_TASKS = 8, MIN_SEGMENT_CHUNKS = 8, VECTOR_PAD = 8 };
+enum { MAX_FEATURES = 1 << 20, MIN_TASKS = 4, MIN_SEGMENT_CHUNKS = 8, VECTOR_PAD = 8 };
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 

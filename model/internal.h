@@ -35,6 +35,9 @@ typedef struct OutputScratch {
     real *logits;        // (logit_rows,V)
     double *losses;      // (N)
     unsigned char *hits; // (N)
+    size_t *asked;       // (N) rows that have a target, in order
+    real *packed;        // (logit_rows,W): such rows side by side, where there are others between them
+    real *d_packed;      // (logit_rows,W)
 } OutputScratch;
 
 // Taken while the embedding's gradient is added up.

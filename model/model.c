@@ -75,6 +75,9 @@ OutputScratch output_scratch_take(const Model *model, Arena *arena) {
     scratch.logits = ARENA_TAKE(arena, real, model->logit_rows * model->settings.config.vocabulary);
     scratch.losses = ARENA_TAKE(arena, double, model->rows);
     scratch.hits = ARENA_TAKE(arena, unsigned char, model->rows);
+    scratch.asked = ARENA_TAKE(arena, size_t, model->rows);
+    scratch.packed = ARENA_TAKE(arena, real, model->logit_rows * model->settings.config.width);
+    scratch.d_packed = ARENA_TAKE(arena, real, model->logit_rows * model->settings.config.width);
     return scratch;
 }
 

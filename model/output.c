@@ -4,7 +4,8 @@
 //     dlogits = w·(softmax(logits) − onehot(target)),  dX = dlogits W,  dW += dlogitsᵀ X
 //
 // One sweep: a block of logits is made, turned into its loss and, in place, into its gradient, and used for dX and dW
-// while it is still in cache. N × V logits never exist. Cost 2·N·V·W forward, 4·N·V·W backward.
+// while it is still in cache. N × V logits never exist. Cost 2·N·V·W forward, 4·N·V·W backward, where N counts the rows
+// that have a target: tasks ask at a few positions only.
 #include <string.h>
 
 #include "core/blas.h"
@@ -15,9 +16,43 @@
 
 enum { PARALLEL_LOGITS = 1 << 14 }; // fewer are done before other threads have woken up
 
+// Rows of the batch that make one block of logits.
 typedef struct Block {
-    size_t first, rows; // of the batch
+    const size_t *asked; // which they are
+    size_t rows;
+    const real *x;       // (rows,W)
+    real *dx;            // (rows,W)
+    bool packed;         // x and dx are copies
 } Block;
+
+// Lists the rows that have a target; the others' loss, hit and (d_normed not NULL) gradient are zero.
+static size_t find_asked(const Model *model, OutputScratch scratch, const int32_t *targets, real *d_normed) {
+    const size_t width = model->settings.config.width;
+    size_t count = 0;
+    for (size_t row = 0; row < model->rows; row++) {
+        if (targets[row] >= 0) {
+            scratch.asked[count++] = row;
+            continue;
+        }
+        scratch.losses[row] = 0;
+        scratch.hits[row] = 0;
+        if (d_normed) memset(d_normed + row * width, 0, width * sizeof(real));
+    }
+    return count;
+}
+
+static Block load_block(const Model *model, OutputScratch scratch, const size_t *asked, size_t rows, real *d_normed) {
+    const size_t width = model->settings.config.width, first = asked[0];
+    Block block = {asked, rows, scratch.packed, scratch.d_packed, asked[rows - 1] - first != rows - 1};
+    if (!block.packed) {
+        block.x = model->last_normed + first * width;
+        block.dx = d_normed ? d_normed + first * width : NULL;
+        return block;
+    }
+    for (size_t i = 0; i < rows; i++)
+        memcpy(scratch.packed + i * width, model->last_normed + asked[i] * width, width * sizeof(real));
+    return block;
+}
 
 // losses, hits and, with a weight, logits (rows,V) in place, of one block.
 static void cross_entropy_block(const Model *model, OutputScratch scratch, Block block, const int32_t *targets,
@@ -26,16 +61,9 @@ static void cross_entropy_block(const Model *model, OutputScratch scratch, Block
     const size_t vocabulary = model->settings.config.vocabulary;
 #pragma omp parallel for schedule(static) if (block.rows * vocabulary >= PARALLEL_LOGITS)
     for (size_t i = 0; i < block.rows; i++) {
-        size_t row = block.first + i;
-        real *logits = scratch.logits + i * vocabulary;
-        if (targets[row] >= 0) {
-            scratch.losses[row] = kernels->cross_entropy(logits, vocabulary, (size_t)targets[row], gradient_weight,
-                                                         &scratch.hits[row]);
-        } else {
-            scratch.losses[row] = 0;
-            scratch.hits[row] = 0;
-            if (gradient_weight != 0) memset(logits, 0, vocabulary * sizeof(real));
-        }
+        const size_t row = block.asked[i];
+        scratch.losses[row] = kernels->cross_entropy(scratch.logits + i * vocabulary, vocabulary, (size_t)targets[row],
+                                                     gradient_weight, &scratch.hits[row]);
     }
 }
 
@@ -47,18 +75,20 @@ double output_loss(Model *model, real *d_normed, const int32_t *targets, double 
     size_t mark = arena_mark(&model->scratch_arena);
     OutputScratch scratch = output_scratch_take(model, &model->scratch_arena);
 
-    for (size_t first = 0; first < model->rows; first += model->logit_rows) {
-        size_t left = model->rows - first;
-        Block block = {first, left < model->logit_rows ? left : model->logit_rows};
-        const real *x = model->last_normed + first * width;
-        gemm_parallel(false, true, block.rows, vocabulary, width, 1, x, width, weight, width, 0, scratch.logits,
+    const size_t asked = find_asked(model, scratch, targets, gradient_weight != 0 ? d_normed : NULL);
+    for (size_t first = 0; first < asked; first += model->logit_rows) {
+        const size_t rows = asked - first < model->logit_rows ? asked - first : model->logit_rows;
+        const Block block = load_block(model, scratch, scratch.asked + first, rows, d_normed);
+        gemm_parallel(false, true, rows, vocabulary, width, 1, block.x, width, weight, width, 0, scratch.logits,
                       vocabulary);
         cross_entropy_block(model, scratch, block, targets, (real)gradient_weight);
         if (gradient_weight == 0) continue;
-        gemm_parallel(false, false, block.rows, width, vocabulary, 1, scratch.logits, vocabulary, weight, width, 0,
-                      d_normed + first * width, width);
-        gemm_parallel(true, false, vocabulary, width, block.rows, 1, scratch.logits, vocabulary, x, width, 1,
+        gemm_parallel(false, false, rows, width, vocabulary, 1, scratch.logits, vocabulary, weight, width, 0, block.dx,
+                      width);
+        gemm_parallel(true, false, vocabulary, width, rows, 1, scratch.logits, vocabulary, block.x, width, 1,
                       model_gradient(model, role, -1), width);
+        for (size_t i = 0; block.packed && i < rows; i++)
+            memcpy(d_normed + block.asked[i] * width, block.dx + i * width, width * sizeof(real));
     }
     double loss = sum_pairwise(scratch.losses, model->rows);
     if (position_loss)
@@ -68,7 +98,7 @@ double output_loss(Model *model, real *d_normed, const int32_t *targets, double 
 
     // least traffic: X, W and their gradients once; the logits stay in cache
     double products = gradient_weight != 0 ? 3 : 1;
-    double rows = (double)model->rows, v = (double)vocabulary, w = (double)width;
+    double rows = (double)asked, v = (double)vocabulary, w = (double)width;
     phase_count(products * 2 * rows * v * w + 4 * rows * v,
                 sizeof(real) * (gradient_weight != 0 ? 2 * rows * w + 3 * v * w : rows * w + v * w));
     return loss;

@@ -113,7 +113,7 @@ static void test_segments(void **state) {
         s.far = seed % 8 == 5 ? FAR_EXACT : FAR_POLYNOMIAL;
         check_case(&s, 1.0, seed);
         AttentionPlan *plan = attention_plan_new("lowrank", &s);
-        assert_true(((const LowrankPlan *)plan)->segments > 4);
+        assert_true(((const LowrankPlan *)plan)->segments >= 2);
         attention_destroy(plan);
     }
 }

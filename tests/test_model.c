@@ -278,6 +278,8 @@ static void test_flops_are_counted(void **state) {
     PhaseTimes times;
     double counted = 0;
     Model *model = toy(&settings, &batch);
+    for (size_t i = 0; i < 2 * 64; i++) // rows without a target are spared the output matrix
+        if (batch.targets[i] < 0) batch.targets[i] = 1;
     assert_true(model_needs(&settings, &needs, NULL));
     phase_enter(PHASE_LOADER);
     phase_take(&times);

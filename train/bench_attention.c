@@ -279,7 +279,8 @@ static void print_row(const char *method, size_t tokens, const Cell *cell) {
             100 * cell->backward_share, cell->max_error, cell->certified_error);
 }
 
-// Times of one method from `first` tokens on: forward, backward, or both together.
+// Times of one method from `first` tokens on: forward (0) or backward (1) in units of sgemm's time in the same rounds, so
+// that a machine which slows down meanwhile bends no slope, or the seconds of both together (2).
 static size_t curve(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS], size_t method, size_t first,
                     int which, double *x, double *y) {
     size_t count = 0;
@@ -287,7 +288,9 @@ static size_t curve(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS
         const Cell *cell = &cells[l][method];
         if (cell->left_out || options->lengths[l] < first) continue;
         x[count] = (double)options->lengths[l];
-        y[count++] = (which != 1 ? cell->forward : 0) + (which != 0 ? cell->backward : 0);
+        y[count++] = which == 0   ? cell->needs.forward_flops / cell->forward_share
+                     : which == 1 ? cell->needs.backward_flops / cell->backward_share
+                                  : cell->forward + cell->backward;
     }
     return count;
 }

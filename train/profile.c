@@ -17,6 +17,7 @@
 #include "train/report.h"
 #include "train/signals.h"
 #include "train/snapshot.h"
+#include "train/statistics.h"
 
 enum { STEPS = 7, CLOCK_CALLS = 100000, SGEMM_SIZE = 2048 };
 static const size_t copy_bytes = (size_t)256 << 20;
@@ -138,19 +139,23 @@ static bool measure_length(Profile *profile, size_t length, const Config *config
                            const char *out, Error *error) {
     Trainer trainers[PROFILE_MAX_METHODS] = {0};
     Steps *steps = calloc(PROFILE_MAX_METHODS, sizeof *steps);
+    double rates[STEPS];
     size_t rounds = 0;
     bool fine = steps || error_set(error, ERROR_MEMORY, "Out of memory for the record of steps.");
     fine = fine && make_trainers(profile, length, configs, limits, trainers, &rounds, error);
-    for (size_t r = 0; fine && r < rounds && !signals_stop; r++)
+    for (size_t r = 0; fine && r < rounds && !signals_stop; r++) {
+        rates[r] = 1e9 * blas_library_rate(SGEMM_SIZE, 1);
         for (size_t m = 0; fine && m < profile->method_count; m++)
             if (trainers[m].model) {
                 fine = timed_step(&trainers[m], &steps[m].seconds[r], &steps[m].phases[r], error);
                 steps[m].count = r + 1;
             }
+    }
     for (size_t m = 0; m < profile->method_count; m++) {
         ProfileCell *cell = &profile->cells[length][m];
         if (fine && steps[m].count) {
             take_middle(&steps[m], cell);
+            cell->sgemm_rate = median(rates, steps[m].count);
             fine = timed_checkpoint(&trainers[m], out, cell, error);
         }
         trainer_destroy(&trainers[m]);

@@ -14,6 +14,7 @@ typedef struct ProfileCell {
     bool measured;
     double step_seconds; // of the step in the middle (mean of two, if there are two)
     double checkpoint_seconds;
+    double sgemm_rate; // FLOP/s of the library between this length's steps: machines drift over the minutes of a run
     size_t steps;      // counted ones
     PhaseTimes phases; // of that step, so that they add up to it
     Estimate estimate;
@@ -26,7 +27,7 @@ typedef struct Profile {
     size_t lengths[PROFILE_MAX_LENGTHS];
     size_t length_count;
     ProfileCell cells[PROFILE_MAX_LENGTHS][PROFILE_MAX_METHODS];
-    double sgemm_rate; // FLOP/s, the library's own, 2048³, measured in this run
+    double sgemm_rate; // FLOP/s, the library's own, 2048³, before the first length
     double copy_rate;  // bytes/s
     double clock_cost; // seconds of one phase_enter
     size_t batch;

@@ -21,7 +21,7 @@ static json_t *phases_json(const Profile *profile, const ProfileCell *cell) {
                               json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "phase", phase_name((Phase)p), "ms",
                                         figure_json(1e3 * seconds), "share", figure_json(seconds / cell->step_seconds),
                                         "gflops", figure_json(1e-9 * flops / seconds), "sgemm_share",
-                                        figure_json(flops / seconds / profile->sgemm_rate), "bandwidth_share",
+                                        figure_json(flops / seconds / cell->sgemm_rate), "bandwidth_share",
                                         figure_json(bytes / seconds / profile->copy_rate)));
     }
     return phases;
@@ -63,7 +63,7 @@ static json_t *row_json(const Profile *profile, size_t length, size_t method) {
         {"tokens_per_s", (double)(profile->batch * profile->lengths[length]) / step},
         {"attention_forward_ms", 1e3 * cell->phases.seconds[PHASE_ATTENTION_FORWARD]},
         {"attention_backward_ms", 1e3 * cell->phases.seconds[PHASE_ATTENTION_BACKWARD]},
-        {"sgemm_share", cell->estimate.step_flops / step / profile->sgemm_rate},
+        {"sgemm_share", cell->estimate.step_flops / step / cell->sgemm_rate},
         {"phase_sum_ms", 1e3 * phase_sum(cell)},
         {"phase_sum_share", phase_sum(cell) / step},
         {"measuring_share", measuring_share(profile, cell)},
@@ -92,12 +92,22 @@ static size_t times(const Profile *profile, size_t method, size_t first, int whi
     return count;
 }
 
+// The times of times() in units of sgemm's at that length, so that a machine which slows down meanwhile bends no slope.
+static void scale_to_sgemm(const Profile *profile, size_t method, size_t first, double *y) {
+    size_t count = 0;
+    for (size_t l = 0; l < profile->length_count; l++) {
+        const ProfileCell *cell = &profile->cells[l][method];
+        if (cell->measured && profile->lengths[l] >= first) y[count++] *= cell->sgemm_rate;
+    }
+}
+
 static json_t *fit_json(const Profile *profile, size_t method) {
     static const char *const keys[] = {"step_exponent", "attention_forward_exponent", "attention_backward_exponent"};
     double x[PROFILE_MAX_LENGTHS], y[PROFILE_MAX_LENGTHS], first[PROFILE_MAX_LENGTHS];
     json_t *fit = json_pack("{s:s}", "method", profile->methods[method]);
     for (int which = 0; which < 3; which++) {
         size_t count = times(profile, method, FIT_FROM, which, x, y);
+        scale_to_sgemm(profile, method, FIT_FROM, y);
         json_object_set_new(fit, keys[which], figure_json(growth_exponent(x, y, count)));
     }
     // The first method is the yardstick: where it stops being the faster one.
@@ -195,7 +205,7 @@ void profile_print(const Profile *profile, const json_t *document) {
             fprintf(stderr, "%-10s %8zu %10.1f %10.1f %8.0f%% %10.1f %10.0f %8.2f%%\n", profile->methods[m],
                     profile->lengths[l], 1e3 * cell->step_seconds,
                     1e3 * (seconds[PHASE_ATTENTION_FORWARD] + seconds[PHASE_ATTENTION_BACKWARD]),
-                    100 * cell->estimate.step_flops / cell->step_seconds / profile->sgemm_rate, 1e3 * phase_sum(cell),
+                    100 * cell->estimate.step_flops / cell->step_seconds / cell->sgemm_rate, 1e3 * phase_sum(cell),
                     (double)cell->estimate.total_bytes / (1 << 20), 100 * measuring_share(profile, cell));
         }
     json_array_foreach(json_object_get(document, "fits"), index, fit) print_fit(profile, fit);
@@ -262,7 +272,7 @@ static void add_lengths(Report *report, const Profile *profile, const json_t *do
     report_table(report, document, &(ReportTable){"Every measurement.", &rows, 1, columns, headings, 8});
     report_table(
         report, document,
-        &(ReportTable){"Exponents of time over context length, fitted from 4K tokens on; where a method overtakes "
+        &(ReportTable){"Exponents of time over context length, fitted from 4K tokens on in units of sgemm's time at that length; where a method overtakes "
                        "the first (0: from the start).",
                        &fits, 1, fit_columns, fit_headings, 5});
 }
