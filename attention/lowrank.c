@@ -16,6 +16,8 @@
 #include "attention/lowrank.h"
 #include "core/threads.h"
 
+// Cutting the sequence gives more cores something to do where heads are few, but sums states twice, a sixth of the work:
+// so into no more segments than make MIN_TASKS tasks, and none shorter than MIN_SEGMENT_CHUNKS.
 enum { MAX_FEATURES = 1 << 20, MIN_TASKS = 4, MIN_SEGMENT_CHUNKS = 8, VECTOR_PAD = 8 };
 
 // ---- memory --------------------------------------------------------------------------------------------------------
