@@ -28,8 +28,8 @@ LowrankWork lowrank_work_at(const LowrankPlan *plan, Arena *arena) {
     const size_t raw_rows = rows > KEY_TILE ? rows : KEY_TILE;
     LowrankWork work = {.lanes = lanes};
     work.state = ARENA_TAKE(arena, real, plan->state_size);
-    work.phi = ARENA_TAKE(arena, real, features * lanes);
-    work.d_phi = ARENA_TAKE(arena, real, features * lanes);
+    work.phi = ARENA_TAKE(arena, real, features * plan->state_lanes);
+    work.d_phi = ARENA_TAKE(arena, real, features * plan->state_lanes);
     work.near_key = ARENA_TAKE(arena, real, rows * s->qk_size);
     work.far_key = ARENA_TAKE(arena, real, rows * far);
     work.value = ARENA_TAKE(arena, real, rows * s->v_size);
@@ -144,9 +144,27 @@ void lowrank_each_task(const LowrankPlan *plan, void *scratch, const bool *activ
 
 // ---- the plan ------------------------------------------------------------------------------------------------------
 
+// Operations that a token costs forward and backward if the polynomial is evaluated for each of its pairs (products over
+// F and E, and P, P' and masks at a quarter of their speed), or through R features.
+static double pair_cost(const LowrankPlan *plan) {
+    const AttentionSettings *s = &plan->base.settings;
+    return (double)s->tokens / 2 * (7 * (double)(plan->far_size + s->v_size) + 12 * (double)(s->degree + 6));
+}
+static double feature_cost(const LowrankPlan *plan) {
+    return (double)plan->features.count * (14 * (double)(plan->base.settings.v_size + 1) + 30);
+}
+
+// Below about 1000 tokens features cost more than the pairs that they save.
+static bool pairs_are_cheaper(const LowrankPlan *plan) {
+    const AttentionSettings *s = &plan->base.settings;
+    return plan->polynomial_far && plan->near > 0 && s->batch * s->kv_heads >= MIN_TASKS &&
+           pair_cost(plan) < feature_cost(plan);
+}
+
 // Tokens per chunk: long enough that reading and writing the state is paid for by products with it, short enough that
 // the boundary block stays small beside them.
 static size_t choose_chunk(const LowrankPlan *plan) {
+    if (pairs_are_cheaper(plan)) return plan->base.settings.tokens;
     size_t chunk = !plan->polynomial_far ? 64 : plan->features.count <= 256 ? 32 : plan->features.count <= 1024 ? 64 : 128;
     const size_t tokens = plan->base.settings.tokens;
     return chunk < tokens ? chunk : tokens;
@@ -156,6 +174,8 @@ static void cut_work(LowrankPlan *plan) {
     const AttentionSettings *s = &plan->base.settings;
     plan->chunk = s->chunk == 0 ? choose_chunk(plan) : s->chunk < s->tokens ? s->chunk : s->tokens;
     plan->lanes = (plan->chunk + LANE_UNIT - 1) / LANE_UNIT * LANE_UNIT;
+    plan->all_pairs = plan->chunk == s->tokens && plan->near > 0;
+    plan->state_lanes = plan->all_pairs ? LANE_UNIT : plan->lanes;
     const size_t rows = s->batch * s->kv_heads, chunks = (s->tokens + plan->chunk - 1) / plan->chunk;
     size_t wanted = rows >= MIN_TASKS ? 1 : (MIN_TASKS + rows - 1) / rows;
     if (wanted > chunks / MIN_SEGMENT_CHUNKS) wanted = chunks / MIN_SEGMENT_CHUNKS;
@@ -232,6 +252,11 @@ static void fill_needs(LowrankPlan *plan) {
                         (double)(s->qk_size + s->v_size) * pairs * heads;
     needs->forward_flops = 2 * features * columns * pairs * (heads + kv_heads) + near;
     needs->backward_flops = 2 * features * columns * pairs * (2 * heads + 3 * kv_heads) + 2.5 * near;
+    if (!plan->all_pairs || !plan->far_field) return;
+    const double beyond = fmax((double)s->tokens / 2 - (double)plan->near, 0); // far keys of a token, on average
+    const double far = 2 * beyond * (double)(plan->far_size + s->v_size) * pairs * heads;
+    needs->forward_flops = far + near;
+    needs->backward_flops = 2.5 * (far + near);
 }
 
 static void destroy(AttentionPlan *base) {
@@ -284,6 +309,14 @@ static void explain(const AttentionPlan *base, char *text, size_t size) {
     if (!plan->polynomial_far) {
         snprintf(text, size, "lowrank: near field of %zu tokens, far field %s", plan->near,
                  plan->far_field ? "by true exp over the bounded dimensions" : "none (window alone)");
+        return;
+    }
+    if (plan->all_pairs) {
+        snprintf(text, size,
+                 "lowrank: degree %zu over %zu of %zu dimensions, evaluated pair by pair: %zu tokens are too few for %zu "
+                 "features to pay, |logit| <= %.3g with relative error %.2g, near field %zu",
+                 plan->features.degree, plan->far_size, s->qk_size, s->tokens, plan->features.count,
+                 plan->polynomial.interval, polynomial_error(&plan->polynomial, plan->polynomial.interval), plan->near);
         return;
     }
     snprintf(text, size,

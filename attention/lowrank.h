@@ -46,6 +46,8 @@ typedef struct LowrankPlan {
         segment_decay[POLYNOMIAL_MAX_DEGREE + 1]; // what a row of the state of that degree loses over one of these
     size_t near, chunk, lanes; // lanes: chunk rounded up to LANE_UNIT
     size_t segments, segment_tokens;
+    bool all_pairs;       // one chunk holds all tokens: every pair is evaluated by itself, and the state stays empty
+    size_t state_lanes;   // lanes of features: those of the chunk, or of decode alone if there is no other use
     size_t state_stride, state_size; // a row of the state: H_r (E), z_r, certificates of dk and dv, padding
     size_t window_rows;   // near + 4·chunk, at most T
     size_t slots;         // tasks that may run at once

@@ -110,7 +110,7 @@ typedef struct SegmentTotals {
 
 bool lowrank_uses_state(const LowrankTask *task, const LowrankHead *heads) {
     const LowrankPlan *plan = task->plan;
-    if (!plan->polynomial_far) return false;
+    if (!plan->polynomial_far || plan->all_pairs) return false;
     for (size_t m = 0; m < plan->group; m++)
         if (!heads[task->batch * plan->base.settings.heads + task->kv_head * plan->group + m].exact_far) return true;
     return false;

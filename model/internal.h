@@ -61,7 +61,7 @@ struct Model {
     LayerActivations layers[MODEL_MAX_LAYERS];
     real *last, *last_normed;                       // (N,W) the residual stream after all layers, and its norm
     AttentionReport *reports;                       // (layers)
-    bool report_enabled;
+    ModelReport report;
     ModelObserver observer;                         // NULL: none
     void *observer_context;
     real *delta;    // (N,W) what a half layer adds to the residual stream; in backward the gradient of a norm's output

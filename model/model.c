@@ -323,7 +323,7 @@ const ModelSettings *model_settings(const Model *model) { return &model->setting
 const TensorTable *model_tensors(const Model *model) { return &model->table; }
 real *model_parameters(Model *model) { return model->parameters; }
 real *model_gradients(Model *model) { return model->gradients; }
-void model_enable_report(Model *model, bool enabled) { model->report_enabled = enabled; }
+void model_enable_report(Model *model, ModelReport report) { model->report = report; }
 void model_observe(Model *model, ModelObserver observer, void *context) {
     model->observer = observer;
     model->observer_context = context;

@@ -59,8 +59,11 @@ size_t model_count_targets(const int32_t *targets, size_t count);
 // Logits (B,T,V) of the last model_step's batch for one batch row and position: out (V) =. For tests and oracles.
 void model_logits(const Model *model, size_t row, size_t position, real *out);
 
-// Reports of the last step: layers × heads, filled by every model_step when enabled (attention_report).
-void model_enable_report(Model *model, bool enabled);
+// What attention reports of every model_step: nothing; what it knows anyway (logit bound, clipped share, fallbacks); or
+// certificates too, which take a few passes over v and do, and columns in the state.
+typedef enum ModelReport { MODEL_REPORT_NONE, MODEL_REPORT_COUNTS, MODEL_REPORT_CERTIFICATES } ModelReport;
+void model_enable_report(Model *model, ModelReport report);
+// Of the last step, arrays over heads; zero where nothing was reported.
 const AttentionReport *model_report(const Model *model, size_t layer);
 const AttentionPlan *model_attention(const Model *model, size_t layer);
 

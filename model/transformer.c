@@ -93,8 +93,13 @@ static void multiply_weight_gradient(Model *model, int layer, Roles roles, const
 
 // ---- A layer --------------------------------------------------------------------------------------------------------
 
-static AttentionReport *report_of(const Model *model, int layer) {
-    return model->report_enabled ? &model->reports[layer] : NULL;
+// What of the layer's report is to be filled.
+static AttentionReport report_of(const Model *model, int layer) {
+    if (model->report == MODEL_REPORT_NONE) return (AttentionReport){0};
+    AttentionReport report = model->reports[layer];
+    if (model->report != MODEL_REPORT_CERTIFICATES)
+        report.output_bound = report.dq_bound = report.dk_bound = report.dv_bound = NULL;
+    return report;
 }
 
 // Bytes that attention cannot avoid: q, k, v and o once, and their gradients once more in backward.
@@ -114,6 +119,7 @@ static const real *attention_rows(Model *model, int layer, const LayerScratch *s
 static void attention_part_forward(Model *model, int layer, const LayerScratch *scratch) {
     LayerActivations *a = &model->layers[layer];
     const real *queries = attention_rows(model, layer, scratch);
+    AttentionReport report = report_of(model, layer);
     phase_enter(PHASE_ATTENTION_FORWARD);
     attention_forward(model->plans[layer], &(AttentionForward){
                                                .o = a->heads_out,
@@ -124,7 +130,7 @@ static void attention_part_forward(Model *model, int layer, const LayerScratch *
                                                .q_stride = model->qkv_width,
                                                .k_stride = model->qkv_width,
                                                .v_stride = model->qkv_width,
-                                               .report = report_of(model, layer),
+                                               .report = &report,
                                                .saved = a->attention_saved,
                                                .scratch = scratch->attention,
                                            });
@@ -135,6 +141,7 @@ static void attention_part_forward(Model *model, int layer, const LayerScratch *
 static void attention_part_backward(Model *model, int layer, const LayerScratch *scratch, const real *d_o) {
     LayerActivations *a = &model->layers[layer];
     const real *queries = attention_rows(model, layer, scratch);
+    AttentionReport report = report_of(model, layer);
     real *dqkv = scratch->dqkv;
     phase_enter(PHASE_ATTENTION_BACKWARD);
     AttentionBackward io = {
@@ -150,7 +157,7 @@ static void attention_part_backward(Model *model, int layer, const LayerScratch 
         .q_stride = model->qkv_width,
         .k_stride = model->qkv_width,
         .v_stride = model->qkv_width,
-        .report = report_of(model, layer),
+        .report = &report,
         .saved = a->attention_saved,
         .scratch = scratch->attention,
     };
@@ -263,7 +270,7 @@ static void clear_reports(Model *model) {
 double model_step(Model *model, const int32_t *tokens, const int32_t *targets, double gradient_weight,
                   real *position_loss, unsigned char *correct) {
     require_ids(model, tokens, targets);
-    if (model->report_enabled) clear_reports(model);
+    if (model->report != MODEL_REPORT_NONE) clear_reports(model);
     if (!model->settings.training) gradient_weight = 0;
     Phase outer = phase_enter(PHASE_OTHER);
     forward(model, tokens);

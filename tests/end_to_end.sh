@@ -92,6 +92,17 @@ done
 ok 'four batches of one accumulate to one batch of four'
 
 # A run long enough to be stopped in its middle.
+expect 0 'lowrank' $train --train.steps=5 --train.log_every=2 --attention.method=lowrank --attention.bound=ball \
+    --attention.logit_bound=1 --attention.near=2 --attention.degree=2 --train.out=certified
+head -n 1 certified/metrics.jsonl >first
+for key in output_bound dq_bound dk_bound dv_bound; do
+    value=$("$get" attention $key <first) && [ "${value%%.*}" != null ] && [ "$value" != 0.0 ] || fail "metrics: $key is $value"
+    head=$("$get" attention layers 0 $key 0 <first) || fail "metrics: layer 0 has no $key"
+    awk "BEGIN { exit !($head > 0 && $head <= $value) }" || fail "metrics: $key of a head is $head, of all $value"
+done
+[ "$(lines certified)" -ge 3 ] || fail 'metrics: a line for steps 2, 4 and 5'
+ok 'certificates of every layer and head in the metrics'
+
 long="$train --train.steps=2000 --train.eval_every=500 --train.save_every=100 --train.log_every=10"
 expect 0 'train long' $long --train.out=long
 for signal in INT TERM KILL; do
@@ -192,7 +203,7 @@ ok 'a sweep: combinations, the best, interruption, runs that explode'
 "$rope" doctor --json >out 2>err
 [ $? -le 1 ] && "$get" sgemm_gflops <out >value || fail 'doctor --json'
 "$get" problems <out >value || fail 'doctor: problems'
-"$rope" doctor --attention.method=auto,lowrank --model.layers=2 --model.tokens=2048 --attention.bound=ball \
+"$rope" doctor --attention.method=auto,lowrank --model.layers=2 --model.tokens=4096 --attention.bound=ball \
     --attention.logit_bound=1 >out 2>err
 [ $? -le 1 ] && says 'doctor' 'layer 0         auto: exact' && says 'doctor' 'layer 1         lowrank: degree 4' ||
     fail 'doctor: what attention comes down to'

@@ -30,7 +30,7 @@ static ModelSettings kernel_settings(const char *method, const char *kernel) {
 static void train(const ModelSettings *settings, double *losses, double *certified) {
     Model *model = toy_create(settings);
     toy_fill(model, 5);
-    model_enable_report(model, true);
+    model_enable_report(model, MODEL_REPORT_CERTIFICATES);
     int32_t tokens[BATCH * TOKENS], targets[BATCH * TOKENS];
     toy_batch(settings, 3, 0, tokens, targets);
     size_t parameters = 0;

@@ -229,11 +229,10 @@ bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error) {
     bool fine = inputs || error_set(error, ERROR_MEMORY, "Out of memory for the batch of the comparison.");
     fine = fine && read_batch(b, inputs, inputs + f.rows, error);
     if (fine) {
-        model_enable_report(b->model, true);
+        model_enable_report(b->model, MODEL_REPORT_CERTIFICATES);
         model_observe(b->model, observe, &f);
         fine = compare_gradients(ab, a, b, inputs, inputs + f.rows, error);
         model_observe(b->model, NULL, NULL);
-        model_enable_report(b->model, b->reporting); // reports cost time: steps go on as they were
     }
     free(inputs);
     if (f.error.kind != ERROR_NONE) return error_set(error, f.error.kind, "%s", f.error.message);

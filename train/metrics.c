@@ -70,24 +70,53 @@ static bool append(Metrics *metrics, json_t *object, Error *error) {
     return written;
 }
 
-bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, double step_seconds, Error *error) {
+// One array over heads, or null where the method has none.
+static json_t *heads_json(const double *values, size_t heads) {
+    if (!values) return json_null();
+    json_t *array = json_array();
+    for (size_t h = 0; h < heads; h++) json_array_append_new(array, figure_json(values[h]));
+    return array;
+}
+
+// What attention reported in this step: the largest over layers and heads, and each of them.
+static json_t *attention_json(const Trainer *trainer, const AttentionSummary *summary) {
+    const ModelConfig *config = &model_settings(trainer->model)->config;
+    json_t *layers = json_array();
+    for (size_t l = 0; l < config->layers; l++) {
+        const AttentionReport *report = model_report(trainer->model, l);
+        const size_t heads = config->heads;
+        json_array_append_new(
+            layers,
+            json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "logit_bound", heads_json(report->logit_bound, heads),
+                      "output_bound", heads_json(report->output_bound, heads), "dq_bound",
+                      heads_json(report->dq_bound, heads), "dk_bound", heads_json(report->dk_bound, heads), "dv_bound",
+                      heads_json(report->dv_bound, heads), "clipped", heads_json(report->clipped, heads), "fell_back",
+                      heads_json(report->fell_back, heads)));
+    }
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "logit_bound", figure_json(summary->logit_bound),
+                     "output_bound", figure_json(summary->output_bound), "dq_bound", figure_json(summary->dq_bound),
+                     "dk_bound", figure_json(summary->dk_bound), "dv_bound", figure_json(summary->dv_bound), "clipped",
+                     figure_json(summary->clipped), "fell_back", (json_int_t)trainer->state.fell_back, "layers",
+                     layers);
+}
+
+bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, Error *error) {
     RunState *state = &trainer->state;
     double mean = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
     double tokens = (double)(trainer->config->accumulate * trainer->config->batch * trainer->config->tokens);
+    double seconds = metrics->interval_seconds / (double)(metrics->interval_steps ? metrics->interval_steps : 1);
     json_watch();
     json_t *line =
         json_pack("{s:I, s:I, s:o, s:o, s:f, s:I}", "step", (json_int_t)state->step, "tokens",
                   (json_int_t)state->tokens, "loss", figure_json(mean), "grad_norm", figure_json(result->gradient_norm),
                   "learning_rate", result->learning_rate, "skipped", (json_int_t)state->skipped);
     AttentionSummary attention = trainer_attention(trainer);
-    if (attention.present)
-        json_object_set_new(line, "attention",
-                            json_pack("{s:o, s:o, s:o, s:I}", "logit_bound", figure_json(attention.logit_bound),
-                                      "output_bound", figure_json(attention.output_bound), "clipped",
-                                      figure_json(attention.clipped), "fell_back", (json_int_t)state->fell_back));
+    if (attention.present) json_object_set_new(line, "attention", attention_json(trainer, &attention));
     json_object_set_new(line, "time",
-                        json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms", 1e3 * step_seconds,
-                                  "tokens_per_s", tokens / fmax(step_seconds, 1e-9)));
+                        json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms", 1e3 * seconds,
+                                  "tokens_per_s", tokens / fmax(seconds, 1e-9)));
+    metrics->interval_seconds = 0;
+    metrics->interval_steps = 0;
     state->loss_sum = 0;
     state->loss_count = 0;
     return append(metrics, line, error);
@@ -140,6 +169,8 @@ static void format_time(double seconds, char text[24]) {
 void metrics_show(Metrics *metrics, const Trainer *trainer, const StepResult *result, double step_seconds,
                   bool logged) {
     const Config *config = trainer->config;
+    metrics->interval_seconds += step_seconds;
+    metrics->interval_steps++;
     double now = clock_seconds(), tokens = (double)(config->accumulate * config->batch * config->tokens);
     double rate = tokens / fmax(step_seconds, 1e-9);
     // A smoothed rate is easier to read than one that jumps.

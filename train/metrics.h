@@ -13,14 +13,16 @@ typedef struct Metrics {
     double before;                  // seconds that earlier sessions trained
     double start;                   // clock of this session
     double last, last_tokens_per_s; // of the progress display
-    uint64_t first_step;            // of this session
-    bool terminal, live;            // standard error is a terminal; a live line is on it
+    double interval_seconds;        // steps since the last line
+    uint64_t interval_steps;
+    uint64_t first_step; // of this session
+    bool terminal, live; // standard error is a terminal; a live line is on it
 } Metrics;
 
 // Opens OUT/metrics.jsonl and drops every line after `step`: what a resumed run will write again.
 bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Error *error);
-// Appends the line of a step (mean loss since the last line, then reset), or of an evaluation.
-bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, double step_seconds, Error *error);
+// Appends the line of a step (mean loss and time since the last line, then reset), or of an evaluation.
+bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, Error *error);
 bool metrics_evaluation(Metrics *metrics, const Trainer *trainer, const Evaluation *evaluation, Error *error);
 bool metrics_flush(Metrics *metrics, Error *error); // fsync: called before a checkpoint is written
 void metrics_close(Metrics *metrics);

@@ -109,7 +109,7 @@ static bool run_step(Run *run, Error *error) {
     if (!trainer_step(trainer, &result, error)) return false;
     double seconds = clock_seconds() - start;
     run->step_seconds[run->session_steps++ % TIMED_STEPS] = seconds;
-    bool last = state->step == run->config->steps, logged = last || due(state->step, run->config->log_every);
+    bool last = state->step == run->config->steps, logged = trainer_logs(run->config, state->step);
     metrics_show(&run->metrics, trainer, &result, seconds, logged);
     if (result.skipped)
         metrics_say(&run->metrics,
@@ -125,7 +125,7 @@ static bool run_step(Run *run, Error *error) {
     state->eval_due = last || due(state->step, run->config->eval_every);
     if (!logged) return true;
     run->outcome->loss = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
-    return metrics_step(&run->metrics, trainer, &result, seconds, error);
+    return metrics_step(&run->metrics, trainer, &result, error);
 }
 
 static bool run_steps(Run *run, Error *error) {

@@ -44,8 +44,8 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     if (*config->data_dir && !data_read_meta(config->data_dir, &trainer->meta, &meta))
         trainer->meta = (PrepareResult){0}; // shards made elsewhere: no bytes, no unigram loss
     if (meta.kind == ERROR_MEMORY || meta.kind == ERROR_SYSTEM) error_set(error, meta.kind, "%s", meta.message);
-    bool data = trainer->train && (trainer->held_out || !held_out) && meta.kind != ERROR_MEMORY &&
-                meta.kind != ERROR_SYSTEM;
+    bool data =
+        trainer->train && (trainer->held_out || !held_out) && meta.kind != ERROR_MEMORY && meta.kind != ERROR_SYSTEM;
     if (data) trainer->model = model_create(&settings, error);
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);
@@ -57,7 +57,6 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     }
     model_initialise(trainer->model, config->seed);
     trainer->reporting = strcmp(config->method, "exact") || strcmp(config->bound, "none");
-    model_enable_report(trainer->model, trainer->reporting);
     return true;
 }
 
@@ -86,6 +85,10 @@ bool trainer_finite(Trainer *trainer) {
            moments_finite(trainer);
 }
 
+bool trainer_logs(const Config *config, uint64_t step) {
+    return step == config->steps || step % config->log_every == 0;
+}
+
 AttentionSummary trainer_attention(const Trainer *trainer) {
     const ModelConfig *config = &model_settings(trainer->model)->config;
     AttentionSummary summary = {.present = trainer->reporting};
@@ -94,6 +97,9 @@ AttentionSummary trainer_attention(const Trainer *trainer) {
         for (size_t head = 0; head < config->heads; head++) {
             if (report->logit_bound) summary.logit_bound = fmax(summary.logit_bound, report->logit_bound[head]);
             if (report->output_bound) summary.output_bound = fmax(summary.output_bound, report->output_bound[head]);
+            if (report->dq_bound) summary.dq_bound = fmax(summary.dq_bound, report->dq_bound[head]);
+            if (report->dk_bound) summary.dk_bound = fmax(summary.dk_bound, report->dk_bound[head]);
+            if (report->dv_bound) summary.dv_bound = fmax(summary.dv_bound, report->dv_bound[head]);
             if (report->clipped) summary.clipped += report->clipped[head] / (double)(config->layers * config->heads);
             if (report->fell_back) summary.fell_back += report->fell_back[head];
         }
@@ -122,6 +128,9 @@ bool trainer_step(Trainer *trainer, StepResult *result, Error *error) {
     if (!read_batches(trainer, &targets, error)) return false;
 
     phase_enter(PHASE_OTHER);
+    model_enable_report(trainer->model, !trainer->reporting                     ? MODEL_REPORT_NONE
+                                        : trainer_logs(config, state->step + 1) ? MODEL_REPORT_CERTIFICATES
+                                                                                : MODEL_REPORT_COUNTS);
     model_zero_gradients(trainer->model);
     for (size_t i = 0; i < config->accumulate; i++) {
         const int32_t *batch = trainer->targets + i * stride;

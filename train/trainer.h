@@ -30,9 +30,10 @@ typedef struct StepResult {
 // What attention reported in the last batch of a step, over layers and heads. Zero for exact attention.
 typedef struct AttentionSummary {
     bool present;
-    double logit_bound, output_bound; // largest
-    double clipped;                   // mean share
-    double fell_back;                 // sum
+    double logit_bound;                                // largest
+    double output_bound, dq_bound, dk_bound, dv_bound; // largest certificates; zero at steps that are not logged
+    double clipped;                                    // mean share
+    double fell_back;                                  // sum
 } AttentionSummary;
 
 typedef struct Trainer {
@@ -55,6 +56,9 @@ void trainer_destroy(Trainer *trainer);
 // norm or moment that is not finite leaves weights and moments as they were and is counted. Fails only on data.
 bool trainer_step(Trainer *trainer, StepResult *result, Error *error);
 AttentionSummary trainer_attention(const Trainer *trainer);
+// Whether the step-th step (from 1) has a line in metrics.jsonl: every log_every-th and the last. Certificates are made
+// then only: at 128 tokens they took a twentieth of a step.
+bool trainer_logs(const Config *config, uint64_t step);
 // True if every weight and moment is finite: what is saved over a good checkpoint must be.
 bool trainer_finite(Trainer *trainer);
 // Bytes of the buffers that trainer_create takes besides model and moments.
