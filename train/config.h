@@ -40,6 +40,7 @@ typedef struct Config {
     // [train]
     size_t steps, batch, accumulate, eval_every, eval_batches, save_every, keep, sample_every, log_every, threads;
     bool recompute;
+    char init[CONFIG_TEXT]; // "": random weights
     uint64_t train_tokens; // 0: steps counts
     uint64_t seed;
     char out[CONFIG_TEXT];

@@ -96,6 +96,7 @@ const ConfigKey config_keys[] = {
     SIZE("train", "sample_every", sample_every, "0", 0, large, "steps between printed samples; 0: none"),
     SIZE("train", "log_every", log_every, "10", 1, large, "steps between lines of metrics.jsonl"),
     SIZE("train", "threads", threads, "0", 0, 4096, "0: OMP_NUM_THREADS, else every core"),
+    WORDS("train", "init", KEY_TEXT, init, "", NULL, "checkpoint or run whose weights to start from; unset: random"),
     WORDS("train", "out", KEY_TEXT, out, "runs/rope", NULL, "run directory"),
 };
 const size_t config_keys_count = sizeof config_keys / sizeof config_keys[0];

@@ -9,7 +9,6 @@
 #include "core/files.h"
 #include "model/checkpoint.h"
 #include "train/snapshot.h"
-#include "train/state.h"
 
 static bool user_set(const Config *overrides, const char *name) {
     ConfigOrigin origin = config_origin(overrides, name);
@@ -35,12 +34,6 @@ static bool overlay(Config *config, const Config *overrides, Error *error) {
     return true;
 }
 
-static bool check_whole(const char *path, Error *error) {
-    char state[RUN_PATH];
-    if (!path_join(state, sizeof state, path, "state.json", error)) return false;
-    return access(state, F_OK) != 0 || state_read(path, NULL, NULL, NULL, NULL, error);
-}
-
 static bool fits(const ModelSettings *settings, Error *error) {
     ModelNeeds needs;
     CpuInfo cpu;
@@ -60,7 +53,7 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
     ModelSettings settings;
     json_t *rope_c = NULL;
     *loaded = (Loaded){0};
-    if (!run_find_checkpoint(argument, loaded->path, error) || !check_whole(loaded->path, error) ||
+    if (!run_find_checkpoint(argument, loaded->path, error) || !snapshot_check(loaded->path, error) ||
         !checkpoint_read_config(loaded->path, &shape, &rope_c, error))
         return false;
     Config *config = &loaded->config;

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/files.h"
 #include "core/json_text.h"
@@ -103,6 +104,27 @@ static bool same_model(const ModelConfig *a, const ModelConfig *b) {
            a->kv_heads == b->kv_heads && a->qk_size == b->qk_size && a->v_size == b->v_size && a->ffn == b->ffn &&
            a->tokens == b->tokens && a->rope_theta == b->rope_theta && a->norm_epsilon == b->norm_epsilon &&
            a->tie == b->tie && a->qk_norm == b->qk_norm && a->token_shift == b->token_shift;
+}
+
+bool snapshot_check(const char *directory, Error *error) {
+    char state[PATH_SIZE];
+    if (!path_join(state, sizeof state, directory, "state.json", error)) return false;
+    return access(state, F_OK) != 0 || state_read(directory, NULL, NULL, NULL, NULL, error);
+}
+
+bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error) {
+    const ModelConfig *wanted = &model_settings(trainer->model)->config;
+    ModelConfig shape;
+    if (!snapshot_check(directory, error) || !checkpoint_read_config(directory, &shape, NULL, error)) return false;
+    shape.tokens = wanted->tokens;
+    shape.rope_theta = wanted->rope_theta;
+    shape.norm_epsilon = wanted->norm_epsilon;
+    if (!same_model(&shape, wanted))
+        return error_set(error, ERROR_USER,
+                         "%s holds a model of another shape than the [model] settings say; only tokens, rope_theta and "
+                         "norm_epsilon may differ.",
+                         directory);
+    return checkpoint_read_weights(directory, trainer->model, error);
 }
 
 bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {

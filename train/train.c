@@ -13,6 +13,7 @@
 #include "train/metrics.h"
 #include "train/sampler.h"
 #include "train/signals.h"
+#include "train/snapshot.h"
 #include "train/statistics.h"
 #include "train/train.h"
 
@@ -181,6 +182,19 @@ json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
     return document;
 }
 
+// Weights of train.init, where the run is new: a longer context, another attention or other data from there on.
+static bool initialise(Run *run, Error *error) {
+    char path[RUN_PATH];
+    if (!*run->config->init) return true;
+    if (!run_find_checkpoint(run->config->init, path, error) ||
+        !snapshot_load_weights(path, &run->trainer, error)) {
+        error_context(error, "train.init");
+        return false;
+    }
+    fprintf(stderr, "starting from the weights of %s\n", path);
+    return true;
+}
+
 // Opens or continues the run directory; after it, trainer and metrics stand at the same step.
 static bool begin(Run *run, bool resume, Error *error) {
     bool found = false;
@@ -201,6 +215,7 @@ static bool begin(Run *run, bool resume, Error *error) {
     } else if (resume) {
         fprintf(stderr, "rope: %s has no checkpoint to resume from; starting at step 0.\n", path);
     }
+    if (!found && !initialise(run, error)) return false;
     char file[RUN_PATH];
     return metrics_open(&run->metrics, &run->directory, step, error) &&
            path_join(file, sizeof file, path, "config.ini", error) && config_write(run->config, file, error);
