@@ -14,7 +14,7 @@ mutants:
 	@MAKE='$(MAKE)' BUILD=$(BUILD) sh tests/mutants.sh
 
 # Its own malloc and system calls: not for builds with a sanitizer.
-$(BUILD)/tests/faults: $(BUILD)/float/tests/faults/faults.o $(BUILD)/float/tests/faults/interpose.o $(BUILD)/librope.a
+$(BUILD)/tests/faults: $(patsubst %.c,$(BUILD)/float/%.o,$(wildcard tests/faults/*.c)) $(BUILD)/librope.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
