@@ -133,8 +133,9 @@ static bool first_save_recovers(bool killed, size_t least, char *why) {
 static const char *const preparing[] = {"prepare", "new.txt", "--out", "prepared", "--type", "char", NULL};
 static const char *const preparing_given[] = {"prepare", "new.txt", "--out", "prepared", "--tokenizer",
                                               "old_data/tokenizer.model", NULL};
+// With the vocabulary set, as in the config.ini of a run: then it is for the loader to see that a folder is not whole.
 static const char *const using_it[] = {"train", "--config", "run.ini", "--data.dir=prepared", "--train.out=used",
-                                       "--train.steps=1", NULL};
+                                       "--train.steps=1", "--model.vocabulary=512", NULL};
 
 static bool same_data(const char *reference, char *why) {
     static const char *const files[] = {"tokenizer.model", "train.bin", "val.bin", "meta.json"};
