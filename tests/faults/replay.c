@@ -399,21 +399,56 @@ static void try_state(Replay *replay) {
     replay->cases++;
 }
 
-// All choices of all that is unflushed. Which directories and files a state reaches depends on its choices, so they
+// Every combination of choices of all nodes of that kind. Which of them a state reaches depends on its choices, so they
 // count like the digits of a number, those that are out of reach staying at 0.
-static void try_all(Replay *replay) {
+static void try_combinations(Replay *replay, NodeKind kind, void (*each)(Replay *replay)) {
     int found[NODES];
-    for (int i = 0; i < node_count; i++) nodes[i].choice = 0;
+    for (int i = 0; i < node_count; i++)
+        if (nodes[i].kind == kind) nodes[i].choice = 0;
     for (;;) {
-        const size_t count = reach(0, found, 0);
-        try_state(replay);
-        size_t i = count;
-        while (i > 0 && nodes[found[i - 1]].choice + 1 >= count_choices(&nodes[found[i - 1]]))
-            nodes[found[--i]].choice = 0;
+        size_t i = reach(0, found, 0);
+        each(replay);
+        for (; i > 0; i--) {
+            Node *node = &nodes[found[i - 1]];
+            if (node->kind != kind) continue;
+            if (++node->choice < count_choices(node)) break;
+            node->choice = 0;
+        }
         if (i == 0) return;
-        nodes[found[i - 1]].choice++;
     }
 }
+
+// With many unflushed files: each in every way, the others with all of their data or with none.
+static void try_one_by_one(Replay *replay) {
+    int found[NODES];
+    const size_t count = reach(0, found, 0);
+    for (size_t base = DATA_NONE; base <= DATA_ALL; base++) {
+        for (int i = 0; i < node_count; i++)
+            if (nodes[i].kind == NODE_FILE && nodes[i].change_count) nodes[i].choice = base;
+        try_state(replay);
+        for (size_t i = 0; i < count; i++) {
+            Node *node = &nodes[found[i]];
+            if (node->kind != NODE_FILE || !node->change_count) continue;
+            for (node->choice = 0; node->choice < count_choices(node); node->choice++) try_state(replay);
+            node->choice = base;
+        }
+    }
+}
+
+static void try_files(Replay *replay) {
+    enum { COMBINATIONS = 200 };
+    int found[NODES];
+    size_t combinations = 1;
+    for (size_t count = reach(0, found, 0), i = 0; i < count && combinations <= COMBINATIONS; i++)
+        if (nodes[found[i]].kind == NODE_FILE) combinations *= count_choices(&nodes[found[i]]);
+    if (combinations <= COMBINATIONS)
+        try_combinations(replay, NODE_FILE, try_state);
+    else
+        try_one_by_one(replay);
+}
+
+// All choices of all that is unflushed.
+static void try_all(Replay *replay) { try_combinations(replay, NODE_DIRECTORY, try_files); }
 
 // The newest step_N that the run's directory holds for good.
 static size_t safe_step(const Scenario *scenario) {
