@@ -113,7 +113,8 @@ static int copy_arguments(const char *const *arguments, char *copies[MAX_ARGUMEN
 static _Noreturn void be_child(const char *const *arguments, const Armed *armed, int channel) {
     Result result = {0};
     open_log();
-    fault_watch_crashes();
+    fault_begin();
+    *fault_shared = (FaultShared){0};
     alarm(CASE_SECONDS);
     const int before = open_descriptors();
     char *copies[MAX_ARGUMENTS];
@@ -126,7 +127,7 @@ static _Noreturn void be_child(const char *const *arguments, const Armed *armed,
     const int code = command->run(count, copies);
     fault_counting = false;
     fault_record = -1;
-    result.calls = fault_calls;
+    result.calls = fault_shared->calls;
     result.returned = warm;
     if (warm) result.leaks = fault_leaks();
     result.descriptors = open_descriptors() - before;
@@ -167,6 +168,8 @@ void warm_up(const char *const *arguments) {
     fflush(stdout);
     dup2(out, 1);
     dup2(err, 2);
+    signal(SIGINT, SIG_DFL); // rope train catches them to finish its step
+    signal(SIGTERM, SIG_DFL);
     close(out);
     close(err);
     warm = true;

@@ -18,9 +18,9 @@
 
 Fault fault;
 bool fault_counting;
-size_t fault_calls;
-bool *fault_foreign;
+FaultShared *fault_shared;
 int fault_record = -1;
+static pid_t command_process;
 
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
@@ -39,8 +39,8 @@ static void trace(void) {
 
 // True if this call is to be hit.
 static bool hit(CallKind kind) {
-    if (!fault_counting || !(fault.calls & kind)) return false;
-    size_t call = __atomic_add_fetch(&fault_calls, 1, __ATOMIC_RELAXED);
+    if (!fault_counting || !(fault.calls & kind) || fault.in_children == (getpid() == command_process)) return false;
+    size_t call = __atomic_add_fetch(&fault_shared->calls, 1, __ATOMIC_RELAXED);
     if (fault.effect == FAULT_NONE || call < fault.at || (call > fault.at && !fault.lasting)) return false;
     if (call == fault.at) trace();
     return true;
@@ -66,14 +66,15 @@ static void note_crash(int number) {
     dladdr((void *)(uintptr_t)note_crash, &own);
     const int count = backtrace(frames, 64);
     for (int i = 1; i < count; i++) { // the first one is this function
-        if (is_sentencepiece(frames[i]) && fault_foreign) *fault_foreign = true;
+        if (is_sentencepiece(frames[i])) fault_shared->foreign = true;
         if (is_sentencepiece(frames[i]) || (dladdr(frames[i], &where) && where.dli_fbase == own.dli_fbase)) break;
     }
     signal(number, SIG_DFL);
     raise(number);
 }
 
-void fault_watch_crashes(void) {
+void fault_begin(void) {
+    command_process = getpid();
     static const int numbers[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL};
     void *frames[4];
     backtrace(frames, 4); // loads what it needs, which it could not in a process without memory
@@ -195,10 +196,7 @@ void free(void *block) {
 
 // In one write, which the file position of the record makes the next one. A record that fails is worth nothing.
 static void record_data(Change change, const char *path, const char *other, const void *data, size_t size) {
-    static pid_t owner;
-    if (fault_record < 0) return;
-    if (!owner) owner = getpid();
-    if (getpid() != owner) return; // children of the command have descriptors of their own
+    if (fault_record < 0 || getpid() != command_process) return; // children have descriptors of their own
     if (path) change.path_size = (uint32_t)strlen(path) + 1;
     if (other) change.other_size = (uint32_t)strlen(other) + 1;
     change.data_size = size;

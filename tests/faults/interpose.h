@@ -36,17 +36,22 @@ typedef struct Fault {
     size_t at;        // the first call that is hit, from 1
     bool lasting;     // every later one too
     int number;       // errno
+    bool in_children; // counts and strikes in processes that the command starts, not in its own
 } Fault;
 
 enum { FAULT_KILLED = 137 };
 
 extern Fault fault;         // armed by the child; FAULT_NONE counts only
 extern bool fault_counting; // calls are counted from now on
-extern size_t fault_calls;  // calls of fault.calls so far
-extern bool *fault_foreign; // in shared memory: set when the process crashed in SentencePiece's own code
 
-// Sets *fault_foreign, if it applies, before the process ends by a signal as it would have.
-void fault_watch_crashes(void);
+typedef struct FaultShared { // in memory that all processes share
+    size_t calls; // of fault.calls so far
+    bool foreign; // the process crashed in SentencePiece's own code
+} FaultShared;
+extern FaultShared *fault_shared;
+
+// The process that calls it is the command's own. Notes foreign crashes before the process ends by a signal, as it would.
+void fault_begin(void);
 
 // ---- memory ----------------------------------------------------------------------------------------------------------
 
