@@ -356,6 +356,16 @@ static void test_meta_refusals(void **state) {
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":-1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":2147483648,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":0,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":0,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":0},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":-1}",
                                         "{\"version\":2,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":\"9\",\"train\":{\"bytes\":1,\"tokens\":1},"
