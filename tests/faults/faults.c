@@ -100,14 +100,15 @@ static const Row child_rows[] = {
 };
 
 // SentencePiece does not survive every allocation that fails: the protobuf in it leaves half-made lists of pieces behind
-// when `new` throws, and their destructors then follow pointers that were never set. No handler can undo that, so a crash
-// there is no failure, and is counted apart: what is on disk must be whole all the same. Training, which is most of what
+// when `new` throws, and their destructors then follow or free pointers that were never set. No handler can undo that, and a
+// heap that was broken so may fail anywhere later. A crash there, or elsewhere after the library was refused memory, is no
+// failure, and each is counted apart: what is on disk must be whole all the same. Training, which is most of what
 // the library does, runs in a child process for such reasons; there a crash is an error like any other.
 static void run_row(const Scenario *scenario, const char *name, const Row *row, size_t stride, size_t only) {
     const double start = clock_seconds();
     Armed armed = {.fault = row->fault};
     armed.fault.effect = FAULT_NONE;
-    size_t cases = 0, failures = 0, crashes = 0, foreign_leaks = 0;
+    size_t cases = 0, failures = 0, crashes = 0, later_crashes = 0, foreign_leaks = 0;
     scenario_reset(scenario);
     const Result counted = run_rope(scenario->command, &armed);
     if (counted.status != 0 || counted.calls == 0) {
@@ -130,13 +131,15 @@ static void run_row(const Scenario *scenario, const char *name, const Row *row, 
             armed.traces = false;
             foreign_leaks += result.leaks.foreign > 0;
         }
-        const bool foreign = fault_shared->foreign && WIFSIGNALED(result.status);
-        crashes += foreign;
+        const bool crashed = WIFSIGNALED(result.status), foreign = crashed && (fault_shared->foreign || fault_shared->refused);
+        crashes += crashed && fault_shared->foreign;
+        later_crashes += foreign && !fault_shared->foreign;
         report_case(name, at, recovers(scenario, row->must_succeed, row->may_be_killed || foreign, &result, why), why,
                     &failures);
     }
     printf("%s: %zu cases of %zu, %zu failures, %.1f s\n", name, cases, counted.calls, failures, clock_seconds() - start);
     if (crashes) printf("  (%zu of them crashed in SentencePiece's own code; nothing was lost)\n", crashes);
+    if (later_crashes) printf("  (%zu of them crashed later, after it was refused memory; nothing was lost)\n", later_crashes);
     if (foreign_leaks) printf("  (after %zu of them SentencePiece kept blocks of its own)\n", foreign_leaks);
     fflush(stdout);
 }

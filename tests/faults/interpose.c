@@ -165,8 +165,20 @@ Leaks fault_leaks(void) {
     return leaks;
 }
 
+// The stack is walked with counting off: the walk may allocate.
+static void note_refusal(void) {
+    void *frames[64];
+    const bool was_tracking = tracking;
+    fault_counting = tracking = false;
+    for (int i = backtrace(frames, 64); i-- > 0 && !fault_shared->refused;)
+        fault_shared->refused = is_sentencepiece(frames[i]);
+    fault_counting = true;
+    tracking = was_tracking;
+}
+
 static bool no_memory(void) {
     if (!hit(CALL_ALLOCATE)) return false;
+    if (!fault_shared->refused) note_refusal();
     errno = ENOMEM;
     return true;
 }

@@ -47,6 +47,7 @@ extern bool fault_counting; // calls are counted from now on
 typedef struct FaultShared { // in memory that all processes share
     size_t calls; // of fault.calls so far
     bool foreign; // the process crashed in SentencePiece's own code
+    bool refused; // SentencePiece asked for memory and got none
 } FaultShared;
 extern FaultShared *fault_shared;
 
