@@ -19,10 +19,10 @@ enum { PATH = 512 };
 
 // Settings of a toy run; `more` are assignments, NULL at the end.
 static Config settings(const char *const *more) {
-    static const char *const common[] = {"data.task=induction",   "model.layers=1",     "model.width=8",
-                                         "model.heads=2",         "model.kv_heads=1",   "model.tokens=16",
-                                         "model.vocabulary=32",   "train.batch=1",      "train.accumulate=1",
-                                         "train.steps=1000",      "train.keep=2",       NULL};
+    static const char *const common[] = {"data.task=induction", "model.layers=1",   "model.width=8",
+                                         "model.heads=2",       "model.kv_heads=1", "model.tokens=16",
+                                         "model.vocabulary=32", "train.batch=1",    "train.accumulate=1",
+                                         "train.steps=1000",    "train.keep=2",     NULL};
     Config config;
     Error error = {0};
     config_defaults(&config);
@@ -94,7 +94,8 @@ static void test_keeps(void **unused) {
         save(&run, &trainer);
     }
     assert_true(run_has_checkpoints(&run));
-    static const char *const names[] = {"step_00000001", "step_00000002", "step_00000003", "step_00000004", "step_00000005"};
+    static const char *const names[] = {"step_00000001", "step_00000002", "step_00000003", "step_00000004",
+                                        "step_00000005"};
     for (size_t i = 0; i < 5; i++) {
         if (there(directory, names[i]) != (i == 1 || i >= 3)) fail_msg("%s: kept or removed by mistake", names[i]);
         if (!there(directory, strangers[i])) fail_msg("%s was removed", strangers[i]);
@@ -127,8 +128,10 @@ static void test_goes_on(void **unused) {
     write_file(directory, "step_00000004/model.safetensors", "damage");
     static const char *const damages[] = {"{}", "", NULL}; // NULL: its removal was begun and cut short
     for (size_t i = 0; i < 3; i++) {
-        if (damages[i]) write_file(directory, "step_00000003/state.json", damages[i]);
-        else assert_int_equal(remove(below(directory, "step_00000003/state.json")), 0);
+        if (damages[i])
+            write_file(directory, "step_00000003/state.json", damages[i]);
+        else
+            assert_int_equal(remove(below(directory, "step_00000003/state.json")), 0);
         if (!run_load_latest(&run, &trainer, &found, &error)) fail_msg("%s", error.message);
         assert_true(found);
         assert_int_equal(trainer.state.step, 2);
@@ -195,11 +198,21 @@ static void test_other_runs(void **unused) {
     (void)unused;
     const char *directory = temporary_directory();
     static const char *const shared[] = {"model.qk_size=4", "model.v_size=4", "model.ffn=16", NULL};
-    static const char *const others[] = {"model.vocabulary=33",   "model.layers=2",  "model.width=12",
-                                         "model.heads=1",         "model.kv_heads=2", "model.qk_size=6",
-                                         "model.v_size=6",        "model.ffn=24",     "model.tokens=18",
-                                         "model.rope_theta=500",  "model.norm_epsilon=1e-4", "model.tie=false",
-                                         "model.qk_norm=true",    "model.token_shift=true",  "train.seed=77"};
+    static const char *const others[] = {"model.vocabulary=33",
+                                         "model.layers=2",
+                                         "model.width=12",
+                                         "model.heads=1",
+                                         "model.kv_heads=2",
+                                         "model.qk_size=6",
+                                         "model.v_size=6",
+                                         "model.ffn=24",
+                                         "model.tokens=18",
+                                         "model.rope_theta=500",
+                                         "model.norm_epsilon=1e-4",
+                                         "model.tie=false",
+                                         "model.qk_norm=true",
+                                         "model.token_shift=true",
+                                         "train.seed=77"};
     Config config = settings(shared);
     Trainer trainer;
     char path[PATH];
@@ -273,8 +286,13 @@ static void test_sealed_nonsense(void **unused) {
     (void)unused;
     const char *directory = temporary_directory();
     static const char *const names[] = {"version", "step", "epoch", "window", "seed", "optimizer_steps"};
-    static const char *const files[] = {"{}", "{\"config.json\": 1}", "{\"config.json\": \"00000000\"}",
-                                        "{\"../config.json\": \"00000000\"}", "{\"missing\": \"00000000\"}", "[]", "7"};
+    static const char *const files[] = {"{}",
+                                        "{\"config.json\": 1}",
+                                        "{\"config.json\": \"00000000\"}",
+                                        "{\"../config.json\": \"00000000\"}",
+                                        "{\"missing\": \"00000000\"}",
+                                        "[]",
+                                        "7"};
     write_file(directory, "config.json", "{}");
     char good[64], text[2048];
     snprintf(good, sizeof good, "{\"config.json\": \"%08x\"}", checksum(0, "{}", 2));
@@ -282,12 +300,13 @@ static void test_sealed_nonsense(void **unused) {
     for (size_t i = 0; i <= values + lists; i++) {
         int v[6] = {1, 3, 0, 3, 1, 3};
         if (i < values) v[i] = i ? -1 : 2;
-        snprintf(text, sizeof text,
-                 "{\"version\": %d, \"step\": %d, \"updates\": 3, \"tokens\": 48, \"skipped\": 0, \"skipped_in_row\": 0, "
-                 "\"fell_back\": 0, \"optimizer_steps\": %d, \"data\": {\"epoch\": %d, \"window\": %d}, \"seed\": %d, "
-                 "\"loss_sum\": 1.5, \"loss_count\": 1, \"best_loss\": null, \"best_step\": 0, \"eval_due\": false, "
-                 "\"settings\": \"00000000\", \"files\": %s, \"crc32\": \"00000000\"}\n",
-                 v[0], v[1], v[5], v[2], v[3], v[4], i >= values && i < values + lists ? files[i - values] : good);
+        snprintf(
+            text, sizeof text,
+            "{\"version\": %d, \"step\": %d, \"updates\": 3, \"tokens\": 48, \"skipped\": 0, \"skipped_in_row\": 0, "
+            "\"fell_back\": 0, \"optimizer_steps\": %d, \"data\": {\"epoch\": %d, \"window\": %d}, \"seed\": %d, "
+            "\"loss_sum\": 1.5, \"loss_count\": 1, \"best_loss\": null, \"best_step\": 0, \"eval_due\": false, "
+            "\"settings\": \"00000000\", \"files\": %s, \"crc32\": \"00000000\"}\n",
+            v[0], v[1], v[5], v[2], v[3], v[4], i >= values && i < values + lists ? files[i - values] : good);
         seal(directory, text);
         RunState state;
         Error error = {0};
@@ -305,8 +324,11 @@ static int one_thread(void **unused) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test_setup(test_keeps, one_thread), cmocka_unit_test(test_goes_on),
-    cmocka_unit_test(test_finds),                   cmocka_unit_test(test_other_runs),
-    cmocka_unit_test(test_carried_settings),        cmocka_unit_test(test_sealed_nonsense),
+    cmocka_unit_test_setup(test_keeps, one_thread),
+    cmocka_unit_test(test_goes_on),
+    cmocka_unit_test(test_finds),
+    cmocka_unit_test(test_other_runs),
+    cmocka_unit_test(test_carried_settings),
+    cmocka_unit_test(test_sealed_nonsense),
 };
 TEST_MAIN(tests)
