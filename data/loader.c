@@ -12,6 +12,7 @@
 #include "core/files.h"
 #include "core/random.h"
 #include "data/data.h"
+#include "data/meta.h"
 #include "data/shards.h"
 
 struct Loader {
@@ -80,7 +81,8 @@ static bool open_shards(Loader *loader, const DataSettings *settings, Error *err
     if (!S_ISDIR(status.st_mode)) return add_shard(loader, settings->path, settings->vocabulary, error);
     char **names = NULL;
     size_t count = 0;
-    bool good = list_shards(settings->path, settings->split, &names, &count, error);
+    bool good = meta_check_whole(settings->path, error) &&
+                list_shards(settings->path, settings->split, &names, &count, error);
     for (size_t i = 0; good && i < count; i++) {
         char path[4096];
         good = path_join(path, sizeof path, settings->path, names[i], error) &&

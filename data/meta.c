@@ -82,10 +82,21 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
     return true;
 }
 
+bool meta_check_whole(const char *directory, Error *error) {
+    char meta[4096], unfinished[4096];
+    if (!path_join(meta, sizeof meta, directory, "meta.json", error) ||
+        !path_join(unfinished, sizeof unfinished, directory, META_UNFINISHED, error))
+        return false;
+    if (access(unfinished, F_OK) != 0 || access(meta, F_OK) == 0) return true;
+    return error_set(error, ERROR_USER,
+                     "%s: `rope prepare` was stopped there before all files were in place; run it again", directory);
+}
+
 bool data_read_meta(const char *directory, PrepareResult *meta, Error *error) {
     char path[4096];
     size_t size = 0;
-    if (!path_join(path, sizeof path, directory, "meta.json", error)) return false;
+    if (!meta_check_whole(directory, error) || !path_join(path, sizeof path, directory, "meta.json", error))
+        return false;
     if (access(path, F_OK) != 0)
         return error_set(error, ERROR_USER, "%s: not there; make it with `rope prepare TEXT --out %s`", path,
                          directory);

@@ -9,6 +9,13 @@ typedef struct MetaChecksums {
     uint32_t tokenizer;  // crc32 of tokenizer.model
 } MetaChecksums;
 
+// The name of the next meta.json while the files that it speaks of take the place of older ones.
+#define META_UNFINISHED "meta.json.new"
+
+// False if the folder holds files of two different preparations, or an incomplete one: `rope prepare` was stopped while
+// it put them in their places. Folders with no sign of `rope prepare` are fine.
+bool meta_check_whole(const char *directory, Error *error);
+
 // Writes path atomically. sample_bytes: the limit of text that the tokenizer was trained on.
 bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result,
                 const MetaChecksums *checksums, size_t sample_bytes, Error *error);

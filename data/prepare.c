@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "data/data.h"
 #include "data/meta.h"
@@ -32,7 +33,8 @@ typedef struct Preparation {
     uint64_t split; // bytes before it are for training
     char *buffer;   // (PIECE_BYTES)
     Tokenizer *tokenizer;
-    char final[FILE_COUNT][PATH_BYTES], temporary[FILE_COUNT][PATH_BYTES], meta[PATH_BYTES];
+    char final[FILE_COUNT][PATH_BYTES], temporary[FILE_COUNT][PATH_BYTES], meta[PATH_BYTES], new_meta[PATH_BYTES];
+    bool replacing; // from here on the folder holds old and new files until all are new
     MetaChecksums checksums;
     double started, shown; // seconds: of this stage, of the last progress line
 } Preparation;
@@ -60,7 +62,8 @@ static bool name_files(Preparation *p, Error *error) {
         if (!path_join(p->final[i], PATH_BYTES, out, file_names[i], error)) return false;
         if (!path_join(p->temporary[i], PATH_BYTES, out, name, error)) return false;
     }
-    return path_join(p->meta, PATH_BYTES, out, "meta.json", error);
+    return path_join(p->meta, PATH_BYTES, out, "meta.json", error) &&
+           path_join(p->new_meta, PATH_BYTES, out, META_UNFINISHED, error);
 }
 
 // The byte after the first newline in [start, end), or `none`.
@@ -218,11 +221,23 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
     return good;
 }
 
+// The new meta.json is on disk under another name before the old one goes, and gets its own name when all other files
+// have theirs: that name without the other says that the files do not belong together (meta_check_whole).
 static bool commit(Preparation *p, const PrepareResult *result, Error *error) {
+    if (!meta_write(p->new_meta, p->settings, result, &p->checksums, SAMPLE_BYTES, error)) return false;
+    p->replacing = true;
     if (unlink(p->meta) != 0 && errno != ENOENT) return error_errno(error, "%s: cannot replace", p->meta);
     for (size_t i = 0; i < FILE_COUNT; i++)
         if (rename(p->temporary[i], p->final[i]) != 0) return error_errno(error, "%s: cannot replace", p->final[i]);
-    return meta_write(p->meta, p->settings, result, &p->checksums, SAMPLE_BYTES, error);
+    if (rename(p->new_meta, p->meta) != 0) return error_errno(error, "%s: cannot replace", p->meta);
+    return descriptor_sync_parent(p->meta, error);
+}
+
+// What a failure leaves: nothing new, unless it struck while files were being replaced; then, or if an earlier one
+// did, the sign of it stays.
+static void clean_up(Preparation *p) {
+    for (size_t i = 0; i < FILE_COUNT; i++) unlink(p->temporary[i]);
+    if (!p->replacing && access(p->meta, F_OK) == 0) unlink(p->new_meta);
 }
 
 static bool check_settings(const PrepareSettings *settings, Error *error) {
@@ -249,7 +264,7 @@ bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error 
         good = error_set(error, ERROR_USER, "%s: no text: the input is empty", settings->inputs[0]);
     good = good && choose_split(p, error) && make_tokenizer(p, error) && encode_all(p, result, error) &&
            commit(p, result, error);
-    for (size_t i = 0; named && !good && i < FILE_COUNT; i++) unlink(p->temporary[i]);
+    if (named && !good) clean_up(p);
     tokenizer_free(p->tokenizer);
     text_close(p->text);
     free(p->buffer);

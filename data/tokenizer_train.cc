@@ -147,18 +147,22 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
     return status.ok() ? "M" + model : "E" + status.ToString();
 }
 
-// The child: trains, writes the answer, leaves without running the parent's exit handlers.
-[[noreturn]] void child_main(int pipe_end, const TokenizerTraining *training, const Sample &sample, double coverage) {
+// The child: trains, writes the answer, leaves without running the parent's exit handlers. Nothing may be thrown out of
+// it, or the child would go on with the parent's work.
+[[noreturn]] void child_main(int pipe_end, const TokenizerTraining *training, const Sample &sample,
+                             double coverage) noexcept {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    std::atexit([] { _exit(1); }); // SentencePiece may call exit()
+    if (std::atexit([] { _exit(1); }) != 0) _exit(1); // SentencePiece may call exit()
     if (!freopen("/dev/null", "w", stderr)) _exit(1);
     std::string answer;
     try {
-        answer = train_here(training, sample, coverage);
-    } catch (const std::exception &exception) {
-        answer = std::string("E") + exception.what();
+        try {
+            answer = train_here(training, sample, coverage);
+        } catch (const std::exception &exception) {
+            answer = std::string("E") + exception.what();
+        }
     } catch (...) {
-        answer = "Eunknown exception";
+        _exit(1); // not even memory for a message: an empty answer says that
     }
     for (size_t done = 0; done < answer.size();) {
         ssize_t written = write(pipe_end, answer.data() + done, answer.size() - done);

@@ -9,4 +9,4 @@ if grep -q -e __asan_init -e __tsan_init "${BUILD:-build}/rope"; then
 fi
 directory=/tmp
 [ -w /dev/shm ] && directory=/dev/shm
-exec timeout 500 "$faults" "$directory/rope-faults-quick.$$" 25
+exec timeout 500 "$faults" "$directory/rope-faults-quick.$$" 60

@@ -14,7 +14,7 @@ mutants:
 	@MAKE='$(MAKE)' BUILD=$(BUILD) sh tests/mutants.sh
 
 # Its own malloc and system calls: not for builds with a sanitizer.
-$(BUILD)/tests/faults: $(BUILD)/float/tests/faults/faults.o $(BUILD)/float/tests/faults/interpose.o $(BUILD)/librope.a
+$(BUILD)/tests/faults: $(patsubst %.c,$(BUILD)/float/%.o,$(wildcard tests/faults/*.c) tests/support/leave.c) $(BUILD)/librope.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
@@ -43,6 +43,6 @@ soak: $(BUILD)/tests/faults build-tests
 
 # Branches of what reads files and settings; the tests are built again for it, without optimisation.
 coverage:
-	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/coverage OPTIMIZE=-O1 CFLAGS=--coverage CXXFLAGS=--coverage \
-	    LDFLAGS=--coverage build-tests
+	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/coverage OPTIMIZE=-O1 \
+	    CFLAGS='--coverage -DROPE_COVERAGE' CXXFLAGS=--coverage LDFLAGS=--coverage build-tests
 	@BUILD=build/coverage sh tests/coverage.sh

@@ -199,6 +199,7 @@ static void combinations_are_refused(void **state) {
         {"attention.far_size=66", "model.qk_size=64", "far_size"},
         {"optim.warmup=50", "train.steps=50", "warmup"},
         {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
+        {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config config;

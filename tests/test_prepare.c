@@ -356,6 +356,16 @@ static void test_meta_refusals(void **state) {
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":-1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":2147483648,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":0,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":0,\"tokens\":1},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":0},\"unigram_loss\":1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":-1}",
                                         "{\"version\":2,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":\"9\",\"train\":{\"bytes\":1,\"tokens\":1},"
@@ -370,6 +380,56 @@ static void test_meta_refusals(void **state) {
     check_count("meta.json refused", 1 + sizeof texts / sizeof *texts);
 }
 
+// A preparation that was stopped among its renames has left the next meta.json under its first name, and no other.
+static void test_stopped(void **state) {
+    (void)state;
+    char input[PATH], text[2000], out[PATH], path[PATH + 32];
+    in_directory(input, "stopped.txt");
+    in_directory(out, "stopped");
+    for (size_t i = 0; i < sizeof text; i++) text[i] = i % 40 == 39 ? '\n' : (char)('a' + i % 7);
+    write_file(input, text, sizeof text);
+    const char *inputs[] = {input};
+    PrepareSettings settings = settings_for(inputs, 1, out, "char");
+    PrepareResult result;
+    Error error = {0};
+    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    for (size_t split = 0; split < 2; split++) {
+        DataSettings loading = {.path = out, .split = split ? "val" : "train", .batch = 1, .tokens = 8};
+        for (size_t stopped = 0; stopped < 3; stopped++) { // meta.json: there, beside the next one, replaced by it
+            char meta[PATH + 32];
+            snprintf(path, sizeof path, "%s/meta.json.new", out);
+            snprintf(meta, sizeof meta, "%s/meta.json", out);
+            if (stopped == 1) write_file(path, "{}", 2);
+            if (stopped == 2) assert_int_equal(rename(meta, path), 0);
+            error_clear(&error);
+            Loader *loader = loader_open(&loading, &error);
+            PrepareResult read;
+            if (stopped < 2) {
+                if (!loader) fail_msg("%s", error.message);
+                loader_close(loader);
+                assert_true(data_read_meta(out, &read, &error));
+            } else {
+                assert_null(loader);
+                assert_int_equal(error.kind, ERROR_USER);
+                assert_non_null(strstr(error.message, out));
+                error_clear(&error);
+                assert_false(data_read_meta(out, &read, &error));
+                assert_non_null(strstr(error.message, "stopped"));
+                assert_int_equal(rename(path, meta), 0);
+            }
+            check_count("states of a folder", 1);
+        }
+    }
+    snprintf(path, sizeof path, "%s/meta.json", out); // without either, shards were made elsewhere, which is fine
+    assert_int_equal(unlink(path), 0);
+    DataSettings loading = {.path = out, .split = "train", .batch = 1, .tokens = 8};
+    error_clear(&error);
+    Loader *loader = loader_open(&loading, &error);
+    if (!loader) fail_msg("%s", error.message);
+    loader_close(loader);
+    check_count("states of a folder", 1);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     const struct CMUnitTest tests[] = {
@@ -379,6 +439,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_given_tokenizer_and_held_out, new_directory),
         cmocka_unit_test_setup(test_refusals, new_directory),
         cmocka_unit_test_setup(test_meta_refusals, new_directory),
+        cmocka_unit_test_setup(test_stopped, new_directory),
     };
     test_begin(argv);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -344,6 +344,29 @@ static void test_seal(void **unused) {
     check_same_bits("states read back", &read, &state, state_bytes);
 }
 
+// Shards without meta.json were made elsewhere; with a damaged one they are refused, though nothing else needs it.
+static void test_damaged_meta(void **unused) {
+    (void)unused;
+    char path[PATH];
+    Error error = {0};
+    Config config = settings(NULL);
+    assert_true(path_join(path, PATH, shards(), "meta.json", &error));
+    static const char *const texts[] = {"", "{\"version\": 1}", "[]"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        Trainer trainer;
+        overwrite(path, texts[i], strlen(texts[i]));
+        error_clear(&error);
+        assert_false(trainer_create(&trainer, &config, false, &error));
+        assert_int_equal(error.kind, ERROR_CORRUPT);
+        assert_non_null(strstr(error.message, path));
+        check_count("damaged descriptions of data", 1);
+    }
+    assert_int_equal(remove(path), 0);
+    Trainer trainer;
+    create(&trainer, &config);
+    trainer_destroy(&trainer);
+}
+
 static int one_thread(void **unused) {
     (void)unused;
     threads_set(1);
@@ -358,5 +381,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_huge_gradient),
     cmocka_unit_test(test_resume_everywhere),
     cmocka_unit_test(test_seal),
+    cmocka_unit_test(test_damaged_meta),
 };
 TEST_MAIN(tests)

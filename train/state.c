@@ -143,8 +143,10 @@ static bool check_files(const char *directory, const json_t *files, Error *error
         char path[PATH_SIZE], text[16];
         uint32_t crc;
         if (strchr(name, '/') || !path_join(path, sizeof path, directory, name, error) ||
-            !file_checksum(path, &crc, error))
-            return error_set(error, ERROR_CORRUPT, "%s: state.json names the file %s.", directory, name);
+            (access(path, F_OK) != 0 && errno == ENOENT))
+            return error_set(error, ERROR_CORRUPT, "%s: state.json names the file %s, which is not there.", directory,
+                             name);
+        if (!file_checksum(path, &crc, error)) return false;
         snprintf(text, sizeof text, "%08" PRIx32, crc);
         if (!json_is_string(value) || strcmp(text, json_string_value(value)))
             return error_set(error, ERROR_CORRUPT, "%s is damaged: its checksum is %s, state.json says %s.", path, text,
@@ -192,6 +194,8 @@ bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t
     char path[PATH_SIZE], written[CRC_DIGITS + 1] = "", actual[16] = "-";
     size_t size;
     if (!path_join(path, sizeof path, directory, "state.json", error)) return false;
+    if (access(path, F_OK) != 0 && errno == ENOENT) // what a removal that was cut short may leave: no mistake of the user's
+        return error_set(error, ERROR_CORRUPT, "%s is not whole: it has no state.json.", directory);
     char *text = file_read_all(path, STATE_LIMIT, &size, error);
     if (!text) return false;
     char *digits = find_seal(text, size);

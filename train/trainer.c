@@ -43,9 +43,9 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     Error meta = {0};
     if (*config->data_dir && !data_read_meta(config->data_dir, &trainer->meta, &meta))
         trainer->meta = (PrepareResult){0}; // shards made elsewhere: no bytes, no unigram loss
-    if (meta.kind == ERROR_MEMORY || meta.kind == ERROR_SYSTEM) error_set(error, meta.kind, "%s", meta.message);
-    bool data =
-        trainer->train && (trainer->held_out || !held_out) && meta.kind != ERROR_MEMORY && meta.kind != ERROR_SYSTEM;
+    const bool known = meta.kind == ERROR_NONE || meta.kind == ERROR_USER;
+    if (!known) error_set(error, meta.kind, "%s", meta.message);
+    bool data = trainer->train && (trainer->held_out || !held_out) && known;
     if (data) trainer->model = model_create(&settings, error);
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);

@@ -1,0 +1,334 @@
+// Runs on disk: which checkpoint a run goes on from, what is kept and what is swept away, and what is refused because it
+// belongs to another run. Models of a few hundred numbers on a synthetic task.
+#include "tests/support/check.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/files.h"
+#include "core/threads.h"
+#include "train/run_directory.h"
+#include "train/snapshot.h"
+#include "train/state.h"
+
+enum { PATH = 512 };
+
+// Settings of a toy run; `more` are assignments, NULL at the end.
+static Config settings(const char *const *more) {
+    static const char *const common[] = {"data.task=induction", "model.layers=1",   "model.width=8",
+                                         "model.heads=2",       "model.kv_heads=1", "model.tokens=16",
+                                         "model.vocabulary=32", "train.batch=1",    "train.accumulate=1",
+                                         "train.steps=1000",    "train.keep=2",     NULL};
+    Config config;
+    Error error = {0};
+    config_defaults(&config);
+    bool good = true;
+    for (size_t i = 0; good && common[i]; i++) good = config_set(&config, common[i], ORIGIN_COMMAND_LINE, &error);
+    for (size_t i = 0; good && more && more[i]; i++) good = config_set(&config, more[i], ORIGIN_COMMAND_LINE, &error);
+    if (!good || !config_resolve(&config, &error)) fail_msg("%s", error.message);
+    return config;
+}
+
+static void create(Trainer *trainer, const Config *config) {
+    Error error = {0};
+    if (!trainer_create(trainer, config, false, &error)) fail_msg("%s", error.message);
+}
+
+static void step(Trainer *trainer) {
+    StepResult result;
+    Error error = {0};
+    if (!trainer_step(trainer, &result, &error)) fail_msg("%s", error.message);
+}
+
+static void save(const RunDirectory *run, Trainer *trainer) {
+    char saved[RUN_PATH];
+    Error error = {0};
+    if (!run_save(run, trainer, NULL, saved, &error)) fail_msg("%s", error.message);
+}
+
+static const char *below(const char *directory, const char *name) {
+    static char path[2 * PATH];
+    snprintf(path, sizeof path, "%.511s/%.511s", directory, name);
+    return path;
+}
+
+static bool there(const char *directory, const char *name) {
+    struct stat status;
+    return lstat(below(directory, name), &status) == 0;
+}
+
+static void write_file(const char *directory, const char *name, const char *text) {
+    FILE *file = fopen(below(directory, name), "wb");
+    assert_true(file && fwrite(text, 1, strlen(text), file) == strlen(text) && fclose(file) == 0);
+}
+
+static void check_link(const char *directory, const char *link, const char *target) {
+    char found[PATH] = "";
+    if (readlink(below(directory, link), found, sizeof found - 1) < 0 || strcmp(found, target))
+        fail_msg("%s points to '%s' instead of %s", link, found, target);
+}
+
+// The last two and the best stay; both links point to what is there; what a killed run left is swept, and no more.
+static void test_keeps(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    Config config = settings(NULL);
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    create(&trainer, &config);
+    assert_int_equal(mkdir(below(directory, "step_00000009.tmp"), 0777), 0);
+    assert_int_equal(mkdir(below(directory, "step_00000009.old"), 0777), 0);
+    static const char *const strangers[] = {"notes.txt", "step_1", "step_00000001x", "step_0000000000000000001", "tmp"};
+    for (size_t i = 0; i < 5; i++) write_file(directory, strangers[i], "mine");
+    if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
+    assert_false(there(directory, "step_00000009.tmp") || there(directory, "step_00000009.old"));
+    assert_false(run_has_checkpoints(&run));
+    for (size_t k = 1; k <= 5; k++) {
+        step(&trainer);
+        if (k == 2) trainer.state.best_step = 2, trainer.state.best_loss = 1;
+        save(&run, &trainer);
+    }
+    assert_true(run_has_checkpoints(&run));
+    static const char *const names[] = {"step_00000001", "step_00000002", "step_00000003", "step_00000004",
+                                        "step_00000005"};
+    for (size_t i = 0; i < 5; i++) {
+        if (there(directory, names[i]) != (i == 1 || i >= 3)) fail_msg("%s: kept or removed by mistake", names[i]);
+        if (!there(directory, strangers[i])) fail_msg("%s was removed", strangers[i]);
+        check_count("files kept or removed", 2);
+    }
+    check_link(directory, "latest", "step_00000005");
+    check_link(directory, "best", "step_00000002");
+    trainer_destroy(&trainer);
+    run_close(&run);
+}
+
+// The newest whole checkpoint is what a run goes on from. A newer one that is damaged is passed over, and is gone once
+// the run has saved again, lest it be taken for the newest; without a whole one the run says so.
+static void test_goes_on(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    Config config = settings((const char *const[]){"train.keep=9", NULL});
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    bool found;
+    create(&trainer, &config);
+    if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
+    assert_true(run_load_latest(&run, &trainer, &found, &error));
+    assert_false(found);
+    for (size_t k = 1; k <= 4; k++) {
+        step(&trainer);
+        save(&run, &trainer);
+    }
+    write_file(directory, "step_00000004/model.safetensors", "damage");
+    static const char *const damages[] = {"{}", "", NULL}; // NULL: its removal was begun and cut short
+    for (size_t i = 0; i < 3; i++) {
+        if (damages[i])
+            write_file(directory, "step_00000003/state.json", damages[i]);
+        else
+            assert_int_equal(remove(below(directory, "step_00000003/state.json")), 0);
+        if (!run_load_latest(&run, &trainer, &found, &error)) fail_msg("%s", error.message);
+        assert_true(found);
+        assert_int_equal(trainer.state.step, 2);
+        check_link(directory, "latest", "step_00000002");
+    }
+    save(&run, &trainer);
+    assert_true(there(directory, "step_00000001") && there(directory, "step_00000002"));
+    assert_false(there(directory, "step_00000003") || there(directory, "step_00000004"));
+    write_file(directory, "step_00000001/state.json", "");
+    write_file(directory, "step_00000002/config.json", "{");
+    assert_false(run_load_latest(&run, &trainer, &found, &error));
+    assert_int_equal(error.kind, ERROR_CORRUPT);
+    assert_non_null(strstr(error.message, directory));
+    check_count("runs gone on with", 5);
+    RunDirectory second;
+    error_clear(&error);
+    assert_false(run_open(&second, directory, &error)); // locked
+    assert_int_equal(error.kind, ERROR_USER);
+    run_close(&run);
+    char name[RUN_PATH + 10];
+    memset(name, 'n', sizeof name);
+    name[sizeof name - 1] = 0;
+    static const char *const none = "";
+    const char *paths[] = {none, name};
+    for (size_t i = 0; i < 2; i++) {
+        error_clear(&error);
+        assert_false(run_open(&second, paths[i], &error));
+        assert_int_equal(error.kind, ERROR_USER);
+    }
+    check_count("directories refused", 3);
+    trainer_destroy(&trainer);
+}
+
+static void test_finds(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    char path[RUN_PATH], run[PATH];
+    Error error = {0};
+    assert_int_equal(mkdir(below(directory, "run"), 0777), 0);
+    snprintf(run, sizeof run, "%s/run", directory);
+    assert_int_equal(mkdir(below(run, "step"), 0777), 0);
+    write_file(run, "step/config.json", "{}");
+    write_file(run, "file", "");
+    static const struct {
+        const char *name, *link;
+        bool good;
+    } cases[] = {{"missing", NULL, false}, {"file", NULL, false}, {"", NULL, false},     {"step", NULL, true},
+                 {"", "best", true},       {"", "latest", true},  {"latest", NULL, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        if (cases[i].link) assert_int_equal(symlink("step", below(run, cases[i].link)), 0);
+        char argument[PATH + 40];
+        snprintf(argument, sizeof argument, "%.511s%s%s", run, *cases[i].name ? "/" : "", cases[i].name);
+        error_clear(&error);
+        if (run_find_checkpoint(argument, path, &error) != cases[i].good)
+            fail_msg("case %zu, %s: %s", i, argument, error.message);
+        if (!cases[i].good) assert_int_equal(error.kind, ERROR_USER);
+        check_count("names of checkpoints", 1);
+    }
+}
+
+// Each setting that shapes the model, and the seed, which orders the data: with another value a run is not continued,
+// and the trainer keeps its numbers.
+static void test_other_runs(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    static const char *const shared[] = {"model.qk_size=4", "model.v_size=4", "model.ffn=16", NULL};
+    static const char *const others[] = {"model.vocabulary=33",
+                                         "model.layers=2",
+                                         "model.width=12",
+                                         "model.heads=1",
+                                         "model.kv_heads=2",
+                                         "model.qk_size=6",
+                                         "model.v_size=6",
+                                         "model.ffn=24",
+                                         "model.tokens=18",
+                                         "model.rope_theta=500",
+                                         "model.norm_epsilon=1e-4",
+                                         "model.tie=false",
+                                         "model.qk_norm=true",
+                                         "model.token_shift=true",
+                                         "train.seed=77"};
+    Config config = settings(shared);
+    Trainer trainer;
+    char path[PATH];
+    Error error = {0};
+    create(&trainer, &config);
+    snprintf(path, sizeof path, "%s/saved", directory);
+    if (!snapshot_save(path, &trainer, NULL, &error)) fail_msg("%s", error.message);
+    if (!snapshot_load(path, &trainer, &error)) fail_msg("%s", error.message);
+    trainer_destroy(&trainer);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const char *more[] = {shared[0], shared[1], shared[2], others[i], NULL};
+        Config other = settings(more);
+        create(&trainer, &other);
+        const size_t bytes = model_tensors(trainer.model)->elements * sizeof(real);
+        real *before = malloc(bytes);
+        assert_non_null(before);
+        memcpy(before, model_parameters(trainer.model), bytes);
+        error_clear(&error);
+        if (snapshot_load(path, &trainer, &error)) fail_msg("%s: accepted", others[i]);
+        assert_int_equal(error.kind, ERROR_USER);
+        check_same_bits("weights after a refusal", model_parameters(trainer.model), before, bytes);
+        check_count("checkpoints of other runs refused", 1);
+        free(before);
+        trainer_destroy(&trainer);
+    }
+}
+
+// Settings that travel in config.json come from outside: what is not known there is refused.
+static void test_carried_settings(void **unused) {
+    (void)unused;
+    Config config = settings(NULL);
+    Error error = {0};
+    json_t *carried = snapshot_settings(&config);
+    assert_true(json_object_size(carried) > 5);
+    if (!snapshot_apply_settings(carried, &config, &error)) fail_msg("%s", error.message);
+    json_decref(carried);
+    if (!snapshot_apply_settings(NULL, &config, &error)) fail_msg("%s", error.message);
+    char many[CONFIG_TEXT + 100];
+    memset(many, '1', sizeof many);
+    many[sizeof many - 1] = 0;
+    const struct {
+        const char *name;
+        json_t *value;
+    } cases[] = {{"train.out", json_string("elsewhere")}, {"attention.degree", json_integer(4)},
+                 {"attention.degree", json_string(many)}, {"attention.degree", json_string("many")},
+                 {"attention.unknown", json_string("1")}, {"data.unknown", json_null()}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *object = json_object();
+        json_object_set_new(object, cases[i].name, cases[i].value);
+        error_clear(&error);
+        if (snapshot_apply_settings(object, &config, &error)) fail_msg("case %zu: accepted", i);
+        assert_int_equal(error.kind, ERROR_USER);
+        json_decref(object);
+        check_count("settings in checkpoints refused", 1);
+    }
+}
+
+// Writes `text`, whose crc32 is zeros, with the right one: only the contents are wrong then.
+static void seal(const char *directory, const char *text) {
+    char sealed[4096], digits[16];
+    const size_t size = strlen(text);
+    assert_true(size < sizeof sealed && size > 11);
+    memcpy(sealed, text, size + 1);
+    snprintf(digits, sizeof digits, "%08x", checksum(0, text, size));
+    memcpy(sealed + size - 11, digits, 8);
+    write_file(directory, "state.json", sealed);
+}
+
+// A state.json with a right checksum and wrong contents: from another version, or by another hand.
+static void test_sealed_nonsense(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    static const char *const names[] = {"version", "step", "epoch", "window", "seed", "optimizer_steps"};
+    static const char *const files[] = {"{}",
+                                        "{\"config.json\": 1}",
+                                        "{\"config.json\": \"00000000\"}",
+                                        "{\"../config.json\": \"00000000\"}",
+                                        "{\"missing\": \"00000000\"}",
+                                        "[]",
+                                        "7"};
+    write_file(directory, "config.json", "{}");
+    char good[64], text[2048];
+    snprintf(good, sizeof good, "{\"config.json\": \"%08x\"}", checksum(0, "{}", 2));
+    const size_t values = sizeof names / sizeof *names, lists = sizeof files / sizeof *files;
+    for (size_t i = 0; i <= values + lists; i++) {
+        int v[6] = {1, 3, 0, 3, 1, 3};
+        if (i < values) v[i] = i ? -1 : 2;
+        snprintf(
+            text, sizeof text,
+            "{\"version\": %d, \"step\": %d, \"updates\": 3, \"tokens\": 48, \"skipped\": 0, \"skipped_in_row\": 0, "
+            "\"fell_back\": 0, \"optimizer_steps\": %d, \"data\": {\"epoch\": %d, \"window\": %d}, \"seed\": %d, "
+            "\"loss_sum\": 1.5, \"loss_count\": 1, \"best_loss\": null, \"best_step\": 0, \"eval_due\": false, "
+            "\"settings\": \"00000000\", \"files\": %s, \"crc32\": \"00000000\"}\n",
+            v[0], v[1], v[5], v[2], v[3], v[4], i >= values && i < values + lists ? files[i - values] : good);
+        seal(directory, text);
+        RunState state;
+        Error error = {0};
+        const bool whole = i == values + lists, read = state_read(directory, &state, NULL, NULL, NULL, &error);
+        if (read != whole) fail_msg("case %zu: %s", i, read ? "accepted" : error.message);
+        if (!whole && error.kind != ERROR_CORRUPT) fail_msg("case %zu: kind %d", i, (int)error.kind);
+        check_count("sealed states", 1);
+    }
+}
+
+static int one_thread(void **unused) {
+    (void)unused;
+    threads_set(1);
+    return 0;
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup(test_keeps, one_thread),
+    cmocka_unit_test(test_goes_on),
+    cmocka_unit_test(test_finds),
+    cmocka_unit_test(test_other_runs),
+    cmocka_unit_test(test_carried_settings),
+    cmocka_unit_test(test_sealed_nonsense),
+};
+TEST_MAIN(tests)
