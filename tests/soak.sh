@@ -32,6 +32,7 @@ count_cases() {
 
 printf '%-28s %12s %9s %8s\n' row cases failures seconds
 row '3 planted bugs' $((SOAK_SECONDS / 2 + 3600)) sh tests/mutants.sh
+row '4 certificates' 3600 env LOWRANK_CASES=1000000 TEST_FILTER=test_certificates "$BUILD/tests/test_lowrank"
 row '5 resume at every step' 3600 env RESUME_STEPS=200 "$BUILD/tests/test_trainer"
 row '7, 8, 9, 14 faults' $((SOAK_SECONDS + 7200)) "$BUILD/tests/faults" "$directory/rope-soak.$$" 1 $((SOAK_SECONDS / 3))
 row '11 changed seeds' $((SOAK_SECONDS / 6 + 600)) env FUZZ_RUNS=$((SOAK_SECONDS * 100)) "$BUILD/tests/test_fuzz"
