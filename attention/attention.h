@@ -102,6 +102,22 @@ typedef struct AttentionBackward {
     void *scratch;
 } AttentionBackward;
 
+// The backward that belongs to a forward which has run: the same tensors, strides and memory.
+static inline AttentionBackward attention_backward_after(const AttentionForward *forward, const real *d_o, real *dq,
+                                                         real *dk, real *dv) {
+    return (AttentionBackward){
+        .dq = dq, .dk = dk, .dv = dv,
+        .d_o = d_o,
+        .o = forward->o, .q = forward->q, .k = forward->k, .v = forward->v,
+        .o_stride = forward->o_stride, .q_stride = forward->q_stride, .k_stride = forward->k_stride,
+        .v_stride = forward->v_stride,
+        .active = forward->active,
+        .report = forward->report,
+        .saved = forward->saved,
+        .scratch = forward->scratch,
+    };
+}
+
 typedef struct AttentionPlan AttentionPlan; // opaque; each method embeds it first in its own struct
 
 // Registry. A fifth method is one new file and one row in registry.c.

@@ -294,31 +294,20 @@ static void method_gradient(const Instance *p, const AttentionMethod *method, do
     multiply(q, p->a1, p->x1, n, d, d);
     multiply(k, p->a2, p->x2, n, d, d);
     multiply(v, p->a3, p->y, n, d, d);
-    attention_forward(plan, &(AttentionForward){.o = o,
-                                                .q = q,
-                                                .k = k,
-                                                .v = v,
-                                                .o_stride = d,
-                                                .q_stride = d,
-                                                .k_stride = d,
-                                                .v_stride = d,
-                                                .saved = saved,
-                                                .scratch = scratch});
+    const AttentionForward forward = {.o = o,
+                                      .q = q,
+                                      .k = k,
+                                      .v = v,
+                                      .o_stride = d,
+                                      .q_stride = d,
+                                      .k_stride = d,
+                                      .v_stride = d,
+                                      .saved = saved,
+                                      .scratch = scratch};
+    const AttentionBackward backward = attention_backward_after(&forward, d_o, dq, dk, dv);
+    attention_forward(plan, &forward);
     for (size_t i = 0; i < n * d; i++) d_o[i] = o[i] - p->e[i];
-    attention_backward(plan, &(AttentionBackward){.dq = dq,
-                                                  .dk = dk,
-                                                  .dv = dv,
-                                                  .d_o = d_o,
-                                                  .o = o,
-                                                  .q = q,
-                                                  .k = k,
-                                                  .v = v,
-                                                  .o_stride = d,
-                                                  .q_stride = d,
-                                                  .k_stride = d,
-                                                  .v_stride = d,
-                                                  .saved = saved,
-                                                  .scratch = scratch});
+    attention_backward(plan, &backward);
     transpose(transposed, p->a1, n, d);
     multiply(dx1, transposed, dq, d, n, d);
     transpose(transposed, p->a2, n, d);

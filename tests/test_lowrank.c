@@ -212,32 +212,21 @@ static void trial_run(Trial *trial, const char *family, double *largest_ratio) {
                               .dq_bound = bound[DQ],
                               .dk_bound = bound[DK],
                               .dv_bound = bound[DV]};
-    attention_forward(trial->plan, &(AttentionForward){.o = trial->output[3],
-                                                       .q = trial->input[0],
-                                                       .k = trial->input[1],
-                                                       .v = trial->input[2],
-                                                       .o_stride = HEADS * E,
-                                                       .q_stride = HEADS * D,
-                                                       .k_stride = HEADS * D,
-                                                       .v_stride = HEADS * E,
-                                                       .report = &report,
-                                                       .saved = trial->saved,
-                                                       .scratch = trial->scratch});
-    attention_backward(trial->plan, &(AttentionBackward){.dq = trial->output[0],
-                                                         .dk = trial->output[1],
-                                                         .dv = trial->output[2],
-                                                         .d_o = trial->input[3],
-                                                         .o = trial->output[3],
-                                                         .q = trial->input[0],
-                                                         .k = trial->input[1],
-                                                         .v = trial->input[2],
-                                                         .o_stride = HEADS * E,
-                                                         .q_stride = HEADS * D,
-                                                         .k_stride = HEADS * D,
-                                                         .v_stride = HEADS * E,
-                                                         .report = &report,
-                                                         .saved = trial->saved,
-                                                         .scratch = trial->scratch});
+    const AttentionForward forward = {.o = trial->output[3],
+                                      .q = trial->input[0],
+                                      .k = trial->input[1],
+                                      .v = trial->input[2],
+                                      .o_stride = HEADS * E,
+                                      .q_stride = HEADS * D,
+                                      .k_stride = HEADS * D,
+                                      .v_stride = HEADS * E,
+                                      .report = &report,
+                                      .saved = trial->saved,
+                                      .scratch = trial->scratch};
+    const AttentionBackward backward =
+        attention_backward_after(&forward, trial->input[3], trial->output[0], trial->output[1], trial->output[2]);
+    attention_forward(trial->plan, &forward);
+    attention_backward(trial->plan, &backward);
     for (size_t h = 0; h < HEADS; h++) {
         static double o[TOKENS * 64], dq[TOKENS * 64], dk[TOKENS * 64], dv[TOKENS * 64];
         memset(dq, 0, sizeof dq), memset(dk, 0, sizeof dk), memset(dv, 0, sizeof dv);

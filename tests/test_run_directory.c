@@ -1,6 +1,7 @@
 // Runs on disk: which checkpoint a run goes on from, what is kept and what is swept away, and what is refused because it
 // belongs to another run. Models of a few hundred numbers on a synthetic task.
 #include "tests/support/check.h"
+#include "tests/support/toy_trainer.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -23,25 +24,7 @@ static Config settings(const char *const *more) {
                                          "model.heads=2",       "model.kv_heads=1", "model.tokens=16",
                                          "model.vocabulary=32", "train.batch=1",    "train.accumulate=1",
                                          "train.steps=1000",    "train.keep=2",     NULL};
-    Config config;
-    Error error = {0};
-    config_defaults(&config);
-    bool good = true;
-    for (size_t i = 0; good && common[i]; i++) good = config_set(&config, common[i], ORIGIN_COMMAND_LINE, &error);
-    for (size_t i = 0; good && more && more[i]; i++) good = config_set(&config, more[i], ORIGIN_COMMAND_LINE, &error);
-    if (!good || !config_resolve(&config, &error)) fail_msg("%s", error.message);
-    return config;
-}
-
-static void create(Trainer *trainer, const Config *config) {
-    Error error = {0};
-    if (!trainer_create(trainer, config, false, &error)) fail_msg("%s", error.message);
-}
-
-static void step(Trainer *trainer) {
-    StepResult result;
-    Error error = {0};
-    if (!trainer_step(trainer, &result, &error)) fail_msg("%s", error.message);
+    return toy_settings(common, more);
 }
 
 static void save(const RunDirectory *run, Trainer *trainer) {
@@ -80,7 +63,7 @@ static void test_keeps(void **unused) {
     Trainer trainer;
     RunDirectory run;
     Error error = {0};
-    create(&trainer, &config);
+    toy_trainer_create(&trainer, &config);
     assert_int_equal(mkdir(below(directory, "step_00000009.tmp"), 0777), 0);
     assert_int_equal(mkdir(below(directory, "step_00000009.old"), 0777), 0);
     static const char *const strangers[] = {"notes.txt", "step_1", "step_00000001x", "step_0000000000000000001", "tmp"};
@@ -89,7 +72,7 @@ static void test_keeps(void **unused) {
     assert_false(there(directory, "step_00000009.tmp") || there(directory, "step_00000009.old"));
     assert_false(run_has_checkpoints(&run));
     for (size_t k = 1; k <= 5; k++) {
-        step(&trainer);
+        toy_trainer_step(&trainer);
         if (k == 2) trainer.state.best_step = 2, trainer.state.best_loss = 1;
         save(&run, &trainer);
     }
@@ -117,12 +100,12 @@ static void test_goes_on(void **unused) {
     RunDirectory run;
     Error error = {0};
     bool found;
-    create(&trainer, &config);
+    toy_trainer_create(&trainer, &config);
     if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
     assert_true(run_load_latest(&run, &trainer, &found, &error));
     assert_false(found);
     for (size_t k = 1; k <= 4; k++) {
-        step(&trainer);
+        toy_trainer_step(&trainer);
         save(&run, &trainer);
     }
     write_file(directory, "step_00000004/model.safetensors", "damage");
@@ -217,7 +200,7 @@ static void test_other_runs(void **unused) {
     Trainer trainer;
     char path[PATH];
     Error error = {0};
-    create(&trainer, &config);
+    toy_trainer_create(&trainer, &config);
     snprintf(path, sizeof path, "%s/saved", directory);
     if (!snapshot_save(path, &trainer, NULL, &error)) fail_msg("%s", error.message);
     if (!snapshot_load(path, &trainer, &error)) fail_msg("%s", error.message);
@@ -225,7 +208,7 @@ static void test_other_runs(void **unused) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         const char *more[] = {shared[0], shared[1], shared[2], others[i], NULL};
         Config other = settings(more);
-        create(&trainer, &other);
+        toy_trainer_create(&trainer, &other);
         const size_t bytes = model_tensors(trainer.model)->elements * sizeof(real);
         real *before = malloc(bytes);
         assert_non_null(before);

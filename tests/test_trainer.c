@@ -1,6 +1,7 @@
 // The training step and its checkpoints: accumulation, clipping, numbers that are not finite, and runs that stop
 // anywhere and go on bit for bit. Models of a few thousand numbers; shards short enough for many epochs.
 #include "tests/support/check.h"
+#include "tests/support/toy_trainer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -40,32 +41,22 @@ static const char *shards(void) {
 
 // Settings of a toy run; `more` are assignments, NULL at the end.
 static Config settings(const char *const *more) {
-    static const char *const common[] = {"model.layers=1",   "model.width=16",           "model.heads=2",
-                                         "model.kv_heads=1", "model.tokens=8",           "model.vocabulary=16",
-                                         "train.batch=2",    "train.accumulate=2",       "train.steps=1000",
-                                         "optim.warmup=5",   "optim.learning_rate=0.01", NULL};
-    Config config;
-    Error error = {0};
-    char directory[PATH];
+    static char directory[PATH];
     snprintf(directory, sizeof directory, "data.dir=%s", shards());
-    config_defaults(&config);
-    bool good = config_set(&config, directory, ORIGIN_COMMAND_LINE, &error);
-    for (size_t i = 0; good && common[i]; i++) good = config_set(&config, common[i], ORIGIN_COMMAND_LINE, &error);
-    for (size_t i = 0; good && more && more[i]; i++) good = config_set(&config, more[i], ORIGIN_COMMAND_LINE, &error);
-    if (!good || !config_resolve(&config, &error)) fail_msg("%s", error.message);
-    return config;
-}
-
-static void create(Trainer *trainer, const Config *config) {
-    Error error = {0};
-    if (!trainer_create(trainer, config, false, &error)) fail_msg("%s", error.message);
-}
-
-static StepResult step(Trainer *trainer) {
-    StepResult result;
-    Error error = {0};
-    if (!trainer_step(trainer, &result, &error)) fail_msg("%s", error.message);
-    return result;
+    const char *const common[] = {directory,
+                                  "model.layers=1",
+                                  "model.width=16",
+                                  "model.heads=2",
+                                  "model.kv_heads=1",
+                                  "model.tokens=8",
+                                  "model.vocabulary=16",
+                                  "train.batch=2",
+                                  "train.accumulate=2",
+                                  "train.steps=1000",
+                                  "optim.warmup=5",
+                                  "optim.learning_rate=0.01",
+                                  NULL};
+    return toy_settings(common, more);
 }
 
 static size_t elements(const Trainer *trainer) { return model_tensors(trainer->model)->elements; }
@@ -91,9 +82,9 @@ static void test_accumulation(void **unused) {
             if (!sources[source]) more[2] = NULL;
             Config config = settings(more);
             Trainer trainer;
-            create(&trainer, &config);
+            toy_trainer_create(&trainer, &config);
             for (size_t i = 0; i < 3; i++) {
-                StepResult result = step(&trainer);
+                StepResult result = toy_trainer_step(&trainer);
                 loss[cut] = result.loss;
                 length[cut] = result.gradient_norm;
             }
@@ -119,8 +110,8 @@ static void test_recompute(void **unused) {
         assert_true(estimate_memory(&config, &estimate, &error));
         needs[recompute] = estimate.model;
         Trainer trainer;
-        create(&trainer, &config);
-        for (size_t i = 0; i < 3; i++) step(&trainer);
+        toy_trainer_create(&trainer, &config);
+        for (size_t i = 0; i < 3; i++) toy_trainer_step(&trainer);
         const size_t bytes = elements(&trainer) * sizeof(real);
         if (!recompute) kept = memcpy(malloc(bytes), model_parameters(trainer.model), bytes);
         check_same_bits("parameters with and without recompute", kept, model_parameters(trainer.model), bytes);
@@ -140,15 +131,15 @@ static void test_gradient(void **unused) {
         const char *more[] = {clips[i], "optim.learning_rate=1e-30", NULL};
         Config config = settings(more);
         Trainer trainer;
-        create(&trainer, &config);
+        toy_trainer_create(&trainer, &config);
         DataPosition start = batches_position(trainer.train);
-        const double first = step(&trainer).gradient_norm;
+        const double first = toy_trainer_step(&trainer).gradient_norm;
         const double wanted = config.clip > 0 && config.clip < first ? config.clip : first;
         const double moment = norm(optim_state(trainer.optim, 0, NULL), elements(&trainer));
         if (fabs(moment - (1 - config.beta1) * wanted) > 1e-5 * moment)
             fail_msg("%s: first moment %.9g instead of %.9g", clips[i], moment, (1 - config.beta1) * wanted);
         batches_seek(trainer.train, start);
-        if (step(&trainer).gradient_norm != first)
+        if (toy_trainer_step(&trainer).gradient_norm != first)
             fail_msg("%s: the second step saw the first one's gradient", clips[i]);
         trainer_destroy(&trainer);
         check_count("clipped gradients", 1);
@@ -196,7 +187,7 @@ static void check_untouched(const char *what, Trainer *trainer, const Copy *befo
 static void expect_skipped(const char *what, Trainer *trainer) {
     Copy before = copy_of(trainer);
     const uint64_t skipped = trainer->state.skipped, updates = trainer->state.updates;
-    if (!step(trainer).skipped) fail_msg("%s: the step was not skipped", what);
+    if (!toy_trainer_step(trainer).skipped) fail_msg("%s: the step was not skipped", what);
     assert_int_equal(trainer->state.skipped, skipped + 1);
     assert_int_equal(trainer->state.skipped_in_row, 1);
     assert_int_equal(trainer->state.updates, updates);
@@ -208,8 +199,8 @@ static void test_not_finite(void **unused) {
     (void)unused;
     Config config = settings(NULL);
     Trainer trainer;
-    create(&trainer, &config);
-    step(&trainer);
+    toy_trainer_create(&trainer, &config);
+    toy_trainer_step(&trainer);
     const real bad[] = {(real)NAN, (real)INFINITY, (real)-INFINITY};
     const char *directory = temporary_directory();
     for (size_t b = 0; b < 3; b++) {
@@ -218,7 +209,7 @@ static void test_not_finite(void **unused) {
             model_observe(trainer.model, inject, &injection);
             expect_skipped("gradient", &trainer);
             model_observe(trainer.model, NULL, NULL);
-            if (step(&trainer).skipped) fail_msg("a step after a skipped one was skipped");
+            if (toy_trainer_step(&trainer).skipped) fail_msg("a step after a skipped one was skipped");
             check_count("injected gradients", 1);
         }
         const TensorTable *table = model_tensors(trainer.model);
@@ -256,13 +247,13 @@ static void test_huge_gradient(void **unused) {
     const char *more[] = {"optim.clip=0", NULL};
     Config config = settings(more);
     Trainer trainer;
-    create(&trainer, &config);
-    step(&trainer);
+    toy_trainer_create(&trainer, &config);
+    toy_trainer_step(&trainer);
     Injection injection = {0, (real)1e30};
     model_observe(trainer.model, inject, &injection);
     expect_skipped("gradient of 1e30", &trainer);
     model_observe(trainer.model, NULL, NULL);
-    if (step(&trainer).skipped || !trainer_finite(&trainer)) fail_msg("the second moment did not survive");
+    if (toy_trainer_step(&trainer).skipped || !trainer_finite(&trainer)) fail_msg("the second moment did not survive");
     check_count("huge gradients", 1);
     trainer_destroy(&trainer);
 }
@@ -276,19 +267,19 @@ static void test_resume_everywhere(void **unused) {
     Trainer whole;
     char path[PATH];
     Error error = {0};
-    create(&whole, &config);
+    toy_trainer_create(&whole, &config);
     for (size_t k = 0; k < steps; k++) {
         snprintf(path, sizeof path, "%s/%zu", directory, k);
         if (!snapshot_save(path, &whole, NULL, &error)) fail_msg("%s", error.message);
-        step(&whole);
+        toy_trainer_step(&whole);
     }
     Copy end = copy_of(&whole);
     for (size_t k = 0; k < steps; k++) {
         Trainer resumed;
-        create(&resumed, &config);
+        toy_trainer_create(&resumed, &config);
         snprintf(path, sizeof path, "%s/%zu", directory, k);
         if (!snapshot_load(path, &resumed, &error)) fail_msg("%s", error.message);
-        for (size_t i = k; i < steps; i++) step(&resumed);
+        for (size_t i = k; i < steps; i++) toy_trainer_step(&resumed);
         check_untouched("resumed numbers", &resumed, &end);
         check_same_bits("resumed states", &resumed.state, &whole.state, state_bytes);
         assert_int_equal(optim_step_count(resumed.optim), optim_step_count(whole.optim));
@@ -363,7 +354,7 @@ static void test_damaged_meta(void **unused) {
     }
     assert_int_equal(remove(path), 0);
     Trainer trainer;
-    create(&trainer, &config);
+    toy_trainer_create(&trainer, &config);
     trainer_destroy(&trainer);
 }
 

@@ -70,11 +70,12 @@ static real *pack(const Fidelity *f, const AttentionBackward *seen) {
 static void side_run(const Side *side, const Fidelity *f, const AttentionBackward *seen, const real *packed) {
     const real *q = packed, *k = q + f->rows * f->query_width, *v = k + f->rows * f->key_width;
     REQUIRE(seen->o_stride == f->out_width); // d_o is read with the stride of our o
-    attention_forward(side->plan, &(AttentionForward){side->o, q, k, v, f->out_width, f->query_width, f->key_width,
-                                                      f->value_width, NULL, NULL, side->saved, side->scratch});
-    attention_backward(side->plan, &(AttentionBackward){side->dq, side->dk, side->dv, seen->d_o, side->o, q, k, v,
-                                                        f->out_width, f->query_width, f->key_width, f->value_width,
-                                                        NULL, NULL, side->saved, side->scratch});
+    const AttentionForward forward = {
+        side->o,        q,    k,    v,           f->out_width, f->query_width, f->key_width,
+        f->value_width, NULL, NULL, side->saved, side->scratch};
+    const AttentionBackward backward = attention_backward_after(&forward, seen->d_o, side->dq, side->dk, side->dv);
+    attention_forward(side->plan, &forward);
+    attention_backward(side->plan, &backward);
 }
 
 typedef struct Difference {

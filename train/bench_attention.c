@@ -77,37 +77,32 @@ static bool create_tensors(Tensors *tensors, const AttentionSettings *s, size_t 
     return true;
 }
 
-static void run_forward(const Cell *cell, const Tensors *t, AttentionReport *report) {
+static AttentionForward forward_of(const Cell *cell, const Tensors *t) {
     const AttentionSettings *s = &cell->settings;
-    attention_forward(cell->plan, &(AttentionForward){.o = t->o,
-                                                      .q = t->q,
-                                                      .k = t->k,
-                                                      .v = t->v,
-                                                      .o_stride = s->heads * s->v_size,
-                                                      .q_stride = s->heads * s->qk_size,
-                                                      .k_stride = s->kv_heads * s->qk_size,
-                                                      .v_stride = s->kv_heads * s->v_size,
-                                                      .report = report,
-                                                      .saved = t->saved,
-                                                      .scratch = t->scratch});
+    return (AttentionForward){
+        .o = t->o,
+        .q = t->q,
+        .k = t->k,
+        .v = t->v,
+        .o_stride = s->heads * s->v_size,
+        .q_stride = s->heads * s->qk_size,
+        .k_stride = s->kv_heads * s->qk_size,
+        .v_stride = s->kv_heads * s->v_size,
+        .saved = t->saved,
+        .scratch = t->scratch,
+    };
+}
+
+static void run_forward(const Cell *cell, const Tensors *t, AttentionReport *report) {
+    AttentionForward forward = forward_of(cell, t);
+    forward.report = report;
+    attention_forward(cell->plan, &forward);
 }
 
 static void run_backward(const Cell *cell, const Tensors *t) {
-    const AttentionSettings *s = &cell->settings;
-    attention_backward(cell->plan, &(AttentionBackward){.dq = t->dq,
-                                                        .dk = t->dk,
-                                                        .dv = t->dv,
-                                                        .d_o = t->d_o,
-                                                        .o = t->o,
-                                                        .q = t->q,
-                                                        .k = t->k,
-                                                        .v = t->v,
-                                                        .o_stride = s->heads * s->v_size,
-                                                        .q_stride = s->heads * s->qk_size,
-                                                        .k_stride = s->kv_heads * s->qk_size,
-                                                        .v_stride = s->kv_heads * s->v_size,
-                                                        .saved = t->saved,
-                                                        .scratch = t->scratch});
+    const AttentionForward forward = forward_of(cell, t);
+    const AttentionBackward backward = attention_backward_after(&forward, t->d_o, t->dq, t->dk, t->dv);
+    attention_backward(cell->plan, &backward);
 }
 
 // Largest |o - reference| over sampled tokens of the first batch row, and the largest certificate of its heads.

@@ -161,20 +161,8 @@ bool instance_solve(const Instance *instance, const AttentionMethod *method, con
                                     .v_stride = d,
                                     .saved = saved,
                                     .scratch = scratch};
-        AttentionBackward backward = {.dq = instance->dq,
-                                      .dk = instance->dk,
-                                      .dv = instance->dv,
-                                      .d_o = instance->d_o,
-                                      .o = instance->o,
-                                      .q = instance->q,
-                                      .k = instance->k,
-                                      .v = instance->v,
-                                      .o_stride = d,
-                                      .q_stride = d,
-                                      .k_stride = d,
-                                      .v_stride = d,
-                                      .saved = saved,
-                                      .scratch = scratch};
+        AttentionBackward backward =
+            attention_backward_after(&forward, instance->d_o, instance->dq, instance->dk, instance->dv);
         // one pass more than is timed, which makes the certificates and warms caches
         for (size_t r = 0; r <= rounds; r++) {
             forward.report = backward.report = r == 0 ? &report : NULL;

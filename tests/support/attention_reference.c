@@ -79,36 +79,24 @@ void attention_problem_run(AttentionProblem *problem, const AttentionPlan *plan,
     forget(problem->dq, problem->q_count, problem->before);
     forget(problem->dk, problem->k_count, problem->before);
     forget(problem->dv, problem->v_count, problem->before);
-    attention_forward(plan, &(AttentionForward){.o = problem->o,
-                                                .q = problem->q,
-                                                .k = problem->k,
-                                                .v = problem->v,
-                                                .o_stride = problem->o_stride,
-                                                .q_stride = problem->q_stride,
-                                                .k_stride = problem->k_stride,
-                                                .v_stride = problem->v_stride,
-                                                .active = active,
-                                                .report = report,
-                                                .saved = saved,
-                                                .scratch = scratch});
+    const AttentionForward forward = {.o = problem->o,
+                                      .q = problem->q,
+                                      .k = problem->k,
+                                      .v = problem->v,
+                                      .o_stride = problem->o_stride,
+                                      .q_stride = problem->q_stride,
+                                      .k_stride = problem->k_stride,
+                                      .v_stride = problem->v_stride,
+                                      .active = active,
+                                      .report = report,
+                                      .saved = saved,
+                                      .scratch = scratch};
+    attention_forward(plan, &forward);
     if (problem->d_o) {
+        const AttentionBackward backward =
+            attention_backward_after(&forward, problem->d_o, problem->dq, problem->dk, problem->dv);
         forget(scratch, needs.scratch_bytes / sizeof(real), (real)NAN); // nothing may survive there
-        attention_backward(plan, &(AttentionBackward){.dq = problem->dq,
-                                                      .dk = problem->dk,
-                                                      .dv = problem->dv,
-                                                      .d_o = problem->d_o,
-                                                      .o = problem->o,
-                                                      .q = problem->q,
-                                                      .k = problem->k,
-                                                      .v = problem->v,
-                                                      .o_stride = problem->o_stride,
-                                                      .q_stride = problem->q_stride,
-                                                      .k_stride = problem->k_stride,
-                                                      .v_stride = problem->v_stride,
-                                                      .active = active,
-                                                      .report = report,
-                                                      .saved = saved,
-                                                      .scratch = scratch});
+        attention_backward(plan, &backward);
     }
     guarded_free(saved);
     guarded_free(scratch);
