@@ -39,10 +39,10 @@ static double dot(const real *a, const real *b, size_t size) {
 
 static size_t clip_row(real *out, const real *in, size_t size, real limit) {
     size_t changed = 0;
-    for (size_t i = 0; i < size; i++) { // comparisons let NaN through, so that it is found later
+    for (size_t i = 0; i < size; i++) { // comparisons let NaN through, so that it is found later; Inf becomes NaN
         const real x = in[i];
         changed += (x > limit) | (x < -limit);
-        out[i] = x > limit ? limit : x < -limit ? -limit : x;
+        out[i] = (x > limit ? limit : x < -limit ? -limit : x) + real_zero_if_finite(x);
     }
     return changed;
 }

@@ -59,14 +59,16 @@ static size_t task_chunks(const LowrankTask *task) {
     return (task->last - task->first + task->plan->chunk - 1) / task->plan->chunk;
 }
 
-// log_sum L, weight exp(-L) and delta do·o of the chunk's queries in lanes, zero in those beyond count.
+// log_sum L, weight exp(-L) and delta do·o of the chunk's queries in lanes, zero in those beyond count. L = +Inf would
+// make all weights 0: delta says so.
 static void load_lanes(LowrankTask *task, const Query *query, size_t chunk_first, size_t count) {
     LowrankWork *work = &task->work;
     const size_t lanes = task->plan->lanes;
     memset(work->log_sum, 0, lanes * sizeof(real));
     memset(work->delta, 0, lanes * sizeof(real));
     memcpy(work->log_sum, query->log_sum + chunk_first, count * sizeof(real));
-    memcpy(work->delta, query->delta + chunk_first, count * sizeof(real));
+    for (size_t lane = 0; lane < count; lane++)
+        work->delta[lane] = query->delta[chunk_first + lane] + real_zero_if_finite(work->log_sum[lane]);
     lowrank_kernels()->exp_negative(work->weight, work->log_sum, lanes);
     memset(work->weight + count, 0, (lanes - count) * sizeof(real));
 }

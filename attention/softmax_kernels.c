@@ -95,7 +95,8 @@ static void backward(real *s, real *ds, size_t ld, size_t rows, size_t columns, 
     for (size_t r = 0; r < rows; r++) {
         real *row = s + r * ld, *gradient = ds + r * ld;
         mask_row(row, visible_columns(r, columns, diagonal), padded);
-        const Vector norm = vector_set(lse[r]), inner = vector_set(delta[r]);
+        const Vector norm = vector_set(lse[r]); // +Inf would make all weights 0
+        const Vector inner = vector_set(delta[r] + real_zero_if_finite(lse[r]));
         for (size_t c = 0; c < padded; c += LANES) {
             const Vector weight = vector_exp2(vector_load(row + c) - norm);
             vector_store(row + c, weight);

@@ -26,7 +26,7 @@ static void load_gradient(const ToeplitzPlan *plan, ToeplitzUnit *unit, const At
         const double lowered = plan->shift[head] - (double)saved->shift[at * settings->tokens + t];
         const real factor =
             toeplitz_sees_far(plan, t) ? (real)exp(lowered) * saved->inverse[at * settings->tokens + t] : 0;
-        real delta = 0;
+        real delta = real_zero_if_finite(saved->shift[at * settings->tokens + t]); // +Inf would make the factor 0
         for (size_t e = 0; e < size; e++) {
             sum[e * plan->stride + t] = io->d_o[row + e] * factor;
             delta += io->d_o[row + e] * io->o[row + e];

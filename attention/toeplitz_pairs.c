@@ -177,7 +177,7 @@ static void tile_gradients(Tile *tile, const AttentionBackward *io, const Toepli
     if (dv) gemm(true, false, tile->keys, size, tile->rows, 1, work->near, TILE, d_o, io->o_stride, 1, dv, size);
     gemm(false, true, tile->rows, tile->keys, size, 1, d_o, io->o_stride, v, io->v_stride, 0, work->d_weight, TILE);
     for (size_t r = 0; r < tile->rows; r++) {
-        real delta = 0;
+        real delta = real_zero_if_finite(saved->shift[at + r]); // +Inf would make all weights 0
         for (size_t e = 0; e < size; e++) delta += d_o[r * io->o_stride + e] * o[r * io->o_stride + e];
         for (size_t c = 0; c < tile->columns; c++) {
             const PairKind kind = pair_kind(tile, r, c);

@@ -17,4 +17,8 @@ typedef float real;
 #define REAL_NAME "float32"
 #endif
 
+// 0, but NaN for NaN and ±Inf. Added where an infinity would otherwise turn into a harmless number without a trace
+// (exp(-Inf) = 0, min(Inf, B) = B), so that it reaches loss or gradient, where the trainer looks for it.
+static inline real real_zero_if_finite(real x) { return x - x; }
+
 #endif

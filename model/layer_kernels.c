@@ -147,17 +147,26 @@ static void swiglu_backward(real *d_out, real *gate_up, size_t rows, size_t n) {
     }
 }
 
+// NaN if a value is -Inf, whose exponential would be 0 and nothing else.
 static real largest(const real *values, size_t n) {
-    Vector most = vector_set(values[0]);
+    Vector most = vector_set(values[0]), least = most;
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) most = vector_max(vector_load(values + i), most);
-    real m = vector_largest(most);
-    for (; i < n; i++) m = values[i] > m ? values[i] : m;
-    return m;
+    for (; i + LANES <= n; i += LANES) {
+        const Vector value = vector_load(values + i);
+        most = vector_max(value, most);
+        least = vector_min(value, least);
+    }
+    real m = vector_largest(most), l = -vector_largest(-least);
+    for (; i < n; i++) {
+        m = values[i] > m ? values[i] : m;
+        l = values[i] < l ? values[i] : l;
+    }
+    return l == -(real)INFINITY ? (real)NAN : m;
 }
 
 // Σ exp(x − shift) in pieces of EXP_PIECE, the pieces in double: a vocabulary of 10⁵ would cost digits in a float.
-// store: writes the exponentials over the logits. NaN and Inf in a logit reach the sum, and so the loss.
+// store: writes the exponentials over the logits. NaN and Inf in a logit reach the sum, and so the loss (-Inf through
+// the shift).
 enum { EXP_PIECE = 32 * LANES };
 static double sum_exponentials(real *logits, size_t n, real shift, bool store) {
     double total = 0;

@@ -266,10 +266,10 @@ static void test_against_references(void **state) {
 // A NaN or Inf anywhere in a row must reach the loss: the trainer looks for it there.
 static void test_not_finite(void **state) {
     (void)state;
-    const double bad[] = {NAN, INFINITY};
+    const double bad[] = {NAN, INFINITY, -INFINITY};
     size_t cases = 0;
     for (Isa isa = ISA_PORTABLE; isa <= cpu_isa(); isa++)
-        for (size_t kind = 0; kind < 2; kind++)
+        for (size_t kind = 0; kind < sizeof bad / sizeof *bad; kind++)
             for (size_t at = 0; at < 67; at++, cases++) {
                 real *logits = random_values(67, 1, 23);
                 unsigned char correct;
