@@ -82,6 +82,11 @@ static inline TensorRole model_output_role(const Model *model) {
     return model->settings.config.tie ? TENSOR_EMBEDDING : TENSOR_OUTPUT;
 }
 
+// Shows what has just been written to the observer, if there is one.
+static inline void show(const Model *model, ModelView view) {
+    if (model->observer) model->observer(model->observer_context, &view);
+}
+
 // model.c: scratch of a stage; the same calls measure it at create. Give back with arena_release.
 LayerScratch layer_scratch_take(const Model *model, Arena *arena);
 OutputScratch output_scratch_take(const Model *model, Arena *arena);

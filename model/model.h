@@ -67,9 +67,19 @@ void model_enable_report(Model *model, ModelReport report);
 const AttentionReport *model_report(const Model *model, size_t layer);
 const AttentionPlan *model_attention(const Model *model, size_t layer);
 
-// Called after each layer's attention_backward, on the thread that runs model_step, with all that went in and came out
-// of it (q, k, v, o, d_o, dq, dk, dv), for those who compare methods on a model's own activations. NULL: none.
-typedef void (*ModelObserver)(void *context, size_t layer, const AttentionBackward *io);
+// What a pass of model_step has just written: (rows, columns) numbers, rows `stride` numbers apart.
+typedef struct ModelView {
+    const char *name; // as in LayerActivations, gradients with d_ in front
+    int layer;        // -1: of no layer
+    void *values;
+    size_t rows, columns, stride;
+    size_t size; // of a number in bytes: sizeof(real); sizeof(double) for losses; 1: what only the method can read
+    const AttentionBackward *attention; // with the view of dv: all that went into attention_backward and came out
+} ModelView;
+
+// Shown every such view, in the order and on the thread of model_step: for those who compare methods on a model's own
+// activations, and for tests, which may also write to it. NULL: none.
+typedef void (*ModelObserver)(void *context, const ModelView *view);
 void model_observe(Model *model, ModelObserver observer, void *context);
 
 // Decoding one sequence token by token. The model must outlive its decoders and may train in between; a decoder owns

@@ -81,8 +81,13 @@ double output_loss(Model *model, real *d_normed, const int32_t *targets, double 
         const Block block = load_block(model, scratch, scratch.asked + first, rows, d_normed);
         gemm_parallel(false, true, rows, vocabulary, width, 1, block.x, width, weight, width, 0, scratch.logits,
                       vocabulary);
+        const ModelView logits = {"logits", -1, scratch.logits, rows, vocabulary, vocabulary, sizeof(real), NULL};
+        show(model, logits);
         cross_entropy_block(model, scratch, block, targets, (real)gradient_weight);
         if (gradient_weight == 0) continue;
+        ModelView d_logits = logits;
+        d_logits.name = "d_logits";
+        show(model, d_logits);
         gemm_parallel(false, false, rows, width, vocabulary, 1, scratch.logits, vocabulary, weight, width, 0, block.dx,
                       width);
         gemm_parallel(true, false, vocabulary, width, rows, 1, scratch.logits, vocabulary, block.x, width, 1,
@@ -90,6 +95,7 @@ double output_loss(Model *model, real *d_normed, const int32_t *targets, double 
         for (size_t i = 0; block.packed && i < rows; i++)
             memcpy(d_normed + block.asked[i] * width, block.dx + i * width, width * sizeof(real));
     }
+    show(model, (ModelView){"losses", -1, scratch.losses, model->rows, 1, 1, sizeof(double), NULL});
     double loss = sum_pairwise(scratch.losses, model->rows);
     if (position_loss)
         for (size_t row = 0; row < model->rows; row++) position_loss[row] = (real)scratch.losses[row];

@@ -93,6 +93,24 @@ static void multiply_weight_gradient(Model *model, int layer, Roles roles, const
 
 // ---- A layer --------------------------------------------------------------------------------------------------------
 
+// The N rows of a buffer.
+static void show_rows(const Model *model, const char *name, int layer, real *values, size_t columns) {
+    show(model, (ModelView){name, layer, values, model->rows, columns, columns, sizeof(real), NULL});
+}
+
+// Columns of the N rows of qkv, or of something laid out like it.
+static void show_queries(const Model *model, const char *name, int layer, real *qkv) {
+    show(model, (ModelView){name, layer, qkv, model->rows, model->query_width, model->qkv_width, sizeof(real), NULL});
+}
+static void show_keys(const Model *model, const char *name, int layer, real *qkv) {
+    show(model, (ModelView){name, layer, qkv + model->query_width, model->rows, model->key_width, model->qkv_width,
+                            sizeof(real), NULL});
+}
+static void show_values(const Model *model, const char *name, int layer, real *qkv, const AttentionBackward *io) {
+    show(model, (ModelView){name, layer, qkv + model->query_width + model->key_width, model->rows, model->value_width,
+                            model->qkv_width, sizeof(real), io});
+}
+
 // What of the layer's report is to be filled.
 static AttentionReport report_of(const Model *model, int layer) {
     if (model->report == MODEL_REPORT_NONE) return (AttentionReport){0};
@@ -113,6 +131,8 @@ static const real *attention_rows(Model *model, int layer, const LayerScratch *s
     if (!scratch->normed) return a->qkv;
     phase_enter(PHASE_NORM);
     pass_head_norm(model, layer, scratch->normed, a->qkv);
+    show_queries(model, "query_normed", layer, scratch->normed);
+    show_keys(model, "key_normed", layer, scratch->normed);
     return scratch->normed;
 }
 
@@ -134,7 +154,11 @@ static void attention_part_forward(Model *model, int layer, const LayerScratch *
                                                .saved = a->attention_saved,
                                                .scratch = scratch->attention,
                                            });
-    count_attention(model, attention_needs(model->plans[layer]).forward_flops, 1);
+    const AttentionNeeds needs = attention_needs(model->plans[layer]);
+    count_attention(model, needs.forward_flops, 1);
+    show_rows(model, "heads_out", layer, a->heads_out, model->heads_width);
+    show(model,
+         (ModelView){"attention_saved", layer, a->attention_saved, 1, needs.saved_bytes, needs.saved_bytes, 1, NULL});
 }
 
 // d_o (N,H·E) → scratch->dqkv (N,qkv width)
@@ -163,33 +187,49 @@ static void attention_part_backward(Model *model, int layer, const LayerScratch 
     };
     attention_backward(model->plans[layer], &io);
     count_attention(model, attention_needs(model->plans[layer]).backward_flops, 2);
-    if (model->observer) model->observer(model->observer_context, (size_t)layer, &io);
+    show_queries(model, scratch->normed ? "d_query_normed" : "d_query", layer, dqkv);
+    show_keys(model, scratch->normed ? "d_key_normed" : "d_key", layer, dqkv);
+    show_values(model, "d_value", layer, dqkv, &io);
     if (scratch->normed) {
         phase_enter(PHASE_NORM);
         pass_head_norm_backward(model, layer, dqkv, a->qkv);
+        show_queries(model, "d_query", layer, dqkv);
+        show_keys(model, "d_key", layer, dqkv);
     }
 }
 
 // From the residual stream x (+ delta, if not NULL) to everything that backward needs: all but the last product.
 static void layer_forward(Model *model, int layer, const LayerScratch *scratch, const real *x, const real *delta) {
     LayerActivations *a = &model->layers[layer];
+    const size_t width = model->settings.config.width;
     phase_enter(PHASE_NORM);
     pass_norm(model, TENSOR_INPUT_NORM, layer, a->input_normed, a->input, x, delta);
+    if (delta) show_rows(model, "input", layer, a->input, width);
+    show_rows(model, "input_normed", layer, a->input_normed, width);
     phase_enter(PHASE_PROJECTION);
     multiply(model, layer, qkv_weights, a->qkv, a->input_normed);
+    show_queries(model, "query", layer, a->qkv);
+    show_keys(model, "key", layer, a->qkv);
+    show_values(model, "value", layer, a->qkv, NULL);
     attention_part_forward(model, layer, scratch);
     phase_enter(PHASE_PROJECTION);
     multiply(model, layer, output_weight, model->delta, a->heads_out);
+    show_rows(model, "delta", layer, model->delta, width);
     phase_enter(PHASE_NORM);
     pass_norm(model, TENSOR_MIDDLE_NORM, layer, a->middle_normed, a->middle, a->input, model->delta);
+    show_rows(model, "middle", layer, a->middle, width);
+    show_rows(model, "middle_normed", layer, a->middle_normed, width);
     phase_enter(PHASE_FEED_FORWARD);
     multiply(model, layer, gate_up_weights, a->gate_up, a->middle_normed);
+    show_rows(model, "gate_up", layer, a->gate_up, 2 * model->settings.config.ffn);
 }
 
 // The last product: model->delta is what to add to a->middle.
 static void layer_forward_end(Model *model, int layer, const LayerScratch *scratch) {
     pass_swiglu(model, scratch->wide, model->layers[layer].gate_up);
+    show_rows(model, "swiglu", layer, scratch->wide, model->settings.config.ffn);
     multiply(model, layer, down_weight, model->delta, scratch->wide);
+    show_rows(model, "delta", layer, model->delta, model->settings.config.width);
 }
 
 // model->dx: gradient of the layer's output in, of its input out.
@@ -197,25 +237,34 @@ static void layer_backward(Model *model, int layer, const LayerScratch *scratch)
     LayerActivations *a = &model->layers[layer];
     if (model->settings.recompute) layer_forward(model, layer, scratch, a->input, NULL);
     real *dx = model->dx, *d_normed = model->delta, *wide = scratch->wide, *dqkv = scratch->dqkv;
+    const size_t width = model->settings.config.width, ffn = model->settings.config.ffn;
 
     phase_enter(PHASE_FEED_FORWARD);
     multiply_backward(model, layer, down_weight, wide, dx);
+    show_rows(model, "d_swiglu", layer, wide, ffn);
     pass_swiglu_backward(model, wide, a->gate_up); // gate_up is its gradient now, wide the output of SwiGLU
+    show_rows(model, "d_gate_up", layer, a->gate_up, 2 * ffn);
+    show_rows(model, "swiglu", layer, wide, ffn);
     multiply_weight_gradient(model, layer, down_weight, dx, wide);
     multiply_backward(model, layer, gate_up_weights, d_normed, a->gate_up);
+    show_rows(model, "d_middle_normed", layer, d_normed, width);
     multiply_weight_gradient(model, layer, gate_up_weights, a->gate_up, a->middle_normed);
     phase_enter(PHASE_NORM);
     pass_norm_backward(model, TENSOR_MIDDLE_NORM, layer, dx, d_normed, a->middle, true);
+    show_rows(model, "d_middle", layer, dx, width);
 
     phase_enter(PHASE_PROJECTION);
     multiply_backward(model, layer, output_weight, wide, dx);
+    show_rows(model, "d_heads_out", layer, wide, model->heads_width);
     multiply_weight_gradient(model, layer, output_weight, dx, a->heads_out);
     attention_part_backward(model, layer, scratch, wide);
     phase_enter(PHASE_PROJECTION);
     multiply_backward(model, layer, qkv_weights, d_normed, dqkv);
+    show_rows(model, "d_input_normed", layer, d_normed, width);
     multiply_weight_gradient(model, layer, qkv_weights, dqkv, a->input_normed);
     phase_enter(PHASE_NORM);
     pass_norm_backward(model, TENSOR_INPUT_NORM, layer, dx, d_normed, a->input, true);
+    show_rows(model, "d_input", layer, dx, width);
 }
 
 // ---- A step ---------------------------------------------------------------------------------------------------------
@@ -226,6 +275,7 @@ static void forward(Model *model, const int32_t *tokens) {
     phase_enter(PHASE_EMBEDDING);
     const real *x = model->layers[0].input, *delta = NULL;
     embedding_forward(model, model->layers[0].input, tokens);
+    show_rows(model, "input", 0, model->layers[0].input, model->settings.config.width);
     for (size_t layer = 0; layer < model->settings.config.layers; layer++) {
         layer_forward(model, (int)layer, &scratch, x, delta);
         layer_forward_end(model, (int)layer, &scratch);
@@ -234,6 +284,8 @@ static void forward(Model *model, const int32_t *tokens) {
     }
     phase_enter(PHASE_NORM);
     pass_norm(model, TENSOR_FINAL_NORM, -1, model->last_normed, model->last, x, delta);
+    show_rows(model, "last", -1, model->last, model->settings.config.width);
+    show_rows(model, "last_normed", -1, model->last_normed, model->settings.config.width);
     arena_release(&model->scratch_arena, mark);
 }
 
@@ -241,8 +293,10 @@ static void forward(Model *model, const int32_t *tokens) {
 static void backward(Model *model, const int32_t *tokens) {
     size_t mark = arena_mark(&model->scratch_arena);
     LayerScratch scratch = layer_scratch_take(model, &model->scratch_arena);
+    show_rows(model, "d_last_normed", -1, model->delta, model->settings.config.width);
     phase_enter(PHASE_NORM);
     pass_norm_backward(model, TENSOR_FINAL_NORM, -1, model->dx, model->delta, model->last, false);
+    show_rows(model, "d_last", -1, model->dx, model->settings.config.width);
     for (size_t layer = model->settings.config.layers; layer-- > 0;) layer_backward(model, (int)layer, &scratch);
     arena_release(&model->scratch_arena, mark);
     phase_enter(PHASE_EMBEDDING);
@@ -279,5 +333,7 @@ double model_step(Model *model, const int32_t *tokens, const int32_t *targets, d
     if (gradient_weight != 0) backward(model, tokens);
     phase_enter(outer);
     size_t counted = model_count_targets(targets, model->rows);
-    return counted ? loss / (double)counted : 0;
+    loss = counted ? loss / (double)counted : 0;
+    show(model, (ModelView){"loss", -1, &loss, 1, 1, 1, sizeof loss, NULL});
+    return loss;
 }

@@ -1,5 +1,5 @@
-// The training step and its checkpoints: accumulation, clipping, numbers that are not finite, and runs that stop
-// anywhere and go on bit for bit. Models of a few thousand numbers; shards short enough for many epochs.
+// The training step and its checkpoints: accumulation, clipping, and runs that stop anywhere and go on bit for bit.
+// Numbers that are not finite: test_not_finite.c. Models of a few thousand numbers; shards short enough for many epochs.
 #include "tests/support/check.h"
 #include "tests/support/toy_trainer.h"
 
@@ -58,8 +58,6 @@ static Config settings(const char *const *more) {
                                   NULL};
     return toy_settings(common, more);
 }
-
-static size_t elements(const Trainer *trainer) { return model_tensors(trainer->model)->elements; }
 
 static double norm(const real *values, size_t count) {
     double sum = 0;
@@ -146,116 +144,10 @@ static void test_gradient(void **unused) {
     }
 }
 
-typedef struct Injection {
-    size_t which; // of dq, dk, dv
-    real value;
-} Injection;
-
-static void inject(void *context, size_t layer, const AttentionBackward *io) {
-    const Injection *injection = context;
-    real *const arrays[] = {io->dq, io->dk, io->dv};
-    if (layer == 0) arrays[injection->which][3] = injection->value;
-}
-
-typedef struct Copy {
-    real *values[3]; // parameters, moments
-} Copy;
-
-static Copy copy_of(Trainer *trainer) {
-    Copy copy;
-    const real *const from[] = {model_parameters(trainer->model), optim_state(trainer->optim, 0, NULL),
-                                optim_state(trainer->optim, 1, NULL)};
-    for (size_t i = 0; i < 3; i++) {
-        copy.values[i] = malloc(elements(trainer) * sizeof(real));
-        assert_non_null(copy.values[i]);
-        memcpy(copy.values[i], from[i], elements(trainer) * sizeof(real));
-    }
-    return copy;
-}
-
-static void free_copy(Copy *copy) {
-    for (size_t i = 0; i < 3; i++) free(copy->values[i]);
-}
-
 static void check_untouched(const char *what, Trainer *trainer, const Copy *before) {
-    const real *const now[] = {model_parameters(trainer->model), optim_state(trainer->optim, 0, NULL),
-                               optim_state(trainer->optim, 1, NULL)};
-    for (size_t i = 0; i < 3; i++) check_same_bits(what, now[i], before->values[i], elements(trainer) * sizeof(real));
-}
-
-// The step that meets a number which is not finite changes nothing, counts itself, and is not saved.
-static void expect_skipped(const char *what, Trainer *trainer) {
-    Copy before = copy_of(trainer);
-    const uint64_t skipped = trainer->state.skipped, updates = trainer->state.updates;
-    if (!toy_trainer_step(trainer).skipped) fail_msg("%s: the step was not skipped", what);
-    assert_int_equal(trainer->state.skipped, skipped + 1);
-    assert_int_equal(trainer->state.skipped_in_row, 1);
-    assert_int_equal(trainer->state.updates, updates);
-    check_untouched("numbers after a skipped step", trainer, &before);
-    free_copy(&before);
-}
-
-static void test_not_finite(void **unused) {
-    (void)unused;
-    Config config = settings(NULL);
-    Trainer trainer;
-    toy_trainer_create(&trainer, &config);
-    toy_trainer_step(&trainer);
-    const real bad[] = {(real)NAN, (real)INFINITY, (real)-INFINITY};
-    const char *directory = temporary_directory();
-    for (size_t b = 0; b < 3; b++) {
-        for (size_t which = 0; which < 3; which++) { // the loss stays finite, the gradient does not
-            Injection injection = {which, bad[b]};
-            model_observe(trainer.model, inject, &injection);
-            expect_skipped("gradient", &trainer);
-            model_observe(trainer.model, NULL, NULL);
-            if (toy_trainer_step(&trainer).skipped) fail_msg("a step after a skipped one was skipped");
-            check_count("injected gradients", 1);
-        }
-        const TensorTable *table = model_tensors(trainer.model);
-        for (size_t t = 0; t < table->count; t++) { // through an activation to loss or gradient
-            const Tensor *tensor = &table->tensors[t];
-            real *weight = model_parameters(trainer.model) + tensor->offset;
-            Copy before = copy_of(&trainer);
-            for (size_t i = 0; i < tensor->rows * tensor->columns; i += tensor->columns) weight[i] = bad[b];
-            expect_skipped(tensor->name, &trainer);
-            char path[PATH];
-            Error error = {0};
-            assert_true(path_join(path, sizeof path, directory, "refused", &error));
-            assert_false(snapshot_save(path, &trainer, NULL, &error));
-            assert_int_equal(error.kind, ERROR_CORRUPT);
-            memcpy(model_parameters(trainer.model), before.values[0], elements(&trainer) * sizeof(real));
-            free_copy(&before);
-            trainer.state.skipped_in_row = 0;
-            check_count("injected weights", 1);
-        }
-        for (size_t s = 0; s < 2; s++) {
-            real *moment = optim_state(trainer.optim, s, NULL), kept = moment[5];
-            moment[5] = bad[b];
-            expect_skipped("moment", &trainer);
-            moment[5] = kept;
-            trainer.state.skipped_in_row = 0;
-            check_count("injected moments", 1);
-        }
-    }
-    trainer_destroy(&trainer);
-}
-
-// A gradient whose squares overflow is finite, and its second moment would not be.
-static void test_huge_gradient(void **unused) {
-    (void)unused;
-    const char *more[] = {"optim.clip=0", NULL};
-    Config config = settings(more);
-    Trainer trainer;
-    toy_trainer_create(&trainer, &config);
-    toy_trainer_step(&trainer);
-    Injection injection = {0, (real)1e30};
-    model_observe(trainer.model, inject, &injection);
-    expect_skipped("gradient of 1e30", &trainer);
-    model_observe(trainer.model, NULL, NULL);
-    if (toy_trainer_step(&trainer).skipped || !trainer_finite(&trainer)) fail_msg("the second moment did not survive");
-    check_count("huge gradients", 1);
-    trainer_destroy(&trainer);
+    const Copy now = numbers_of(trainer);
+    for (size_t i = 0; i < 3; i++)
+        check_same_bits(what, now.values[i], before->values[i], elements(trainer) * sizeof(real));
 }
 
 // $RESUME_STEPS (40): a run of so many steps is stopped after each of them, over epochs and ends of shards.
@@ -368,8 +260,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_accumulation, one_thread),
     cmocka_unit_test(test_recompute),
     cmocka_unit_test(test_gradient),
-    cmocka_unit_test(test_not_finite),
-    cmocka_unit_test(test_huge_gradient),
     cmocka_unit_test(test_resume_everywhere),
     cmocka_unit_test(test_seal),
     cmocka_unit_test(test_damaged_meta),

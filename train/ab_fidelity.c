@@ -153,9 +153,11 @@ static bool make_sides(Fidelity *f, size_t layer, Error *error) {
            (!has_reference || side_create(&f->far_exact, f, lowrank, &reference, error));
 }
 
-static void observe(void *context, size_t layer, const AttentionBackward *seen) {
+static void observe(void *context, const ModelView *view) {
     Fidelity *f = context;
-    if (f->error.kind != ERROR_NONE) return;
+    const AttentionBackward *seen = view->attention;
+    const size_t layer = (size_t)view->layer;
+    if (!seen || f->error.kind != ERROR_NONE) return;
     real *packed = pack(f, seen);
     if (!packed) error_set(&f->error, ERROR_MEMORY, "Out of memory for measuring fidelity.");
     if (packed && make_sides(f, layer, &f->error)) {

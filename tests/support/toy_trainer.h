@@ -2,6 +2,9 @@
 #ifndef ROPE_TESTS_SUPPORT_TOY_TRAINER_H
 #define ROPE_TESTS_SUPPORT_TOY_TRAINER_H
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "tests/support/check.h"
 #include "train/trainer.h"
 
@@ -27,6 +30,45 @@ static StepResult toy_trainer_step(Trainer *trainer) {
     Error error = {0};
     if (!trainer_step(trainer, &result, &error)) fail_msg("%s", error.message);
     return result;
+}
+
+// ---- weights and moments --------------------------------------------------------------------------------------------
+
+static inline size_t elements(const Trainer *trainer) { return model_tensors(trainer->model)->elements; }
+
+typedef struct Copy {
+    real *values[3]; // parameters, moments
+} Copy;
+
+static inline Copy numbers_of(Trainer *trainer) {
+    return (Copy){
+        {model_parameters(trainer->model), optim_state(trainer->optim, 0, NULL), optim_state(trainer->optim, 1, NULL)}};
+}
+
+static inline Copy copy_of(Trainer *trainer) {
+    Copy copy, from = numbers_of(trainer);
+    for (size_t i = 0; i < 3; i++) {
+        copy.values[i] = malloc(elements(trainer) * sizeof(real));
+        assert_non_null(copy.values[i]);
+        memcpy(copy.values[i], from.values[i], elements(trainer) * sizeof(real));
+    }
+    return copy;
+}
+
+static inline void put_back(Trainer *trainer, const Copy *copy) {
+    const Copy to = numbers_of(trainer);
+    for (size_t i = 0; i < 3; i++) memcpy(to.values[i], copy->values[i], elements(trainer) * sizeof(real));
+}
+
+static inline void free_copy(Copy *copy) {
+    for (size_t i = 0; i < 3; i++) free(copy->values[i]);
+}
+
+static inline bool same_numbers(Trainer *trainer, const Copy *copy) {
+    const Copy now = numbers_of(trainer);
+    for (size_t i = 0; i < 3; i++)
+        if (memcmp(now.values[i], copy->values[i], elements(trainer) * sizeof(real))) return false;
+    return true;
 }
 
 #endif
