@@ -269,11 +269,18 @@ says 'full disk' 'Safe is'
 expect 1 'standard output is full' sh -c "$rope eval whole --json >/dev/full"
 ok 'a full disk: message, exit code 1, the last checkpoint intact'
 
-# Numbers that explode: ten skipped steps in a row end the run, and nothing is saved over the good checkpoint.
+# Numbers that explode: ten skipped steps in a row end the run, and nothing is saved over the good checkpoint, though one
+# was due after each step and an evaluation (for the best one) after the fifth.
 cp -a whole nan
+links="$(readlink nan/latest) $(readlink nan/best)"
+sum=$(cat nan/latest/* nan/best/* | cksum)
 expect 1 'NaN' "$rope" train --resume nan --train.steps=60 --attention.logit_scale=1e300 --train.save_every=1
 says NaN '10 steps in a row'
-says NaN 'Safe is nan/step_'
+says NaN 'the run stops at step 40.'
+says NaN 'Safe is nan/step_00000030'
+[ "$(grep -c 'is skipped: loss nan' err)" = 10 ] || fail 'NaN: not each of ten steps was named'
+[ "$links" = "$(readlink nan/latest) $(readlink nan/best)" ] && [ "$sum" = "$(cat nan/latest/* nan/best/* | cksum)" ] ||
+    fail 'NaN: a checkpoint was replaced'
 [ "$("$get" skipped_in_row <"nan/latest/state.json")" = 0 ] || fail 'NaN: a skipped step was saved'
 ok 'ten steps without finite numbers end the run'
 
