@@ -5,6 +5,7 @@
 
 #include "attention/method.h"
 #include "core/arena.h"
+#include "core/cpu.h"
 
 static const AttentionMethod *const methods[] = {
     &attention_exact,
@@ -78,6 +79,21 @@ static bool check_sizes(const AttentionSettings *s, Error *error) {
     return true;
 }
 
+// Rotations and q, k, v, o alone, which nothing can do without: what these do not fit into is refused before a plan
+// fills its tables, which takes long and may take all memory there is.
+static bool check_memory(const AttentionSettings *s, Error *error) {
+    const double rows = (double)s->batch * (double)s->tokens, sizes = (double)(s->qk_size + s->v_size);
+    const double numbers = (double)s->tokens * (double)s->qk_size + rows * (double)(s->heads + s->kv_heads) * sizes;
+    size_t total, available;
+    cpu_memory(&total, &available);
+    if (available == 0 || numbers * sizeof(real) <= (double)available) return true;
+    return error_set(error, ERROR_USER,
+                     "Attention over batch %zu × tokens %zu × heads %zu with head sizes %zu and %zu needs %.2f GiB or "
+                     "more; %.2f GiB are available.",
+                     s->batch, s->tokens, s->heads, s->qk_size, s->v_size, numbers * sizeof(real) / (1 << 30),
+                     (double)available / (1 << 30));
+}
+
 static bool check_position(const AttentionSettings *s, Error *error) {
     if (!s->kernel || !*s->kernel) return error_set(error, ERROR_USER, "attention.kernel is empty.");
     const bool rotates = strncmp(s->kernel, "rope", 4) == 0;
@@ -103,7 +119,8 @@ static bool check_logits(const AttentionSettings *s, Error *error) {
 }
 
 AttentionPlan *attention_create(const AttentionMethod *method, const AttentionSettings *settings, Error *error) {
-    if (!check_sizes(settings, error) || !check_position(settings, error) || !check_logits(settings, error))
+    if (!check_sizes(settings, error) || !check_memory(settings, error) || !check_position(settings, error) ||
+        !check_logits(settings, error))
         return NULL;
     AttentionSettings resolved = *settings;
     // words of the configuration: 0 is 1/sqrt(D), negative 1/D

@@ -41,6 +41,15 @@ static void test_refusals(void **state) {
                 assert_int_equal(error.kind, ERROR_USER);
                 check_count("wrong sizes", 1);
             }
+    for (size_t m = 0; m < attention_method_count(); m++) { // what can be addressed and does not fit, before any table
+        AttentionSettings s = make_settings(8, 4);
+        s.tokens = (size_t)1 << 42;
+        Error error = {0};
+        assert_null(attention_create(attention_method_at(m), &s, &error));
+        assert_int_equal(error.kind, ERROR_USER);
+        assert_non_null(strstr(error.message, "are available"));
+        check_count("wrong sizes", 1);
+    }
     AttentionSettings bad[12];
     for (size_t i = 0; i < 12; i++) bad[i] = make_settings(8, 4);
     bad[0].kv_heads = 3;

@@ -106,7 +106,26 @@ static void test_lengths(void **state) {
     size_t lengths[3];
     assert_int_equal(list_lengths("1,4K,65536", lengths, 3), 3);
     assert_true(lengths[0] == 1 && lengths[1] == 4096 && lengths[2] == 65536);
-    const char *const wrong[] = {"", "0", "-1", "2,1", "1,1", "1,", ",1", "1;2", "x", "1,2,3,4", "99999999", "1 K"};
+    const char *const wrong[] = {"",
+                                 "0",
+                                 "-1",
+                                 "2,1",
+                                 "1,1",
+                                 "1,",
+                                 ",1",
+                                 "1;2",
+                                 "x",
+                                 "1,2,3,4",
+                                 "99999999",
+                                 "1 K",
+                                 "2147483648",
+                                 "4294967296",
+                                 "9223372036854775808",
+                                 "18446744073709551617",
+                                 "+1",
+                                 " 1",
+                                 " -18446744073709551615", // 1, to strtoull
+                                 "18014398509481985K"};    // 1024, where the product wraps
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) assert_int_equal(list_lengths(wrong[i], lengths, 3), 0);
     check_count("lists of lengths", 1 + sizeof wrong / sizeof *wrong);
     char text[] = "exact,lowrank";
