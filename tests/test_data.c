@@ -239,6 +239,31 @@ static void test_any_length_that_fits(void **state) {
     expect_refused(&settings, ERROR_USER, "at least 1");
 }
 
+// One token predicts nothing; two make one window of one. T tokens are one too few for a window, T + 1 are one window.
+static void test_smallest_shards(void **state) {
+    (void)state;
+    for (size_t tokens = 1; tokens <= 9; tokens += 4)
+        for (size_t count = 1; count <= tokens + 1; count++) {
+            write_shard("train.bin", 60, 7, count);
+            DataSettings settings = settings_for(in_directory("train.bin"), 2, tokens);
+            if (count <= tokens) {
+                expect_refused(&settings, ERROR_USER, "needs one more");
+                continue;
+            }
+            Loader *loader = open_good(&settings);
+            int32_t inputs[2 * 9], targets[2 * 9];
+            Error error = {0};
+            assert_int_equal(loader_windows(loader), 1);
+            assert_true(loader_next(loader, inputs, targets, &error)); // both rows are the only window
+            for (size_t t = 0; t < 2 * tokens; t++) {
+                assert_int_equal(inputs[t], 7 + t % tokens);
+                assert_int_equal(targets[t], 8 + t % tokens);
+            }
+            loader_close(loader);
+            check_count("shards of one window", 1);
+        }
+}
+
 static void test_wide_and_foreign_shards(void **state) {
     (void)state;
     Error error = {0};
@@ -413,6 +438,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_batches_do_not_change_the_order, new_directory),
         cmocka_unit_test_setup(test_resume_everywhere, new_directory),
         cmocka_unit_test_setup(test_any_length_that_fits, new_directory),
+        cmocka_unit_test_setup(test_smallest_shards, new_directory),
         cmocka_unit_test_setup(test_wide_and_foreign_shards, new_directory),
         cmocka_unit_test_setup(test_ids_are_checked, new_directory),
         cmocka_unit_test_setup(test_hostile_headers, new_directory),

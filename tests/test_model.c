@@ -1,7 +1,10 @@
 // The model as a whole: it learns, its bits do not depend on threads, decoding agrees with forward, a step allocates
 // nothing, the needs are what is taken, and shapes that make no sense are refused.
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "core/clock.h"
 #include "core/threads.h"
@@ -337,6 +340,31 @@ static void test_hostile_shapes(void **state) {
     check_count("shapes refused before allocation", refused);
 }
 
+// Ids beyond the vocabulary are the programmer's error (loaders refuse them): nothing is read or written at their place.
+static void test_wrong_ids(void **state) {
+    (void)state;
+    const ModelSettings settings = toy_settings(2, 8);
+    const int32_t vocabulary = (int32_t)settings.config.vocabulary, wrong[] = {vocabulary, -1, INT32_MAX, INT32_MIN};
+    Model *model = toy_create(&settings);
+    for (size_t i = 0; i < 8; i++) {
+        int32_t ids[2][16] = {{0}}, *id = &ids[i / 4][i % 4 * 5];
+        *id = i == 5 ? -2 : wrong[i % 4]; // -1 is a target: nothing is asked
+        fflush(NULL);
+        const pid_t child = fork();
+        if (child == 0) {
+            signal(SIGABRT, SIG_DFL);
+            if (!freopen("/dev/null", "w", stderr)) _exit(3);
+            model_step(model, ids[0], ids[1], 1, NULL, NULL);
+            _exit(0);
+        }
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    }
+    model_destroy(model);
+    check_count("wrong ids stopped before the step", 8);
+}
+
 // ---- Tensors --------------------------------------------------------------------------------------------------------
 
 static void check_padding(const TensorTable *table, const real *values) {
@@ -451,6 +479,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_needs),
     cmocka_unit_test(test_flops_are_counted),
     cmocka_unit_test(test_hostile_shapes),
+    cmocka_unit_test(test_wrong_ids),
     cmocka_unit_test(test_table),
     cmocka_unit_test(test_shared_initial_weights),
     cmocka_unit_test(test_initial_deviations),

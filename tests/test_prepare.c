@@ -221,9 +221,18 @@ static void test_texts_without_lines(void **state) {
     size_t size = 2500000;
     char *spaced = make_text(1, &size, " "), *solid = malloc(size);
     for (size_t i = 0; i < size; i++) solid[i] = (char)('a' + random_below((Random){.stream = RANDOM_TEST}, i, 26));
-    const char *texts[] = {spaced, solid, "ab", "ab\n", "a\nb\n", "x y z"};
-    const size_t sizes[] = {size, size, 2, 3, 4, 5};
-    for (size_t i = 0; i < 6; i++) {
+    // the last ones: NUL bytes, all kinds of line ends, and bytes that are not UTF-8, first, last and in between
+    const char *texts[] = {spaced,
+                           solid,
+                           "ab",
+                           "ab\n",
+                           "a\nb\n",
+                           "x y z",
+                           "\0a\0\0b\n\0c\0",
+                           "a\r\nb\rc\n\r\r\n\nd\r",
+                           "\xFF\xC0\x80 a\n\xED\xA0\x80\xF4\x90\x80\x80\xE2\x96 b\0\r\n\xF0\x9F\x98"};
+    const size_t sizes[] = {size, size, 2, 3, 4, 5, 9, 13, 23};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         write_file(input, texts[i], sizes[i]);
         const char *inputs[] = {input};
         PrepareSettings settings = settings_for(inputs, 1, out, "char");
