@@ -101,7 +101,7 @@ static json_t *config_json(const ModelSettings *settings, const CheckpointInfo *
     return NULL;
 }
 
-char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo *info, Error *error) {
+char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo *info) {
     json_t *json = config_json(settings, info), *again = NULL;
     char *text = NULL;
     // The fewest digits that give every number back: 1e-05, not 1.0000000000000001e-05.
@@ -116,7 +116,6 @@ char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo
     json_decref(again);
     if (same) return text;
     free(text);
-    error_set(error, ERROR_MEMORY, "There is no memory for " CHECKPOINT_CONFIG ".");
     return NULL;
 }
 
