@@ -17,8 +17,8 @@
 
 typedef enum CallKind {
     CALL_MEMORY = 1 << 0,  // malloc and its like, strdup, asprintf; operator new, which throws
-    CALL_OPEN = 1 << 1,    // files and folders
-    CALL_READ = 1 << 2,    // files and folders
+    CALL_OPEN = 1 << 1,
+    CALL_READ = 1 << 2,
     CALL_WRITE = 1 << 3,
     CALL_SYNC = 1 << 4,
     CALL_CLOSE = 1 << 5,   // closes all the same
@@ -26,7 +26,8 @@ typedef enum CallKind {
     CALL_STATUS = 1 << 7,  // stat, fstat, access
     CALL_LOCK = 1 << 8,
     CALL_PROCESS = 1 << 9, // pipe, fork, waitpid; atexit and freopen, which a child begins with
-    CALL_DISK = CALL_OPEN | CALL_READ | CALL_WRITE | CALL_SYNC | CALL_CLOSE | CALL_NAME | CALL_STATUS | CALL_LOCK,
+    CALL_LIST = 1 << 10, // what is in a folder
+    CALL_DISK = CALL_OPEN | CALL_READ | CALL_LIST | CALL_WRITE | CALL_SYNC | CALL_CLOSE | CALL_NAME | CALL_STATUS | CALL_LOCK,
 } CallKind;
 
 typedef struct Attempt {
@@ -38,6 +39,7 @@ typedef struct Attempt {
     void *context;
     const char *named; // what a message must hold: the file, the folder; NULL: only a reason
     ErrorKind or_kind;                        // right too, besides ERROR_SYSTEM and, for ENOMEM, ERROR_MEMORY
+    size_t stride;                            // every so-many-th call only; 0: every one
     bool in_child;     // calls fail in a process that it starts, instead of its own
 } Attempt;
 
