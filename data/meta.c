@@ -67,6 +67,7 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
                                        &train_tokens, "validation", "bytes", &val_bytes, "tokens", &val_tokens,
                                        "unigram_loss", &unigram_loss) == 0;
     json_decref(root);
+    if (!good && !json_whole()) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     if (!good) return error_set(error, ERROR_CORRUPT, "%s: line %d: %s", path, problem.line, problem.text);
     if (version != META_VERSION)
         return error_set(error, ERROR_CORRUPT, "%s: version %d; version %d is known", path, version, META_VERSION);
