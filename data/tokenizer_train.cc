@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "core/files.h"
+#include "data/tokenizer_error.h"
 #include "data/utf8.h"
 
 namespace {
@@ -144,7 +145,8 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
                                                               {"num_threads", "16"},
                                                               {"minloglevel", "4"}},
                                                              &sentences, &model);
-    return status.ok() ? "M" + model : "E" + status.ToString();
+    if (!status.ok()) return "E" + status.ToString();
+    return "M" + model;
 }
 
 // The child: trains, writes the answer, leaves without running the parent's exit handlers. Nothing may be thrown out of
@@ -156,13 +158,9 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
     if (!freopen("/dev/null", "w", stderr)) _exit(1);
     std::string answer;
     try {
-        try {
-            answer = train_here(training, sample, coverage);
-        } catch (const std::exception &exception) {
-            answer = std::string("E") + exception.what();
-        }
+        answer = train_here(training, sample, coverage);
     } catch (...) {
-        _exit(1); // not even memory for a message: an empty answer says that
+        _exit(1); // there is no memory, for a message neither: an empty answer says that
     }
     for (size_t done = 0; done < answer.size();) {
         ssize_t written = write(pipe_end, answer.data() + done, answer.size() - done);
@@ -172,37 +170,54 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
     _exit(0);
 }
 
+// What the child says until it closes its end of the pipe.
+bool hear(int pipe_end, const TokenizerTraining *training, std::vector<char> &answer, Error *error) {
+    char buffer[65536];
+    try {
+        for (;;) {
+            ssize_t got = read(pipe_end, buffer, sizeof buffer);
+            if (got == 0) return true;
+            if (got > 0)
+                answer.insert(answer.end(), buffer, buffer + got);
+            else if (errno != EINTR)
+                return error_errno(error, "%s: cannot read what was trained", training->model_path);
+        }
+    } catch (...) {
+        return tokenizer_thrown(training->model_path, error);
+    }
+}
+
 bool train_in_child(const TokenizerTraining *training, const Sample &sample, double coverage, std::string &model,
                     Error *error) {
     int ends[2];
-    if (pipe(ends) != 0) return error_errno(error, "cannot start tokenizer training");
+    if (pipe(ends) != 0) return error_errno(error, "%s: cannot start to train it", training->model_path);
     pid_t child = fork();
+    if (child < 0) {
+        error_errno(error, "%s: cannot start to train it", training->model_path);
+        close(ends[0]);
+        close(ends[1]);
+        return false;
+    }
     if (child == 0) {
         close(ends[0]);
         child_main(ends[1], training, sample, coverage);
     }
     close(ends[1]);
-    std::string answer;
-    char buffer[65536];
-    ssize_t got = 1;
-    while (child > 0 && got != 0) {
-        got = read(ends[0], buffer, sizeof buffer);
-        if (got < 0 && errno != EINTR) break;
-        if (got > 0) answer.append(buffer, static_cast<size_t>(got));
-    }
-    close(ends[0]);
-    if (child < 0) return error_errno(error, "cannot start tokenizer training");
+    std::vector<char> answer;
+    const bool heard = hear(ends[0], training, answer, error);
+    close(ends[0]); // a child that is still speaking ends by it
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    if (!heard) return false;
+    if (!answer.empty()) model.assign(answer.data() + 1, answer.size() - 1);
     if (!answer.empty() && answer[0] == 'E')
         return error_set(error, ERROR_USER, "SentencePiece cannot train a %s model on this text: %s", training->type,
-                         answer.c_str() + 1);
+                         model.c_str());
     if (answer.empty() || status != 0)
         return error_set(error, ERROR_USER,
                          "SentencePiece gave up training a %s model on this text: it is too short or too repetitive, "
                          "or memory ran out; try --type bpe or char",
                          training->type);
-    model = answer.substr(1);
     return true;
 }
 
@@ -244,11 +259,7 @@ bool train(const TokenizerTraining *training, Error *error) {
 extern "C" bool tokenizer_train(const TokenizerTraining *training, Error *error) {
     try {
         return train(training, error);
-    } catch (const std::bad_alloc &) {
-        return error_set(error, ERROR_MEMORY, "out of memory while training the tokenizer");
-    } catch (const std::exception &exception) {
-        return error_set(error, ERROR_SYSTEM, "training the tokenizer: %s", exception.what());
     } catch (...) {
-        return error_set(error, ERROR_SYSTEM, "training the tokenizer: unknown exception");
+        return tokenizer_thrown(training->model_path, error);
     }
 }

@@ -141,8 +141,8 @@ CALL(int, access, CALL_STATUS, (const char *path, int mode), (path, mode))
 CALL(int, flock, CALL_LOCK, (int file, int operation), (file, operation))
 CALL(int, pipe, CALL_PROCESS, (int ends[2]), (ends))
 CALL(pid_t, fork, CALL_PROCESS, (void), ())
-CALL(pid_t, waitpid, CALL_PROCESS, (pid_t child, int *status, int options), (child, status, options))
-CALL(int, atexit, CALL_PROCESS, (void (*function)(void)), (function))
+CALL(pid_t, waitpid, CALL_WAIT, (pid_t child, int *status, int options), (child, status, options))
+CALL(int, atexit, CALL_BEGIN, (void (*function)(void)), (function))
 
 // Nothing is flushed, which would take most of the time: the power stays on here.
 int __wrap_fsync(int file);
@@ -184,7 +184,7 @@ FILE *__wrap_fopen(const char *path, const char *mode) {
     return fails(CALL_OPEN) ? NULL : __real_fopen(path, mode);
 }
 FILE *__wrap_freopen(const char *path, const char *mode, FILE *stream) {
-    return fails(CALL_PROCESS) ? NULL : __real_freopen(path, mode, stream);
+    return fails(CALL_BEGIN) ? NULL : __real_freopen(path, mode, stream);
 }
 
 // ---- cases -----------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ static void check_error(const Attempt *attempt, size_t at, const Error *error, i
         fail_msg("%s, call %zu: error of kind %d, \"%s\"", attempt->what, at, (int)error->kind, message);
     if (attempt->named && !strstr(message, attempt->named))
         fail_msg("%s, call %zu: %s is not named: \"%s\"", attempt->what, at, attempt->named, message);
-    if (error->kind == ERROR_SYSTEM && !strstr(message, strerror(number)))
+    if (error->kind == ERROR_SYSTEM && number && !strstr(message, strerror(number)))
         fail_msg("%s, call %zu: the reason is not named: \"%s\"", attempt->what, at, message);
 }
 

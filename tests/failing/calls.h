@@ -8,26 +8,28 @@
 #ifndef ROPE_TESTS_FAILING_CALLS_H
 #define ROPE_TESTS_FAILING_CALLS_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
-
-#include <errno.h>
 
 #include "core/error.h"
 
 typedef enum CallKind {
-    CALL_MEMORY = 1 << 0,  // malloc and its like, strdup, asprintf; operator new, which throws
+    CALL_MEMORY = 1 << 0, // malloc and its like, strdup, asprintf; operator new, which throws
     CALL_OPEN = 1 << 1,
     CALL_READ = 1 << 2,
-    CALL_WRITE = 1 << 3,
-    CALL_SYNC = 1 << 4,
-    CALL_CLOSE = 1 << 5,   // closes all the same
-    CALL_NAME = 1 << 6,    // rename, mkdir, unlink, remove, symlink
-    CALL_STATUS = 1 << 7,  // stat, fstat, access
-    CALL_LOCK = 1 << 8,
-    CALL_PROCESS = 1 << 9, // pipe, fork, waitpid; atexit and freopen, which a child begins with
-    CALL_LIST = 1 << 10, // what is in a folder
-    CALL_DISK = CALL_OPEN | CALL_READ | CALL_LIST | CALL_WRITE | CALL_SYNC | CALL_CLOSE | CALL_NAME | CALL_STATUS | CALL_LOCK,
+    CALL_LIST = 1 << 3, // what is in a folder
+    CALL_WRITE = 1 << 4,
+    CALL_SYNC = 1 << 5,
+    CALL_CLOSE = 1 << 6,  // closes all the same
+    CALL_NAME = 1 << 7,   // rename, mkdir, unlink, remove, symlink
+    CALL_STATUS = 1 << 8, // stat, fstat, access
+    CALL_LOCK = 1 << 9,
+    CALL_PROCESS = 1 << 10, // pipe, fork
+    CALL_WAIT = 1 << 11,    // for the end of a child
+    CALL_BEGIN = 1 << 12,   // what a child begins with: atexit, freopen
+    CALL_DISK = CALL_OPEN | CALL_READ | CALL_LIST | CALL_WRITE | CALL_SYNC | CALL_CLOSE | CALL_NAME | CALL_STATUS |
+                CALL_LOCK,
 } CallKind;
 
 typedef struct Attempt {
@@ -43,7 +45,7 @@ typedef struct Attempt {
     bool in_child;     // calls fail in a process that it starts, instead of its own
 } Attempt;
 
-// The attempt once for every call of these kinds: that one fails with errno `number`, and, in a second round, all that
+// The attempt once for every call of these kinds: that one fails with errno `number` (0: no reason is expected), and, in a second round, all that
 // follow it. Demands for each that it fails with the right kind of error and a message with name and reason, or comes
 // back with success (which `after` must not take on trust), and leaves no memory allocated and no file open.
 void fail_each_call(const Attempt *attempt, unsigned kinds, int number);
