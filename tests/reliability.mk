@@ -21,7 +21,7 @@ $(BUILD)/tests/faults: $(patsubst %.c,$(BUILD)/float/%.o,$(wildcard tests/faults
 # Functions that tests/failing/calls.c puts in the place of libc's, in our own code.
 CALLS_THAT_FAIL := malloc calloc realloc reallocarray aligned_alloc strdup asprintf open_memstream free _Znwm \
     read pread write pwrite open close fsync rename renameat2 mkdir unlink remove symlink stat fstat access \
-    scandir fopen flock pipe fork waitpid atexit freopen
+    scandir fopen fclose ini_parse_stream flock pipe fork waitpid atexit freopen
 $(BUILD)/tests/test_failing_%: $(BUILD)/float/tests/test_failing_%.o $(BUILD)/float/tests/failing/calls.o $(SUPPORT_FLOAT) $(BUILD)/librope.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) $(CALLS_THAT_FAIL:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka

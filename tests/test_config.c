@@ -12,7 +12,9 @@
 static size_t refusals;
 
 static void write_file(char *path, size_t room, const char *text, size_t size) {
-    snprintf(path, room, "%s/test.ini", temporary_directory());
+    static const char *directory;
+    if (!directory) directory = temporary_directory();
+    snprintf(path, room, "%s/test.ini", directory);
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
     assert_int_equal(fwrite(text, 1, size, file), size);
@@ -72,7 +74,7 @@ static void defaults_are_sound(void **state) {
     assert_true(config.ffn * 3 >= config.width * 8);
     // The table's defaults are those of the attention floor, but for the bound, which follows the method.
     ModelSettings settings;
-    assert_true(config_model(&config, 2, true, &settings, &error));
+    config_model(&config, 2, true, &settings);
     AttentionSettings wanted = attention_defaults();
     assert_int_equal(settings.attention.far_size, wanted.far_size);
     assert_int_equal(settings.attention.degree, wanted.degree);
@@ -182,6 +184,27 @@ static void settings_are_refused(void **state) {
     refuse_setting("data.dir=a\nb", "control character");
     refuse_setting("data.task=mqra", "mqar");
     refuse_setting("attention.method=", "not one of");
+    refuse_setting("model.width=-", "whole number");
+    refuse_setting("model.width=-1x", "whole number");
+    refuse_setting("modelwidth=1.5", "section.key=value");
+    refuse_setting("a_section_of_more_than_sixty_three_characters_which_no_table_of_ours_has.width=3", "section.key=value");
+    refuse_setting("model.a_key_of_more_than_sixty_three_characters_which_no_table_of_ours_has_=3", "section.key=value");
+    refuse_setting("data.dir=#a", "begins a comment");
+    refuse_setting("data.dir=a #b", "begins a comment");
+    refuse_setting("data.dir=a ", "space");
+    refuse_setting("data.dir=\x7f", "control character");
+    refuse_setting("data.dir=caf\xe9", "not UTF-8");
+    refuse_setting("optim.schedule=", "not one of");
+    refuse_setting("attention.logit_scale=0", "above 0");
+    refuse_setting("optim.betas=0.9;0.99", "two numbers");
+    refuse_setting("optim.betas=0.99999999999999999999999999999999999999999999999999999999999999999,0.9", "two numbers");
+    refuse_setting("optim.betas=a,0.9", "not a number");
+    refuse_setting("optim.betas=0.9,", "not a number");
+    refuse_setting("optim.betas=-0.1,0.9", "outside of");
+    refuse_setting("optim.betas=0.9,1", "outside of");
+    char methods[2 * CONFIG_TEXT] = "attention.method=auto";
+    while (strlen(methods) < CONFIG_TEXT + 30) strcat(methods, ",auto");
+    refuse_setting(methods, "longer than");
     char assignment[CONFIG_TEXT + 64] = "data.dir=";
     memset(assignment + strlen(assignment), 'x', CONFIG_TEXT);
     refuse_setting(assignment, "longer than");
@@ -200,16 +223,59 @@ static void combinations_are_refused(void **state) {
         {"optim.warmup=50", "train.steps=50", "warmup"},
         {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
         {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
+        {"model.width=3", "model.heads=4", "size 0"},
+        {"optim.epsilon=0", "model.heads=4", "epsilon"},
+        {"optim.learning_rate=1", "optim.weight_decay=2", "weight_decay"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config config;
         Error error = {0};
         config_defaults(&config);
-        assert_true(config_set(&config, cases[i][0], ORIGIN_COMMAND_LINE, &error));
+        if (!config_set(&config, cases[i][0], ORIGIN_COMMAND_LINE, &error)) fail_msg("%s", error.message);
         assert_true(config_set(&config, cases[i][1], ORIGIN_COMMAND_LINE, &error));
         if (config_resolve(&config, &error) || error.kind != ERROR_USER || !strstr(error.message, cases[i][2]))
             fail_msg("%s %s: %s", cases[i][0], cases[i][1], error.message);
         refusals++;
+    }
+}
+
+// Tokens in all, as whole steps; a product that does not fit is refused.
+static void tokens_become_steps(void **state) {
+    (void)state;
+    static const char *const sizes[] = {"train.batch=3", "train.accumulate=2", "model.tokens=10", "train.tokens=121",
+                                        "data.task="};
+    Config config;
+    Error error = {0};
+    config_defaults(&config);
+    for (size_t i = 0; i < 5; i++) assert_true(config_set(&config, sizes[i], ORIGIN_COMMAND_LINE, &error));
+    if (!config_resolve(&config, &error)) fail_msg("%s", error.message);
+    assert_int_equal(config.steps, 3); // of 60
+    assert_int_equal(config_origin(&config, "train.steps"), ORIGIN_DERIVED);
+    static const char *const huge[] = {"train.batch=1048576", "train.accumulate=1048576", "model.tokens=1000000000"};
+    for (size_t i = 0; i < 3; i++) assert_true(config_set(&config, huge[i], ORIGIN_COMMAND_LINE, &error));
+    assert_false(config_resolve(&config, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "does not fit"));
+    check_count("tokens as steps", 3);
+}
+
+// What is not read as a file at all, and values as long as can be in sections as long as can be.
+static void files_that_cannot_be_read(void **state) {
+    (void)state;
+    Config config;
+    Error error = {0};
+    const char *directory = temporary_directory();
+    config_defaults(&config);
+    assert_false(config_read(&config, directory, &error));
+    if (error.kind != ERROR_SYSTEM || !strstr(error.message, directory)) fail_msg("%s", error.message);
+    error_clear(&error);
+    assert_false(config_read(&config, "/nowhere/at/all.ini", &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "/nowhere/at/all.ini"));
+    refusals += 2;
+    char text[2048], value[CONFIG_TEXT + 150];
+    memset(value, 'x', sizeof value);
+    for (size_t length = CONFIG_TEXT + 80; length < sizeof value; length++) {
+        snprintf(text, sizeof text, "[a_section_that_is_as_long_as_the_reader_takes_them]\nkey=%.*s\n", (int)length, value);
+        refuse_file(text, ":2:", "a");
     }
 }
 
@@ -297,6 +363,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(defaults_are_sound),   cmocka_unit_test(bound_follows_the_method),
     cmocka_unit_test(files_are_read),       cmocka_unit_test(files_are_refused),
     cmocka_unit_test(settings_are_refused), cmocka_unit_test(combinations_are_refused),
+    cmocka_unit_test(tokens_become_steps),  cmocka_unit_test(files_that_cannot_be_read),
     cmocka_unit_test(printed_reads_back),   cmocka_unit_test(overlay_takes_what_was_set),
     cmocka_unit_test(words_are_near),
 };

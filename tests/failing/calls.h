@@ -28,6 +28,7 @@ typedef enum CallKind {
     CALL_PROCESS = 1 << 10, // pipe, fork
     CALL_WAIT = 1 << 11,    // for the end of a child
     CALL_BEGIN = 1 << 12,   // what a child begins with: atexit, freopen
+    CALL_STREAM = 1 << 13,  // fclose, which writes what is left
     CALL_DISK = CALL_OPEN | CALL_READ | CALL_LIST | CALL_WRITE | CALL_SYNC | CALL_CLOSE | CALL_NAME | CALL_STATUS |
                 CALL_LOCK,
 } CallKind;
@@ -41,6 +42,7 @@ typedef struct Attempt {
     void *context;
     const char *named; // what a message must hold: the file, the folder; NULL: only a reason
     ErrorKind or_kind;                        // right too, besides ERROR_SYSTEM and, for ENOMEM, ERROR_MEMORY
+    long keeps;                               // blocks that may stay allocated for the life of the program
     size_t stride;                            // every so-many-th call only; 0: every one
     bool in_child;     // calls fail in a process that it starts, instead of its own
 } Attempt;
