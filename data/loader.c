@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "core/arena.h"
 #include "core/files.h"
 #include "core/random.h"
 #include "data/data.h"
@@ -89,8 +88,7 @@ static bool count_windows(Loader *loader, const DataSettings *settings, Error *e
             error, ERROR_USER,
             "%s: a window of %zu tokens needs one more than that in a shard; the longest %s shard has %llu",
             settings->path, loader->tokens, settings->split, (unsigned long long)longest);
-    size_t bytes = 0;
-    if (size_multiply(loader->tokens + 1, sizeof *loader->window, &bytes)) loader->window = malloc(bytes);
+    loader->window = malloc((loader->tokens + 1) * sizeof *loader->window); // at most a shard
     if (!loader->window) return error_set(error, ERROR_MEMORY, "%s: out of memory", settings->path);
     return true;
 }

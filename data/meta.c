@@ -96,7 +96,7 @@ bool meta_check_whole(const char *directory, Error *error) {
 bool data_read_meta(const char *directory, PrepareResult *meta, Error *error) {
     char path[4096];
     size_t size = 0;
-    if (!meta_check_whole(directory, error) || !path_join(path, sizeof path, directory, "meta.json", error))
+    if (!path_join(path, sizeof path, directory, "meta.json", error) || !meta_check_whole(directory, error))
         return false;
     if (access(path, F_OK) != 0)
         return error_set(error, ERROR_USER, "%s: not there; make it with `rope prepare TEXT --out %s`", path,

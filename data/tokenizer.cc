@@ -69,7 +69,8 @@ void Tokenizer::prepare() {
     int size = processor.GetPieceSize();
     for (int &id : byte_ids) id = processor.unk_id();
     int newline = processor.PieceToId("\n");
-    separable = !processor.IsUnknown(newline) && processor.EncodeAsIds("\n") == std::vector<int>{newline};
+    const std::vector<int> alone = processor.EncodeAsIds("\n");
+    separable = !processor.IsUnknown(newline) && alone.size() == 1 && alone[0] == newline;
     for (int id = 0; id < size; id++) {
         surfaces.push_back(surface_of(processor, id));
         const std::string &text = surfaces.back();

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -24,7 +25,7 @@ static bool step_number(const char *name, uint64_t *step) {
 
 static int newest_first(const void *left, const void *right) {
     uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
-    return a > b ? -1 : a < b;
+    return (a < b) - (a > b);
 }
 
 // Steps that have a checkpoint, newest first.
@@ -46,10 +47,15 @@ static bool list_steps(const char *path, Steps *steps, Error *error) {
     return true;
 }
 
-static bool step_path(const RunDirectory *run, uint64_t step, char *path, Error *error) {
+// run_open has seen to it that every name in the run fits.
+static void path_in(const RunDirectory *run, const char *name, char path[RUN_PATH]) {
+    REQUIRE(path_join(path, RUN_PATH, run->path, name, NULL));
+}
+
+static void step_path(const RunDirectory *run, uint64_t step, char path[RUN_PATH]) {
     char name[40];
     snprintf(name, sizeof name, "step_%08llu", (unsigned long long)step);
-    return path_join(path, RUN_PATH, run->path, name, error);
+    path_in(run, name, path);
 }
 
 // Half-written checkpoints and links of a run that was killed carry .tmp or .old; nobody else writes while we hold the
@@ -61,7 +67,8 @@ static bool sweep(const RunDirectory *run, Error *error) {
         const char *name = list.entries[i]->d_name, *suffix = strrchr(name, '.');
         char path[RUN_PATH];
         if (!suffix || (strcmp(suffix, ".tmp") && strcmp(suffix, ".old"))) continue;
-        fine = path_join(path, sizeof path, run->path, name, error) && directory_remove(path, error);
+        path_in(run, name, path);
+        fine = directory_remove(path, error);
     }
     directory_list_free(&list);
     return fine;
@@ -69,7 +76,8 @@ static bool sweep(const RunDirectory *run, Error *error) {
 
 bool run_open(RunDirectory *run, const char *path, Error *error) {
     *run = (RunDirectory){.lock = -1};
-    if (snprintf(run->path, sizeof run->path, "%s", path) >= (int)sizeof run->path || !*path)
+    enum { ROOM = 2 * (NAME_MAX + 1) }; // for a checkpoint and a file in it
+    if (snprintf(run->path, sizeof run->path, "%s", path) >= RUN_PATH - ROOM || !*path)
         return error_set(error, ERROR_USER, "train.out is empty or too long.");
     if (!directory_make(path, error)) return false;
     run->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -100,9 +108,8 @@ bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error) {
 static bool point(const RunDirectory *run, const char *link, uint64_t step, Error *error) {
     char path[RUN_PATH], temporary[RUN_PATH], name[40];
     snprintf(name, sizeof name, "%s.tmp", link);
-    if (!path_join(path, sizeof path, run->path, link, error) ||
-        !path_join(temporary, sizeof temporary, run->path, name, error))
-        return false;
+    path_in(run, link, path);
+    path_in(run, name, temporary);
     snprintf(name, sizeof name, "step_%08llu", (unsigned long long)step);
     unlink(temporary);
     if (symlink(name, temporary) != 0) return error_errno(error, "Creating the link %s", temporary);
@@ -113,9 +120,9 @@ static bool point(const RunDirectory *run, const char *link, uint64_t step, Erro
 // `latest`, and `best` if that checkpoint is still there.
 static bool point_links(const RunDirectory *run, const RunState *state, Error *error) {
     char best[RUN_PATH];
+    step_path(run, state->best_step, best);
     if (!point(run, "latest", state->step, error)) return false;
-    return state->best_step == 0 || !step_path(run, state->best_step, best, NULL) || access(best, F_OK) != 0 ||
-           point(run, "best", state->best_step, error);
+    return state->best_step == 0 || access(best, F_OK) != 0 || point(run, "best", state->best_step, error);
 }
 
 // Older checkpoints than the newest `keep`, but for the best.
@@ -133,7 +140,8 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
         const bool future = steps.numbers[i] > state->step;
         char path[RUN_PATH];
         if (!future && !is_old(state, trainer->config->keep, steps.numbers[i], place++)) continue;
-        fine = step_path(run, steps.numbers[i], path, error) && directory_remove(path, error);
+        step_path(run, steps.numbers[i], path);
+        fine = directory_remove(path, error);
     }
     free(steps.numbers);
     return fine;
@@ -141,8 +149,9 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
 
 bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
     const RunState *state = &trainer->state;
-    return step_path(run, state->step, saved, error) && snapshot_save(saved, trainer, tokenizer, error) &&
-           point_links(run, state, error) && prune(run, trainer, error);
+    step_path(run, state->step, saved);
+    return snapshot_save(saved, trainer, tokenizer, error) && point_links(run, state, error) &&
+           prune(run, trainer, error);
 }
 
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error) {
@@ -153,7 +162,8 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
     for (size_t i = 0; i < steps.count && !*found && !refused; i++) {
         char path[RUN_PATH];
         Error why = {0};
-        *found = step_path(run, steps.numbers[i], path, &why) && snapshot_load(path, trainer, &why);
+        step_path(run, steps.numbers[i], path);
+        *found = snapshot_load(path, trainer, &why);
         if (*found) break;
         refused = why.kind == ERROR_USER || why.kind == ERROR_MEMORY;
         if (refused)
