@@ -94,6 +94,8 @@ static void test_inexpressible(void **state) {
     assert_null(checkpoint_inexpressible(&plain));
     plain.attention.logit_scale = 1 / sqrt(6.0);
     assert_null(checkpoint_inexpressible(&plain));
+    plain.methods[0] = attention_method_find("auto"); // exact, within its tolerance
+    assert_null(checkpoint_inexpressible(&plain));
     INEXPRESSIBLE("model.v_size", settings.config.v_size = 8);
     INEXPRESSIBLE("model.token_shift", settings.config.token_shift = true);
     INEXPRESSIBLE("model.width", settings.config.width = 14);

@@ -189,6 +189,7 @@ static void test_foreign_settings(void **state) {
         {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":7}"}, // against rope_theta outside
         {"rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}"},
         {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":\"7\"}"},
+        {"rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":\"1\"}"},
         {"partial_rotary_factor", "0.5"},
         {"partial_rotary_factor", "true"},
         {"attention_bias", "true"},
@@ -370,6 +371,73 @@ static void test_foreign_weights(void **state) {
     model_destroy(model);
 }
 
+// Of tensors with the right names: another rank, another length of either axis.
+static void test_foreign_shapes(void **state) {
+    (void)state;
+    const ModelSettings settings = foreign_settings(true, false);
+    Model *model = toy_create(&settings);
+    const Foreign foreign = {directory_new("shapes"), "BF16", 0, NULL, SIZE_MAX};
+    static const struct {
+        const char *name;
+        size_t rank, rows, columns;
+    } shapes[] = {{"model.embed_tokens.weight", 1, 0, 17 * 12}, {"model.embed_tokens.weight", 2, 12, 17},
+                  {"model.embed_tokens.weight", 2, 17, 11},     {"model.norm.weight", 2, 1, 12},
+                  {"model.norm.weight", 1, 0, 13}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        // The tensor alone, first in the file, is enough to be refused.
+        char header[300];
+        uint64_t length = (uint64_t)snprintf(
+            header, sizeof header, "{\"%s\":{\"dtype\":\"BF16\",\"shape\":[%.*s%zu],\"data_offsets\":[0,%zu]}}",
+            shapes[i].name, shapes[i].rank == 2 ? 3 : 0, shapes[i].rows == 17 ? "17," : shapes[i].rows == 12 ? "12," : "1,",
+            shapes[i].columns, 2 * shapes[i].columns * (shapes[i].rows ? shapes[i].rows : 1));
+        FILE *file = fopen(join(foreign.directory, "model.safetensors"), "wb");
+        static const char zeros[2 * 17 * 12];
+        const size_t bytes = 2 * shapes[i].columns * (shapes[i].rows ? shapes[i].rows : 1);
+        assert_true(file && fwrite(&length, 8, 1, file) == 1 && fwrite(header, length, 1, file) == 1);
+        assert_true(fwrite(zeros, 1, bytes, file) == bytes && fclose(file) == 0);
+        write_config(foreign.directory, foreign_config(&settings.config, true));
+        refuse_foreign(&foreign, model, "shape");
+    }
+    model_destroy(model);
+}
+
+// What only Qwen3's class and our own know.
+static void test_classes(void **state) {
+    (void)state;
+    const ModelSettings settings = foreign_settings(true, false);
+    Model *model = toy_create(&settings);
+    const Foreign foreign = {directory_new("classes"), "BF16", 0, NULL, SIZE_MAX};
+    write_foreign(&foreign, model);
+    static const struct {
+        const char *class, *key, *value;
+        bool good;
+    } cases[] = {{"Qwen3ForCausalLM", "head_dim", "6", true},
+                 {"Qwen3ForCausalLM", "head_dim", NULL, false}, // 128 there
+                 {"Qwen3ForCausalLM", "head_dim", "null", false},
+                 {"Qwen3ForCausalLM", "num_key_value_heads", NULL, false}, // 32 there
+                 {"RopeC", "qk_norm", "true", true},
+                 {"RopeC", "qk_norm", "1", false},
+                 {"RopeC", "token_shift", "\"on\"", false},
+                 {"RopeC", "v_head_dim", "0", false},
+                 {"RopeC", "v_head_dim", "8", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *json = foreign_config(&settings.config, true);
+        Error error = {0};
+        json_object_set_new(json, "architectures", json_pack("[s]", cases[i].class));
+        json_object_set_new(json, "qk_norm", json_true());
+        if (cases[i].value)
+            json_object_set_new(json, cases[i].key, json_loads(cases[i].value, JSON_DECODE_ANY, NULL));
+        else
+            json_object_del(json, cases[i].key);
+        write_config(foreign.directory, json);
+        if (load(foreign.directory, model, &error) != cases[i].good)
+            fail_msg("%s, %s = %s: %s", cases[i].class, cases[i].key, cases[i].value ? cases[i].value : "(absent)",
+                     error.message);
+        check_count("settings of classes", 1);
+    }
+    model_destroy(model);
+}
+
 // A NaN in a foreign weight is found when it is loaded.
 static void test_foreign_nan(void **state) {
     (void)state;
@@ -390,6 +458,7 @@ static void test_foreign_nan(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_foreign),         cmocka_unit_test(test_foreign_settings),
-    cmocka_unit_test(test_foreign_weights), cmocka_unit_test(test_foreign_nan),
+    cmocka_unit_test(test_foreign_weights), cmocka_unit_test(test_foreign_shapes),
+    cmocka_unit_test(test_classes),         cmocka_unit_test(test_foreign_nan),
 };
 TEST_MAIN(tests)
