@@ -126,7 +126,7 @@ class Sentences : public sentencepiece::SentenceIterator {
     size_t index_ = 0;
 };
 
-// 'M' and the model, or 'E' and a message.
+// The model; empty if SentencePiece made none.
 std::string train_here(const TokenizerTraining *training, const Sample &sample, double coverage) {
     Sentences sentences(sample.sentences);
     std::string model;
@@ -145,25 +145,25 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
                                                               {"num_threads", "16"},
                                                               {"minloglevel", "4"}},
                                                              &sentences, &model);
-    if (!status.ok()) return "E" + status.ToString();
-    return "M" + model;
+    if (!status.ok()) model.clear();
+    return model;
 }
 
-// The child: trains, writes the answer, leaves without running the parent's exit handlers. Nothing may be thrown out of
+// The child: trains, writes the model, leaves without running the parent's exit handlers. Nothing may be thrown out of
 // it, or the child would go on with the parent's work.
 [[noreturn]] void child_main(int pipe_end, const TokenizerTraining *training, const Sample &sample,
                              double coverage) noexcept {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (std::atexit([] { _exit(1); }) != 0) _exit(1); // SentencePiece may call exit()
     if (!freopen("/dev/null", "w", stderr)) _exit(1);
-    std::string answer;
+    std::string model;
     try {
-        answer = train_here(training, sample, coverage);
+        model = train_here(training, sample, coverage);
     } catch (...) {
-        _exit(1); // there is no memory, for a message neither: an empty answer says that
+        _exit(1); // there was no memory; without a model the parent says that
     }
-    for (size_t done = 0; done < answer.size();) {
-        ssize_t written = write(pipe_end, answer.data() + done, answer.size() - done);
+    for (size_t done = 0; done < model.size();) {
+        ssize_t written = write(pipe_end, model.data() + done, model.size() - done);
         if (written < 0 && errno != EINTR) _exit(1);
         if (written > 0) done += static_cast<size_t>(written);
     }
@@ -171,14 +171,14 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
 }
 
 // What the child says until it closes its end of the pipe.
-bool hear(int pipe_end, const TokenizerTraining *training, std::vector<char> &answer, Error *error) {
+bool hear(int pipe_end, const TokenizerTraining *training, std::vector<char> &model, Error *error) {
     char buffer[65536];
     try {
         for (;;) {
             ssize_t got = read(pipe_end, buffer, sizeof buffer);
             if (got == 0) return true;
             if (got > 0)
-                answer.insert(answer.end(), buffer, buffer + got);
+                model.insert(model.end(), buffer, buffer + got);
             else if (errno != EINTR)
                 return error_errno(error, "%s: cannot read what was trained", training->model_path);
         }
@@ -187,7 +187,7 @@ bool hear(int pipe_end, const TokenizerTraining *training, std::vector<char> &an
     }
 }
 
-bool train_in_child(const TokenizerTraining *training, const Sample &sample, double coverage, std::string &model,
+bool train_in_child(const TokenizerTraining *training, const Sample &sample, double coverage, std::vector<char> &model,
                     Error *error) {
     int ends[2];
     if (pipe(ends) != 0) return error_errno(error, "%s: cannot start to train it", training->model_path);
@@ -203,17 +203,12 @@ bool train_in_child(const TokenizerTraining *training, const Sample &sample, dou
         child_main(ends[1], training, sample, coverage);
     }
     close(ends[1]);
-    std::vector<char> answer;
-    const bool heard = hear(ends[0], training, answer, error);
+    const bool heard = hear(ends[0], training, model, error);
     close(ends[0]); // a child that is still speaking ends by it
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
     if (!heard) return false;
-    if (!answer.empty()) model.assign(answer.data() + 1, answer.size() - 1);
-    if (!answer.empty() && answer[0] == 'E')
-        return error_set(error, ERROR_USER, "SentencePiece cannot train a %s model on this text: %s", training->type,
-                         model.c_str());
-    if (answer.empty() || status != 0)
+    if (model.empty() || status != 0)
         return error_set(error, ERROR_USER,
                          "SentencePiece gave up training a %s model on this text: it is too short or too repetitive, "
                          "or memory ran out; try --type bpe or char",
@@ -222,16 +217,14 @@ bool train_in_child(const TokenizerTraining *training, const Sample &sample, dou
 }
 
 // A bpe or unigram model that came out smaller than asked for has nothing left to merge.
-bool check_size(const TokenizerTraining *training, const std::string &model, Error *error) {
+bool check_size(const TokenizerTraining *training, const std::vector<char> &model, Error *error) {
     sentencepiece::SentencePieceProcessor processor;
-    if (!processor.LoadFromSerializedProto(model).ok())
-        return error_set(error, ERROR_SYSTEM, "SentencePiece made a model that it cannot load");
+    processor.LoadFromSerializedProto({model.data(), model.size()}).IgnoreError(); // one that does not load has no pieces
     size_t size = static_cast<size_t>(processor.GetPieceSize());
-    if (size < training->vocabulary && strcmp(training->type, "char") != 0)
-        return error_set(error, ERROR_USER,
-                         "a vocabulary of %zu is too large for this text (%s); the largest possible is %zu",
-                         training->vocabulary, training->type, size);
-    return true;
+    if (size >= training->vocabulary) return true;
+    return error_set(error, ERROR_USER,
+                     "a vocabulary of %zu is too large for this text (%s); the largest possible is %zu",
+                     training->vocabulary, training->type, size);
 }
 
 bool train(const TokenizerTraining *training, Error *error) {
@@ -245,12 +238,13 @@ bool train(const TokenizerTraining *training, Error *error) {
                          "and at least one piece)",
                          training->vocabulary, meta_pieces + 1, size_t{1} << 24);
     Sample sample;
-    std::string model;
+    std::vector<char> model;
     double coverage = 1.0;
     if (!read_sample(training, sample, error)) return false;
     bool is_char = strcmp(training->type, "char") == 0; // keeps as many characters as there is room for by itself
     if (!is_char && !choose_coverage(sample, training->vocabulary, &coverage, error)) return false;
-    return train_in_child(training, sample, coverage, model, error) && check_size(training, model, error) &&
+    return train_in_child(training, sample, coverage, model, error) &&
+           (is_char || check_size(training, model, error)) &&
            file_write_atomic(training->model_path, model.data(), model.size(), error);
 }
 

@@ -9,7 +9,7 @@ model/checkpoint_weights.c data/shards.c data/loader.c data/meta.c train/config.
 train/config_model.c train/state.c train/snapshot.c train/run_directory.c data/tokenizer.cc data/tokenizer_train.cc'
 find "$BUILD" -name '*.gcda' -delete
 rm -f "$BUILD/coverage.missing"
-for test in safetensors checkpoint data prepare config tokenizer trainer run_directory fuzz failing_json failing_checkpoint \
+for test in safetensors checkpoint checkpoint_foreign data prepare config tokenizer tokenizer_foreign trainer run_directory fuzz failing_json failing_checkpoint \
     failing_config failing_data failing_run failing_tokenizer; do
     OMP_WAIT_POLICY=passive "$BUILD/tests/test_$test" >"$BUILD/coverage.log" 2>&1 || { cat "$BUILD/coverage.log"; exit 1; }
 done

@@ -162,6 +162,7 @@ static void files_are_refused(void **state) {
     refuse_file("[data]\ndir = caf\xe9\n", ":2:", "not UTF-8");
     refuse_text("[model]\nlay\0ers = 3\n", 18, ":2:", "0x00");
     refuse_file("[model]\n\x1b[0m\n", ":2:", "0x1b");
+    refuse_file("[model]\nlayers\t=\x7f\n", ":2:", "0x7f");
     char line[2048] = "[data]\ndir = ";
     memset(line + strlen(line), 'x', 1500);
     refuse_file(line, ":2:", "longer than");
@@ -251,6 +252,12 @@ static void tokens_become_steps(void **state) {
     if (!config_resolve(&config, &error)) fail_msg("%s", error.message);
     assert_int_equal(config.steps, 3); // of 60
     assert_int_equal(config_origin(&config, "train.steps"), ORIGIN_DERIVED);
+    assert_int_equal(config.vocabulary, 4096);
+    config_defaults(&config);
+    assert_true(config_set(&config, "data.task=copy", ORIGIN_COMMAND_LINE, &error) && config_resolve(&config, &error));
+    assert_int_equal(config.vocabulary, 512);
+    config_defaults(&config);
+    for (size_t i = 0; i < 5; i++) assert_true(config_set(&config, sizes[i], ORIGIN_COMMAND_LINE, &error));
     static const char *const huge[] = {"train.batch=1048576", "train.accumulate=1048576", "model.tokens=1000000000"};
     for (size_t i = 0; i < 3; i++) assert_true(config_set(&config, huge[i], ORIGIN_COMMAND_LINE, &error));
     assert_false(config_resolve(&config, &error));
@@ -332,10 +339,48 @@ static void overlay_takes_what_was_set(void **state) {
     assert_true(config_set(&base, "model.width=64", ORIGIN_FILE, NULL));
     assert_true(config_set(&base, "model.layers=2", ORIGIN_FILE, NULL));
     assert_true(config_set(&over, "model.layers=5", ORIGIN_COMMAND_LINE, NULL));
+    assert_true(config_set(&over, "model.heads=2", ORIGIN_FILE, NULL));
     config_overlay(&base, &over);
     assert_int_equal(base.width, 64);
     assert_int_equal(base.layers, 5);
-    check_count("overlays", 2);
+    assert_int_equal(base.heads, 2);
+    check_count("overlays", 3);
+}
+
+// What the floors below are told.
+static void models_are_told(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        double scale;
+    } scales[] = {{"1/sqrt(d)", 0}, {"1/d", -1}, {"0.25", 0.25}};
+    Config config;
+    ModelSettings settings;
+    for (size_t i = 0; i < 3; i++) {
+        char assignment[64];
+        config_defaults(&config);
+        snprintf(assignment, sizeof assignment, "attention.logit_scale=%s", scales[i].text);
+        assert_true(config_set(&config, assignment, ORIGIN_COMMAND_LINE, NULL));
+        assert_true(config_set(&config, "attention.method=exact,lowrank,exact", ORIGIN_COMMAND_LINE, NULL));
+        assert_true(config_set(&config, "attention.bound=clip", ORIGIN_COMMAND_LINE, NULL));
+        config_model(&config, 2, true, &settings);
+        assert_true(settings.attention.logit_scale == scales[i].scale && settings.attention.bound == BOUND_CLIP);
+        assert_int_equal(settings.method_count, 3);
+        assert_string_equal(attention_method_name(settings.methods[1]), "lowrank");
+    }
+    const ModelConfig shape = {.vocabulary = 99, .layers = 3, .width = 24, .heads = 2, .kv_heads = 1, .qk_size = 12,
+                               .v_size = 8, .ffn = 30, .tokens = 77, .rope_theta = 5, .norm_epsilon = 1e-3,
+                               .tie = true, .qk_norm = true, .token_shift = true};
+    config_take_model(&config, &shape, ORIGIN_DERIVED);
+    config_model(&config, 1, false, &settings);
+    const ModelConfig *told = &settings.config;
+    assert_true(told->vocabulary == 99 && told->layers == 3 && told->width == 24 && told->heads == 2);
+    assert_true(told->kv_heads == 1 && told->qk_size == 12 && told->v_size == 8 && told->ffn == 30);
+    assert_true(told->tokens == 77 && told->rope_theta == 5 && told->norm_epsilon == 1e-3);
+    assert_true(told->tie && told->qk_norm && told->token_shift);
+    assert_int_equal(config_origin(&config, "model.ffn"), ORIGIN_DERIVED);
+    assert_int_equal(config_origin(&config, "attention.bound"), ORIGIN_COMMAND_LINE);
+    check_count("settings of models", 18);
 }
 
 static void words_are_near(void **state) {
@@ -365,6 +410,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(settings_are_refused), cmocka_unit_test(combinations_are_refused),
     cmocka_unit_test(tokens_become_steps),  cmocka_unit_test(files_that_cannot_be_read),
     cmocka_unit_test(printed_reads_back),   cmocka_unit_test(overlay_takes_what_was_set),
-    cmocka_unit_test(words_are_near),
+    cmocka_unit_test(models_are_told),      cmocka_unit_test(words_are_near),
 };
 TEST_MAIN(tests)

@@ -51,9 +51,8 @@ static bool write_shard(void *context, Error *error) {
     if (!writer) return false;
     for (size_t done = 0; done < IDS; done += IDS / 3)
         if (!shard_append(writer, c->ids + done, IDS / 3, error)) {
-            assert_false(shard_append(writer, c->ids, 1, NULL)); // it stays failed
-            shard_abandon(writer);
-            return false;
+            assert_false(shard_append(writer, c->ids, 1, NULL) || shard_finish(writer, &count, &crc, NULL));
+            return false; // it stays failed
         }
     return shard_finish(writer, &count, &crc, error);
 }
@@ -125,7 +124,7 @@ static void test_other_files(void **state) {
 
 static void write_folder(Case *c) {
     Error error = {0};
-    static const char *const names[] = {"train.bin", "train_1.bin"};
+    static const char *const names[] = {"train.bin", "train_the_second.bin"};
     for (size_t i = 0; i < 2; i++) {
         snprintf(c->shard, PATH, "%s/%s", c->directory, names[i]);
         check_works(write_shard(c, &error), &error);
@@ -237,6 +236,18 @@ static void one_text(void *context, bool good, const Error *error) {
     loader_close(loader);
 }
 
+static bool read_meta(void *context, Error *error) {
+    const Case *c = context;
+    char out[PATH];
+    PrepareResult meta;
+    snprintf(out, sizeof out, "%s/out", c->directory);
+    const bool good = data_read_meta(out, &meta, error);
+    if (good) assert_true(meta.vocabulary > 260 && meta.train_tokens > meta.val_tokens);
+    return good;
+}
+
+static void anything(void *context, bool good, const Error *error) { (void)context, (void)good, (void)error; }
+
 static void test_prepare(void **state) {
     (void)state;
     Case c;
@@ -254,6 +265,10 @@ static void test_prepare(void **state) {
     fail_each_call(&attempt, CALL_DISK & ~CALL_STATUS & ~CALL_NAME, EIO);
     c.names_fail = true;
     fail_each_call(&attempt, CALL_NAME, EIO);
+    check_works(prepare(&c, &error), &error);
+    const Attempt reading = {"meta.json read under failures", NULL, read_meta, anything, &c, .named = "meta.json"};
+    fail_each_call(&reading, CALL_MEMORY, ENOMEM);
+    fail_each_call(&reading, CALL_OPEN | CALL_READ, EIO);
     tear_down(&c);
 }
 

@@ -1,5 +1,6 @@
 // The tokenizer when memory, files, pipes or the child that trains fail at any one call of our own: what SentencePiece
 // asks for itself is granted, which it would not survive being refused.
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,10 +185,26 @@ static void test_child(void **state) {
     tear_down(&c);
 }
 
+// A program that ignores its children's ends leaves none to wait for.
+static void test_ignored_child(void **state) {
+    (void)state;
+    Case c;
+    Error error = {0};
+    set_up(&c);
+    no_model(&c);
+    signal(SIGCHLD, SIG_IGN);
+    if (!train(&c, &error)) fail_msg("%s", error.message);
+    signal(SIGCHLD, SIG_DFL);
+    same_model(&c, true, &error);
+    check_count("tokenizers trained by ignored children", 1);
+    tear_down(&c);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_load),
     cmocka_unit_test(test_encode),
     cmocka_unit_test(test_train),
     cmocka_unit_test(test_child),
+    cmocka_unit_test(test_ignored_child),
 };
 TEST_MAIN(tests)
