@@ -23,7 +23,7 @@ static const struct {
 static const char *inexpressible_attention(const ModelSettings *settings) {
     const AttentionSettings *attention = &settings->attention;
     double plain = 1 / sqrt((double)settings->config.qk_size);
-    if (attention->kernel && strcmp(attention->kernel, "rope") != 0)
+    if (strcmp(attention->kernel, "rope") != 0)
         return "attention.kernel is not rope; transformers' Llama and Qwen3 only rotate.";
     if (attention->logit_scale != 0 && !(fabs(attention->logit_scale / plain - 1) < 1e-12))
         return "attention.logit_scale is not 1/sqrt(d), the only one that transformers' Llama and Qwen3 have.";

@@ -322,10 +322,18 @@ static void printed_reads_back(void **state) {
         if (strcmp(first, second)) fail_msg("%s was %s and read back as %s", name, first, second);
     }
     check_count("settings written and read back", config_key_count());
-    // --print-config is a file, too: its remarks are comments.
+    // --print-config is a file, too: its remarks are comments, and say where a value comes from.
+    assert_true(config_set(&again, "model.width=96", ORIGIN_COMMAND_LINE, NULL));
+    assert_true(config_set(&again, "data.dir=", ORIGIN_DEFAULT, NULL) && config_set(&again, "data.task=", ORIGIN_DERIVED, NULL));
     FILE *file = fopen(path, "w");
-    config_print(&config, file, true);
+    config_print(&again, file, true);
     fclose(file);
+    size_t size;
+    char *printed = file_read_all(path, 1 << 20, &size, &error);
+    static const char *const origins[] = {" ; command line | ", " ; default | ", " ; derived | ", "written.ini:"};
+    for (size_t i = 0; i < 4; i++)
+        if (!printed || !strstr(printed, origins[i])) fail_msg("\"%s\" is not in:\n%s", origins[i], printed);
+    free(printed);
     config_defaults(&again);
     for (size_t i = 0; i < config_key_count(); i++) config_value(&again, i, (char[CONFIG_TEXT]){0});
     if (!config_read(&again, path, &error)) fail_msg("%s", error.message);
