@@ -1,5 +1,5 @@
-// What files.c, file_writer.c and directories.c share: system calls that go on after EINTR and short writes, and whose
-// errors name the path. Not for use outside core/.
+// What files.c, file_writer.c and directories.c share with those who keep descriptors themselves: system calls that go on
+// after EINTR and short writes, and whose errors name the path.
 #ifndef ROPE_CORE_DESCRIPTOR_H
 #define ROPE_CORE_DESCRIPTOR_H
 

@@ -1,9 +1,11 @@
-// Directories that appear whole (see files.h): written under a temporary name, flushed file by file, then renamed.
+// Directories and what is in them (see files.h). Those that appear whole are written under a temporary name, flushed file by file, then renamed.
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -41,6 +43,27 @@ enum { OPEN_FOLDERS = 16 }; // descriptors that nftw may hold
 bool directory_remove(const char *path, Error *error) {
     if (nftw(path, remove_entry, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS) == 0 || errno == ENOENT) return true;
     return error_errno(error, "Cannot remove %s", path);
+}
+
+static int is_visible(const struct dirent *entry) { return entry->d_name[0] != '.'; }
+
+// By bytes, whatever the locale.
+static int by_name(const struct dirent **left, const struct dirent **right) {
+    return strcmp((*left)->d_name, (*right)->d_name);
+}
+
+bool directory_list(DirectoryList *list, const char *path, Error *error) {
+    *list = (DirectoryList){0};
+    const int count = scandir(path, &list->entries, is_visible, by_name);
+    if (count < 0) return error_errno(error, "Cannot list %s", path);
+    list->count = (size_t)count;
+    return true;
+}
+
+void directory_list_free(DirectoryList *list) {
+    for (size_t i = 0; i < list->count; i++) free(list->entries[i]);
+    free(list->entries);
+    *list = (DirectoryList){0};
 }
 
 // "runs/a/step_1/" names the same directory as "runs/a/step_1", but not with a suffix behind it.

@@ -40,6 +40,14 @@ bool directory_make(const char *path, Error *error); // mkdir -p
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
 bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
 bool directory_remove(const char *path, Error *error); // recursive, does not follow links; fine if it is gone
+// What is in it but for names that begin with a dot, sorted by their bytes. A listing that breaks off is an error, and not
+// a shorter listing. Freed by directory_list_free, which also takes what a failure leaves.
+typedef struct DirectoryList {
+    struct dirent **entries;
+    size_t count;
+} DirectoryList;
+bool directory_list(DirectoryList *list, const char *path, Error *error);
+void directory_list_free(DirectoryList *list);
 
 uint32_t checksum(uint32_t running, const void *data, size_t size); // zlib crc32; start with 0
 bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error);

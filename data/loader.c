@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "core/arena.h"
 #include "core/files.h"
 #include "core/random.h"
 #include "data/data.h"
@@ -46,32 +45,19 @@ static bool is_shard_name(const char *name, const char *split) {
     return length >= prefix + 4 && strncmp(name, split, prefix) == 0 && strcmp(name + length - 4, ".bin") == 0;
 }
 
-static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
-// Names of the split's shards, sorted by byte value whatever the locale. *names and its elements are malloc'd.
-static bool list_shards(const char *directory, const char *split, char ***names, size_t *count, Error *error) {
-    DIR *stream = opendir(directory);
-    if (!stream) return error_errno(error, "%s: cannot open", directory);
-    bool good = true;
-    for (struct dirent *entry; good && (errno = 0, entry = readdir(stream));) {
-        if (!is_shard_name(entry->d_name, split)) continue;
-        char **grown = reallocarray(*names, *count + 1, sizeof *grown);
-        char *name = strdup(entry->d_name);
-        good = grown && name;
-        if (grown) *names = grown;
-        if (good)
-            grown[(*count)++] = name;
-        else
-            free(name);
+// Every shard of the split, in the order of their names.
+static bool add_shards(Loader *loader, const DataSettings *settings, const DirectoryList *list, Error *error) {
+    char path[4096];
+    for (size_t i = 0; i < list->count; i++) {
+        const char *name = list->entries[i]->d_name;
+        if (!is_shard_name(name, settings->split)) continue;
+        if (!path_join(path, sizeof path, settings->path, name, error) ||
+            !add_shard(loader, path, settings->vocabulary, error))
+            return false;
     }
-    if (!good) error_set(error, ERROR_MEMORY, "%s: out of memory", directory);
-    if (good && errno != 0) good = error_errno(error, "%s: cannot read", directory);
-    closedir(stream);
-    if (good && *count == 0)
-        good = error_set(error, ERROR_USER, "%s: no %s*.bin there; make it with `rope prepare TEXT --out %s`",
-                         directory, split, directory);
-    if (good) qsort(*names, *count, sizeof **names, compare_names);
-    return good;
+    return loader->shard_count > 0 ||
+           error_set(error, ERROR_USER, "%s: no %s*.bin there; make it with `rope prepare TEXT --out %s`",
+                     settings->path, settings->split, settings->path);
 }
 
 static bool open_shards(Loader *loader, const DataSettings *settings, Error *error) {
@@ -79,17 +65,10 @@ static bool open_shards(Loader *loader, const DataSettings *settings, Error *err
     if (stat(settings->path, &status) != 0)
         return error_set(error, ERROR_USER, "%s: %s", settings->path, strerror(errno));
     if (!S_ISDIR(status.st_mode)) return add_shard(loader, settings->path, settings->vocabulary, error);
-    char **names = NULL;
-    size_t count = 0;
-    bool good = meta_check_whole(settings->path, error) &&
-                list_shards(settings->path, settings->split, &names, &count, error);
-    for (size_t i = 0; good && i < count; i++) {
-        char path[4096];
-        good = path_join(path, sizeof path, settings->path, names[i], error) &&
-               add_shard(loader, path, settings->vocabulary, error);
-    }
-    for (size_t i = 0; i < count; i++) free(names[i]);
-    free(names);
+    DirectoryList list = {0};
+    bool good = meta_check_whole(settings->path, error) && directory_list(&list, settings->path, error) &&
+                add_shards(loader, settings, &list, error);
+    directory_list_free(&list);
     return good;
 }
 
@@ -109,8 +88,7 @@ static bool count_windows(Loader *loader, const DataSettings *settings, Error *e
             error, ERROR_USER,
             "%s: a window of %zu tokens needs one more than that in a shard; the longest %s shard has %llu",
             settings->path, loader->tokens, settings->split, (unsigned long long)longest);
-    size_t bytes = 0;
-    if (size_multiply(loader->tokens + 1, sizeof *loader->window, &bytes)) loader->window = malloc(bytes);
+    loader->window = malloc((loader->tokens + 1) * sizeof *loader->window); // at most a shard
     if (!loader->window) return error_set(error, ERROR_MEMORY, "%s: out of memory", settings->path);
     return true;
 }

@@ -67,6 +67,7 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
                                        &train_tokens, "validation", "bytes", &val_bytes, "tokens", &val_tokens,
                                        "unigram_loss", &unigram_loss) == 0;
     json_decref(root);
+    if (!good && !json_whole()) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     if (!good) return error_set(error, ERROR_CORRUPT, "%s: line %d: %s", path, problem.line, problem.text);
     if (version != META_VERSION)
         return error_set(error, ERROR_CORRUPT, "%s: version %d; version %d is known", path, version, META_VERSION);
@@ -95,7 +96,7 @@ bool meta_check_whole(const char *directory, Error *error) {
 bool data_read_meta(const char *directory, PrepareResult *meta, Error *error) {
     char path[4096];
     size_t size = 0;
-    if (!meta_check_whole(directory, error) || !path_join(path, sizeof path, directory, "meta.json", error))
+    if (!path_join(path, sizeof path, directory, "meta.json", error) || !meta_check_whole(directory, error))
         return false;
     if (access(path, F_OK) != 0)
         return error_set(error, ERROR_USER, "%s: not there; make it with `rope prepare TEXT --out %s`", path,

@@ -4,12 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/descriptor.h"
 #include "core/files.h"
 
 typedef struct Part {
@@ -37,32 +37,30 @@ static bool open_input(const char *path, int *descriptor, struct stat *status, E
     return true;
 }
 
+// Copies all of `in` to the file `out`.
+static bool copy(int in, const char *path, int out, const char *directory, uint64_t *size, Error *error) {
+    char buffer[1 << 16];
+    for (;;) {
+        ssize_t got = read(in, buffer, sizeof buffer);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return error_errno(error, "%s: cannot read", path);
+        if (got == 0) return true;
+        if (!descriptor_write(out, directory, buffer, (size_t)got, *size, error)) return false;
+        *size += (uint64_t)got;
+    }
+}
+
 // Copies all of `in` to a nameless file in the directory; its descriptor, or -1.
 static int spool(int in, const char *path, const char *directory, uint64_t *size, Error *error) {
     char name[4096];
-    if (!path_join(name, sizeof name, directory, ".input-XXXXXX", error)) return -1;
-    int out = mkstemp(name);
+    if (!path_join(name, sizeof name, directory, "input.tmp", error)) return -1;
+    int out = descriptor_open(name, O_RDWR | O_CREAT | O_TRUNC);
     if (out < 0) {
         error_errno(error, "%s: cannot write there", directory);
         return -1;
     }
     unlink(name); // it lives as long as its descriptor, whatever happens to this program
-    FILE *stream = fdopen(dup(out), "wb");
-    bool good = stream != NULL;
-    if (!good) error_errno(error, "%s: cannot copy", path);
-    char buffer[1 << 16];
-    for (ssize_t got = 1; good && got != 0;) {
-        got = read(in, buffer, sizeof buffer);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0)
-            good = error_errno(error, "%s: cannot read", path);
-        else if (fwrite(buffer, 1, (size_t)got, stream) != (size_t)got)
-            good = error_errno(error, "%s: cannot copy %s there", directory, path);
-        else
-            *size += (uint64_t)got;
-    }
-    if (stream && fclose(stream) != 0 && good) good = error_errno(error, "%s: cannot copy %s there", directory, path);
-    if (good) return out;
+    if (copy(in, path, out, directory, size, error)) return out;
     close(out);
     return -1;
 }

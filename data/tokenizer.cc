@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "core/files.h"
+#include "data/tokenizer_error.h"
 #include "data/utf8.h"
 
 namespace {
@@ -68,7 +69,8 @@ void Tokenizer::prepare() {
     int size = processor.GetPieceSize();
     for (int &id : byte_ids) id = processor.unk_id();
     int newline = processor.PieceToId("\n");
-    separable = !processor.IsUnknown(newline) && processor.EncodeAsIds("\n") == std::vector<int>{newline};
+    const std::vector<int> alone = processor.EncodeAsIds("\n");
+    separable = !processor.IsUnknown(newline) && alone.size() == 1 && alone[0] == newline;
     for (int id = 0; id < size; id++) {
         surfaces.push_back(surface_of(processor, id));
         const std::string &text = surfaces.back();
@@ -123,35 +125,35 @@ bool Tokenizer::encode(std::string_view text, std::vector<int> &ids) const {
     return true;
 }
 
-// Runs `body`; an exception becomes an error.
-template <typename Body> static auto guarded(Error *error, Body body) -> decltype(body()) {
+bool tokenizer_thrown(const char *where, Error *error) noexcept {
     try {
-        return body();
+        throw;
     } catch (const std::bad_alloc &) {
-        error_set(error, ERROR_MEMORY, "out of memory in the tokenizer");
+        return error_set(error, ERROR_MEMORY, "%s: out of memory", where);
     } catch (const std::exception &exception) {
-        error_set(error, ERROR_SYSTEM, "tokenizer: %s", exception.what());
-    } catch (...) {
-        error_set(error, ERROR_SYSTEM, "tokenizer: unknown exception");
+        return error_set(error, ERROR_SYSTEM, "%s: %s", where, exception.what());
     }
-    return {};
 }
 
 extern "C" Tokenizer *tokenizer_load(const char *path, Error *error) {
     size_t size = 0;
     char *model = file_read_all(path, model_bytes_limit, &size, error);
     if (!model) return nullptr;
-    Tokenizer *tokenizer = guarded(error, [&]() -> Tokenizer * {
-        auto made = std::make_unique<Tokenizer>();
-        if (!made->processor.LoadFromSerializedProto({model, size}).ok()) {
+    std::unique_ptr<Tokenizer> tokenizer;
+    try {
+        tokenizer = std::make_unique<Tokenizer>();
+        if (tokenizer->processor.LoadFromSerializedProto({model, size}).ok()) {
+            tokenizer->prepare();
+        } else {
             error_set(error, ERROR_CORRUPT, "%s: not a SentencePiece model", path);
-            return nullptr;
+            tokenizer.reset();
         }
-        made->prepare();
-        return made.release();
-    });
+    } catch (...) {
+        tokenizer_thrown(path, error);
+        tokenizer.reset();
+    }
     free(model);
-    return tokenizer;
+    return tokenizer.release();
 }
 
 extern "C" void tokenizer_free(Tokenizer *tokenizer) { delete tokenizer; }
@@ -166,33 +168,37 @@ extern "C" bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, s
                                  size_t *count, Error *error) {
     *ids = nullptr;
     *count = 0;
-    return guarded(error, [&] {
+    try {
         std::vector<int> pieces;
         if (!tokenizer->encode({text, size}, pieces))
-            return error_set(error, ERROR_SYSTEM, "SentencePiece cannot encode");
+            return error_set(error, ERROR_SYSTEM, "SentencePiece cannot encode the text");
         *ids = static_cast<int32_t *>(malloc((pieces.size() + 1) * sizeof **ids)); // never malloc(0)
         if (!*ids) return error_set(error, ERROR_MEMORY, "out of memory for %zu tokens", pieces.size());
         for (int id : pieces) (*ids)[(*count)++] = id;
         return true;
-    });
+    } catch (...) {
+        return tokenizer_thrown("encoding a text", error);
+    }
 }
 
 extern "C" bool tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, char **text,
                                  size_t *size, Error *error) {
     *text = nullptr;
     *size = 0;
-    return guarded(error, [&] {
-        std::string decoded;
-        for (size_t i = 0; i < count; i++) {
-            if (ids[i] < 0 || static_cast<size_t>(ids[i]) >= tokenizer->surfaces.size())
-                return error_set(error, ERROR_USER, "token %zu has id %d; the tokenizer has %zu", i, ids[i],
-                                 tokenizer->surfaces.size());
-            decoded += tokenizer->surfaces[static_cast<size_t>(ids[i])];
-        }
-        *text = static_cast<char *>(malloc(decoded.size() + 1));
-        if (!*text) return error_set(error, ERROR_MEMORY, "out of memory for %zu bytes of text", decoded.size());
-        memcpy(*text, decoded.c_str(), decoded.size() + 1);
-        *size = decoded.size();
-        return true;
-    });
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] < 0 || static_cast<size_t>(ids[i]) >= tokenizer->surfaces.size())
+            return error_set(error, ERROR_USER, "token %zu has id %d; the tokenizer has %zu", i, ids[i],
+                             tokenizer->surfaces.size());
+        bytes += tokenizer->surfaces[static_cast<size_t>(ids[i])].size();
+    }
+    *text = static_cast<char *>(malloc(bytes + 1));
+    if (!*text) return error_set(error, ERROR_MEMORY, "out of memory for %zu bytes of text", bytes);
+    for (size_t i = 0; i < count; i++) {
+        const std::string &surface = tokenizer->surfaces[static_cast<size_t>(ids[i])];
+        memcpy(*text + *size, surface.data(), surface.size());
+        *size += surface.size();
+    }
+    (*text)[*size] = '\0';
+    return true;
 }

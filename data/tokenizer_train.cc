@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "core/files.h"
+#include "data/tokenizer_error.h"
 #include "data/utf8.h"
 
 namespace {
@@ -125,7 +126,7 @@ class Sentences : public sentencepiece::SentenceIterator {
     size_t index_ = 0;
 };
 
-// 'M' and the model, or 'E' and a message.
+// The model; empty if SentencePiece made none.
 std::string train_here(const TokenizerTraining *training, const Sample &sample, double coverage) {
     Sentences sentences(sample.sentences);
     std::string model;
@@ -144,79 +145,86 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
                                                               {"num_threads", "16"},
                                                               {"minloglevel", "4"}},
                                                              &sentences, &model);
-    return status.ok() ? "M" + model : "E" + status.ToString();
+    if (!status.ok()) model.clear();
+    return model;
 }
 
-// The child: trains, writes the answer, leaves without running the parent's exit handlers. Nothing may be thrown out of
+// The child: trains, writes the model, leaves without running the parent's exit handlers. Nothing may be thrown out of
 // it, or the child would go on with the parent's work.
 [[noreturn]] void child_main(int pipe_end, const TokenizerTraining *training, const Sample &sample,
                              double coverage) noexcept {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (std::atexit([] { _exit(1); }) != 0) _exit(1); // SentencePiece may call exit()
     if (!freopen("/dev/null", "w", stderr)) _exit(1);
-    std::string answer;
+    std::string model;
     try {
-        try {
-            answer = train_here(training, sample, coverage);
-        } catch (const std::exception &exception) {
-            answer = std::string("E") + exception.what();
-        }
+        model = train_here(training, sample, coverage);
     } catch (...) {
-        _exit(1); // not even memory for a message: an empty answer says that
+        _exit(1); // there was no memory; without a model the parent says that
     }
-    for (size_t done = 0; done < answer.size();) {
-        ssize_t written = write(pipe_end, answer.data() + done, answer.size() - done);
+    for (size_t done = 0; done < model.size();) {
+        ssize_t written = write(pipe_end, model.data() + done, model.size() - done);
         if (written < 0 && errno != EINTR) _exit(1);
         if (written > 0) done += static_cast<size_t>(written);
     }
     _exit(0);
 }
 
-bool train_in_child(const TokenizerTraining *training, const Sample &sample, double coverage, std::string &model,
+// What the child says until it closes its end of the pipe.
+bool hear(int pipe_end, const TokenizerTraining *training, std::vector<char> &model, Error *error) {
+    char buffer[65536];
+    try {
+        for (;;) {
+            ssize_t got = read(pipe_end, buffer, sizeof buffer);
+            if (got == 0) return true;
+            if (got > 0)
+                model.insert(model.end(), buffer, buffer + got);
+            else if (errno != EINTR)
+                return error_errno(error, "%s: cannot read what was trained", training->model_path);
+        }
+    } catch (...) {
+        return tokenizer_thrown(training->model_path, error);
+    }
+}
+
+bool train_in_child(const TokenizerTraining *training, const Sample &sample, double coverage, std::vector<char> &model,
                     Error *error) {
     int ends[2];
-    if (pipe(ends) != 0) return error_errno(error, "cannot start tokenizer training");
+    if (pipe(ends) != 0) return error_errno(error, "%s: cannot start to train it", training->model_path);
     pid_t child = fork();
+    if (child < 0) {
+        error_errno(error, "%s: cannot start to train it", training->model_path);
+        close(ends[0]);
+        close(ends[1]);
+        return false;
+    }
     if (child == 0) {
         close(ends[0]);
         child_main(ends[1], training, sample, coverage);
     }
     close(ends[1]);
-    std::string answer;
-    char buffer[65536];
-    ssize_t got = 1;
-    while (child > 0 && got != 0) {
-        got = read(ends[0], buffer, sizeof buffer);
-        if (got < 0 && errno != EINTR) break;
-        if (got > 0) answer.append(buffer, static_cast<size_t>(got));
-    }
-    close(ends[0]);
-    if (child < 0) return error_errno(error, "cannot start tokenizer training");
+    const bool heard = hear(ends[0], training, model, error);
+    close(ends[0]); // a child that is still speaking ends by it
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
-    if (!answer.empty() && answer[0] == 'E')
-        return error_set(error, ERROR_USER, "SentencePiece cannot train a %s model on this text: %s", training->type,
-                         answer.c_str() + 1);
-    if (answer.empty() || status != 0)
+    if (!heard) return false;
+    if (model.empty() || status != 0)
         return error_set(error, ERROR_USER,
                          "SentencePiece gave up training a %s model on this text: it is too short or too repetitive, "
                          "or memory ran out; try --type bpe or char",
                          training->type);
-    model = answer.substr(1);
     return true;
 }
 
 // A bpe or unigram model that came out smaller than asked for has nothing left to merge.
-bool check_size(const TokenizerTraining *training, const std::string &model, Error *error) {
+bool check_size(const TokenizerTraining *training, const std::vector<char> &model, Error *error) {
     sentencepiece::SentencePieceProcessor processor;
-    if (!processor.LoadFromSerializedProto(model).ok())
-        return error_set(error, ERROR_SYSTEM, "SentencePiece made a model that it cannot load");
+    processor.LoadFromSerializedProto({model.data(), model.size()}).IgnoreError(); // one that does not load has no pieces
     size_t size = static_cast<size_t>(processor.GetPieceSize());
-    if (size < training->vocabulary && strcmp(training->type, "char") != 0)
-        return error_set(error, ERROR_USER,
-                         "a vocabulary of %zu is too large for this text (%s); the largest possible is %zu",
-                         training->vocabulary, training->type, size);
-    return true;
+    if (size >= training->vocabulary) return true;
+    return error_set(error, ERROR_USER,
+                     "a vocabulary of %zu is too large for this text (%s); the largest possible is %zu",
+                     training->vocabulary, training->type, size);
 }
 
 bool train(const TokenizerTraining *training, Error *error) {
@@ -230,12 +238,13 @@ bool train(const TokenizerTraining *training, Error *error) {
                          "and at least one piece)",
                          training->vocabulary, meta_pieces + 1, size_t{1} << 24);
     Sample sample;
-    std::string model;
+    std::vector<char> model;
     double coverage = 1.0;
     if (!read_sample(training, sample, error)) return false;
     bool is_char = strcmp(training->type, "char") == 0; // keeps as many characters as there is room for by itself
     if (!is_char && !choose_coverage(sample, training->vocabulary, &coverage, error)) return false;
-    return train_in_child(training, sample, coverage, model, error) && check_size(training, model, error) &&
+    return train_in_child(training, sample, coverage, model, error) &&
+           (is_char || check_size(training, model, error)) &&
            file_write_atomic(training->model_path, model.data(), model.size(), error);
 }
 
@@ -244,11 +253,7 @@ bool train(const TokenizerTraining *training, Error *error) {
 extern "C" bool tokenizer_train(const TokenizerTraining *training, Error *error) {
     try {
         return train(training, error);
-    } catch (const std::bad_alloc &) {
-        return error_set(error, ERROR_MEMORY, "out of memory while training the tokenizer");
-    } catch (const std::exception &exception) {
-        return error_set(error, ERROR_SYSTEM, "training the tokenizer: %s", exception.what());
     } catch (...) {
-        return error_set(error, ERROR_SYSTEM, "training the tokenizer: unknown exception");
+        return tokenizer_thrown(training->model_path, error);
     }
 }

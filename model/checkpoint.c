@@ -30,8 +30,8 @@ bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo 
     for (size_t i = 0; i < table->count; i++)
         if (!checkpoint_finite(weights_path, &table->tensors[i], parameters + table->tensors[i].offset, error))
             return false;
-    char *text = checkpoint_config_text(model_settings(model), info, error);
-    if (!text) return false;
+    char *text = checkpoint_config_text(model_settings(model), info);
+    if (!text) return error_set(error, ERROR_MEMORY, "There is no memory for %s.", config_path);
     snprintf(sum, sizeof sum, "%08x", checksum(0, text, strlen(text)));
     const char *metadata[] = {CHECKPOINT_CONFIG_CHECKSUM, sum, NULL};
     bool good = write_text(config_path, text, error) &&
@@ -61,6 +61,18 @@ static bool check_config_bytes(const char *directory, const char *config_path, c
     return good;
 }
 
+// Every tensor of the configuration is there with its shape, and no other.
+static bool check_tensors(const char *directory, const char *config_path, const ModelConfig *config, Error *error) {
+    TensorTable table;
+    if (!tensor_table_create(&table, config, error)) {
+        error_context(error, "%s", config_path);
+        return false;
+    }
+    bool good = checkpoint_weights(directory, &table, NULL, error);
+    tensor_table_destroy(&table);
+    return good;
+}
+
 bool checkpoint_read_config(const char *directory, ModelConfig *config, json_t **rope_c, Error *error) {
     char path[CHECKPOINT_PATH];
     size_t size;
@@ -68,13 +80,10 @@ bool checkpoint_read_config(const char *directory, ModelConfig *config, json_t *
     if (!path_join(path, sizeof path, directory, CHECKPOINT_CONFIG, error)) return false;
     char *text = file_read_all(path, CHECKPOINT_JSON_LIMIT, &size, error);
     json_t *json = NULL;
-    TensorTable table = {0};
     bool good = text && check_config_bytes(directory, path, text, size, error) &&
                 (json = json_parse(path, "contents", text, size, error)) &&
-                checkpoint_config_parse(path, json, config, error) &&
-                tensor_table_create(&table, config, error) && checkpoint_weights(directory, &table, NULL, error);
+                checkpoint_config_parse(path, json, config, error) && check_tensors(directory, path, config, error);
     if (good && rope_c) *rope_c = json_incref(json_object_get(json, "rope_c"));
-    tensor_table_destroy(&table);
     json_decref(json);
     free(text);
     return good;

@@ -23,7 +23,7 @@ static const struct {
 static const char *inexpressible_attention(const ModelSettings *settings) {
     const AttentionSettings *attention = &settings->attention;
     double plain = 1 / sqrt((double)settings->config.qk_size);
-    if (attention->kernel && strcmp(attention->kernel, "rope") != 0)
+    if (strcmp(attention->kernel, "rope") != 0)
         return "attention.kernel is not rope; transformers' Llama and Qwen3 only rotate.";
     if (attention->logit_scale != 0 && !(fabs(attention->logit_scale / plain - 1) < 1e-12))
         return "attention.logit_scale is not 1/sqrt(d), the only one that transformers' Llama and Qwen3 have.";
@@ -101,7 +101,7 @@ static json_t *config_json(const ModelSettings *settings, const CheckpointInfo *
     return NULL;
 }
 
-char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo *info, Error *error) {
+char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo *info) {
     json_t *json = config_json(settings, info), *again = NULL;
     char *text = NULL;
     // The fewest digits that give every number back: 1e-05, not 1.0000000000000001e-05.
@@ -116,7 +116,6 @@ char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo
     json_decref(again);
     if (same) return text;
     free(text);
-    error_set(error, ERROR_MEMORY, "There is no memory for " CHECKPOINT_CONFIG ".");
     return NULL;
 }
 

@@ -37,18 +37,19 @@ static const void *piece_bytes(const real *numbers, size_t count, float *buffer)
     return buffer;
 }
 
-// Adds the item's bytes to *running, and writes them if there is a writer.
-static bool pass_over(const SafetensorsItem *item, uint32_t *running, FileWriter *writer) {
+// Adds the item's bytes to *running, or writes them; a failure stays with the writer.
+static void pass_over(const SafetensorsItem *item, uint32_t *running, FileWriter *writer) {
     enum { PIECE = SAFETENSORS_CHUNK / sizeof(float) };
     float buffer[PIECE];
     size_t elements = item_elements(item);
     for (size_t done = 0; done < elements; done += PIECE) {
         size_t count = elements - done < PIECE ? elements - done : PIECE;
         const void *bytes = piece_bytes(item->data + done, count, buffer);
-        if (running) *running = checksum(*running, bytes, count * sizeof(float));
-        if (writer && !file_writer_write(writer, bytes, count * sizeof(float))) return false;
+        if (writer)
+            file_writer_write(writer, bytes, count * sizeof(float));
+        else
+            *running = checksum(*running, bytes, count * sizeof(float));
     }
-    return true;
 }
 
 static json_t *tensor_entry(const SafetensorsItem *item, size_t *end) {
@@ -116,8 +117,9 @@ bool safetensors_write(const char *path, const SafetensorsItem *items, size_t co
         free(header);
         return false;
     }
-    bool good = file_writer_write(writer, length_bytes, sizeof length) && file_writer_write(writer, header, padded);
-    for (size_t i = 0; good && i < count; i++) good = pass_over(&items[i], NULL, writer);
+    file_writer_write(writer, length_bytes, sizeof length);
+    file_writer_write(writer, header, padded);
+    for (size_t i = 0; i < count; i++) pass_over(&items[i], NULL, writer);
     free(header);
     return file_writer_close(writer, error); // reports the first cause, if any write failed
 }

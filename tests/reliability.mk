@@ -18,6 +18,14 @@ $(BUILD)/tests/faults: $(patsubst %.c,$(BUILD)/float/%.o,$(wildcard tests/faults
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
+# Functions that tests/failing/calls.c puts in the place of libc's, in our own code.
+CALLS_THAT_FAIL := malloc calloc realloc reallocarray aligned_alloc strdup asprintf open_memstream free _Znwm \
+    read pread write pwrite open close fsync rename renameat2 mkdir unlink remove symlink stat fstat access \
+    scandir fopen fclose ini_parse_stream flock pipe fork waitpid atexit freopen
+$(BUILD)/tests/test_failing_%: $(BUILD)/float/tests/test_failing_%.o $(BUILD)/float/tests/failing/calls.o $(SUPPORT_FLOAT) $(BUILD)/librope.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) $(CALLS_THAT_FAIL:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
+
 faults: $(BUILD)/tests/faults
 	@$(BUILD)/tests/faults $(FAULTS_DIRECTORY).$$$$
 
@@ -41,8 +49,10 @@ fuzz:
 soak: $(BUILD)/tests/faults build-tests
 	@BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) sh tests/soak.sh
 
-# Branches of what reads files and settings; the tests are built again for it, without optimisation.
+# Branches of what reads files and settings; the tests are built again for it, without optimisation, which would copy
+# functions to where they are called and then count each copy's branches. But for kernels: those would take too long.
+build/coverage/%_kernels.portable.o build/coverage/%_kernels.avx2.o build/coverage/%_kernels.avx512.o: override OPTIMIZE := -O1
 coverage:
-	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/coverage OPTIMIZE=-O1 \
-	    CFLAGS='--coverage -DROPE_COVERAGE' CXXFLAGS=--coverage LDFLAGS=--coverage build-tests
+	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/coverage OPTIMIZE=-O0 \
+	    CFLAGS='--coverage -DROPE_COVERAGE' CXXFLAGS='--coverage -O0' LDFLAGS=--coverage build-tests
 	@BUILD=build/coverage sh tests/coverage.sh

@@ -12,7 +12,9 @@
 static size_t refusals;
 
 static void write_file(char *path, size_t room, const char *text, size_t size) {
-    snprintf(path, room, "%s/test.ini", temporary_directory());
+    static const char *directory;
+    if (!directory) directory = temporary_directory();
+    snprintf(path, room, "%s/test.ini", directory);
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
     assert_int_equal(fwrite(text, 1, size, file), size);
@@ -72,7 +74,7 @@ static void defaults_are_sound(void **state) {
     assert_true(config.ffn * 3 >= config.width * 8);
     // The table's defaults are those of the attention floor, but for the bound, which follows the method.
     ModelSettings settings;
-    assert_true(config_model(&config, 2, true, &settings, &error));
+    config_model(&config, 2, true, &settings);
     AttentionSettings wanted = attention_defaults();
     assert_int_equal(settings.attention.far_size, wanted.far_size);
     assert_int_equal(settings.attention.degree, wanted.degree);
@@ -160,6 +162,7 @@ static void files_are_refused(void **state) {
     refuse_file("[data]\ndir = caf\xe9\n", ":2:", "not UTF-8");
     refuse_text("[model]\nlay\0ers = 3\n", 18, ":2:", "0x00");
     refuse_file("[model]\n\x1b[0m\n", ":2:", "0x1b");
+    refuse_file("[model]\nlayers\t=\x7f\n", ":2:", "0x7f");
     char line[2048] = "[data]\ndir = ";
     memset(line + strlen(line), 'x', 1500);
     refuse_file(line, ":2:", "longer than");
@@ -182,6 +185,27 @@ static void settings_are_refused(void **state) {
     refuse_setting("data.dir=a\nb", "control character");
     refuse_setting("data.task=mqra", "mqar");
     refuse_setting("attention.method=", "not one of");
+    refuse_setting("model.width=-", "whole number");
+    refuse_setting("model.width=-1x", "whole number");
+    refuse_setting("modelwidth=1.5", "section.key=value");
+    refuse_setting("a_section_of_more_than_sixty_three_characters_which_no_table_of_ours_has.width=3", "section.key=value");
+    refuse_setting("model.a_key_of_more_than_sixty_three_characters_which_no_table_of_ours_has_=3", "section.key=value");
+    refuse_setting("data.dir=#a", "begins a comment");
+    refuse_setting("data.dir=a #b", "begins a comment");
+    refuse_setting("data.dir=a ", "space");
+    refuse_setting("data.dir=\x7f", "control character");
+    refuse_setting("data.dir=caf\xe9", "not UTF-8");
+    refuse_setting("optim.schedule=", "not one of");
+    refuse_setting("attention.logit_scale=0", "above 0");
+    refuse_setting("optim.betas=0.9;0.99", "two numbers");
+    refuse_setting("optim.betas=0.99999999999999999999999999999999999999999999999999999999999999999,0.9", "two numbers");
+    refuse_setting("optim.betas=a,0.9", "not a number");
+    refuse_setting("optim.betas=0.9,", "not a number");
+    refuse_setting("optim.betas=-0.1,0.9", "outside of");
+    refuse_setting("optim.betas=0.9,1", "outside of");
+    char methods[2 * CONFIG_TEXT] = "attention.method=auto";
+    while (strlen(methods) < CONFIG_TEXT + 30) strcat(methods, ",auto");
+    refuse_setting(methods, "longer than");
     char assignment[CONFIG_TEXT + 64] = "data.dir=";
     memset(assignment + strlen(assignment), 'x', CONFIG_TEXT);
     refuse_setting(assignment, "longer than");
@@ -200,16 +224,65 @@ static void combinations_are_refused(void **state) {
         {"optim.warmup=50", "train.steps=50", "warmup"},
         {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
         {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
+        {"model.width=3", "model.heads=4", "size 0"},
+        {"optim.epsilon=0", "model.heads=4", "epsilon"},
+        {"optim.learning_rate=1", "optim.weight_decay=2", "weight_decay"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config config;
         Error error = {0};
         config_defaults(&config);
-        assert_true(config_set(&config, cases[i][0], ORIGIN_COMMAND_LINE, &error));
+        if (!config_set(&config, cases[i][0], ORIGIN_COMMAND_LINE, &error)) fail_msg("%s", error.message);
         assert_true(config_set(&config, cases[i][1], ORIGIN_COMMAND_LINE, &error));
         if (config_resolve(&config, &error) || error.kind != ERROR_USER || !strstr(error.message, cases[i][2]))
             fail_msg("%s %s: %s", cases[i][0], cases[i][1], error.message);
         refusals++;
+    }
+}
+
+// Tokens in all, as whole steps; a product that does not fit is refused.
+static void tokens_become_steps(void **state) {
+    (void)state;
+    static const char *const sizes[] = {"train.batch=3", "train.accumulate=2", "model.tokens=10", "train.tokens=121",
+                                        "data.task="};
+    Config config;
+    Error error = {0};
+    config_defaults(&config);
+    for (size_t i = 0; i < 5; i++) assert_true(config_set(&config, sizes[i], ORIGIN_COMMAND_LINE, &error));
+    if (!config_resolve(&config, &error)) fail_msg("%s", error.message);
+    assert_int_equal(config.steps, 3); // of 60
+    assert_int_equal(config_origin(&config, "train.steps"), ORIGIN_DERIVED);
+    assert_int_equal(config.vocabulary, 4096);
+    config_defaults(&config);
+    assert_true(config_set(&config, "data.task=copy", ORIGIN_COMMAND_LINE, &error) && config_resolve(&config, &error));
+    assert_int_equal(config.vocabulary, 512);
+    config_defaults(&config);
+    for (size_t i = 0; i < 5; i++) assert_true(config_set(&config, sizes[i], ORIGIN_COMMAND_LINE, &error));
+    static const char *const huge[] = {"train.batch=1048576", "train.accumulate=1048576", "model.tokens=1000000000"};
+    for (size_t i = 0; i < 3; i++) assert_true(config_set(&config, huge[i], ORIGIN_COMMAND_LINE, &error));
+    assert_false(config_resolve(&config, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "does not fit"));
+    check_count("tokens as steps", 3);
+}
+
+// What is not read as a file at all, and values as long as can be in sections as long as can be.
+static void files_that_cannot_be_read(void **state) {
+    (void)state;
+    Config config;
+    Error error = {0};
+    const char *directory = temporary_directory();
+    config_defaults(&config);
+    assert_false(config_read(&config, directory, &error));
+    if (error.kind != ERROR_SYSTEM || !strstr(error.message, directory)) fail_msg("%s", error.message);
+    error_clear(&error);
+    assert_false(config_read(&config, "/nowhere/at/all.ini", &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "/nowhere/at/all.ini"));
+    refusals += 2;
+    char text[2048], value[CONFIG_TEXT + 150];
+    memset(value, 'x', sizeof value);
+    for (size_t length = CONFIG_TEXT + 80; length < sizeof value; length++) {
+        snprintf(text, sizeof text, "[a_section_that_is_as_long_as_the_reader_takes_them]\nkey=%.*s\n", (int)length, value);
+        refuse_file(text, ":2:", "a");
     }
 }
 
@@ -249,10 +322,18 @@ static void printed_reads_back(void **state) {
         if (strcmp(first, second)) fail_msg("%s was %s and read back as %s", name, first, second);
     }
     check_count("settings written and read back", config_key_count());
-    // --print-config is a file, too: its remarks are comments.
+    // --print-config is a file, too: its remarks are comments, and say where a value comes from.
+    assert_true(config_set(&again, "model.width=96", ORIGIN_COMMAND_LINE, NULL));
+    assert_true(config_set(&again, "data.dir=", ORIGIN_DEFAULT, NULL) && config_set(&again, "data.task=", ORIGIN_DERIVED, NULL));
     FILE *file = fopen(path, "w");
-    config_print(&config, file, true);
+    config_print(&again, file, true);
     fclose(file);
+    size_t size;
+    char *printed = file_read_all(path, 1 << 20, &size, &error);
+    static const char *const origins[] = {" ; command line | ", " ; default | ", " ; derived | ", "written.ini:"};
+    for (size_t i = 0; i < 4; i++)
+        if (!printed || !strstr(printed, origins[i])) fail_msg("\"%s\" is not in:\n%s", origins[i], printed);
+    free(printed);
     config_defaults(&again);
     for (size_t i = 0; i < config_key_count(); i++) config_value(&again, i, (char[CONFIG_TEXT]){0});
     if (!config_read(&again, path, &error)) fail_msg("%s", error.message);
@@ -266,10 +347,48 @@ static void overlay_takes_what_was_set(void **state) {
     assert_true(config_set(&base, "model.width=64", ORIGIN_FILE, NULL));
     assert_true(config_set(&base, "model.layers=2", ORIGIN_FILE, NULL));
     assert_true(config_set(&over, "model.layers=5", ORIGIN_COMMAND_LINE, NULL));
+    assert_true(config_set(&over, "model.heads=2", ORIGIN_FILE, NULL));
     config_overlay(&base, &over);
     assert_int_equal(base.width, 64);
     assert_int_equal(base.layers, 5);
-    check_count("overlays", 2);
+    assert_int_equal(base.heads, 2);
+    check_count("overlays", 3);
+}
+
+// What the floors below are told.
+static void models_are_told(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        double scale;
+    } scales[] = {{"1/sqrt(d)", 0}, {"1/d", -1}, {"0.25", 0.25}};
+    Config config;
+    ModelSettings settings;
+    for (size_t i = 0; i < 3; i++) {
+        char assignment[64];
+        config_defaults(&config);
+        snprintf(assignment, sizeof assignment, "attention.logit_scale=%s", scales[i].text);
+        assert_true(config_set(&config, assignment, ORIGIN_COMMAND_LINE, NULL));
+        assert_true(config_set(&config, "attention.method=exact,lowrank,exact", ORIGIN_COMMAND_LINE, NULL));
+        assert_true(config_set(&config, "attention.bound=clip", ORIGIN_COMMAND_LINE, NULL));
+        config_model(&config, 2, true, &settings);
+        assert_true(settings.attention.logit_scale == scales[i].scale && settings.attention.bound == BOUND_CLIP);
+        assert_int_equal(settings.method_count, 3);
+        assert_string_equal(attention_method_name(settings.methods[1]), "lowrank");
+    }
+    const ModelConfig shape = {.vocabulary = 99, .layers = 3, .width = 24, .heads = 2, .kv_heads = 1, .qk_size = 12,
+                               .v_size = 8, .ffn = 30, .tokens = 77, .rope_theta = 5, .norm_epsilon = 1e-3,
+                               .tie = true, .qk_norm = true, .token_shift = true};
+    config_take_model(&config, &shape, ORIGIN_DERIVED);
+    config_model(&config, 1, false, &settings);
+    const ModelConfig *told = &settings.config;
+    assert_true(told->vocabulary == 99 && told->layers == 3 && told->width == 24 && told->heads == 2);
+    assert_true(told->kv_heads == 1 && told->qk_size == 12 && told->v_size == 8 && told->ffn == 30);
+    assert_true(told->tokens == 77 && told->rope_theta == 5 && told->norm_epsilon == 1e-3);
+    assert_true(told->tie && told->qk_norm && told->token_shift);
+    assert_int_equal(config_origin(&config, "model.ffn"), ORIGIN_DERIVED);
+    assert_int_equal(config_origin(&config, "attention.bound"), ORIGIN_COMMAND_LINE);
+    check_count("settings of models", 18);
 }
 
 static void words_are_near(void **state) {
@@ -297,7 +416,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(defaults_are_sound),   cmocka_unit_test(bound_follows_the_method),
     cmocka_unit_test(files_are_read),       cmocka_unit_test(files_are_refused),
     cmocka_unit_test(settings_are_refused), cmocka_unit_test(combinations_are_refused),
+    cmocka_unit_test(tokens_become_steps),  cmocka_unit_test(files_that_cannot_be_read),
     cmocka_unit_test(printed_reads_back),   cmocka_unit_test(overlay_takes_what_was_set),
-    cmocka_unit_test(words_are_near),
+    cmocka_unit_test(models_are_told),      cmocka_unit_test(words_are_near),
 };
 TEST_MAIN(tests)

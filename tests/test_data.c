@@ -426,7 +426,14 @@ static void test_unfinished_shard(void **state) {
     assert_null(shard_create(in_directory("absent/train.bin"), 10, &error));
     assert_non_null(strstr(error.message, "absent/train.bin"));
     assert_null(shard_create(in_directory("train.bin"), 0, NULL));
-    check_count("unfinished and impossible shards", 3);
+    assert_null(shard_create(in_directory("train.bin"), (size_t)INT32_MAX + 1, NULL));
+    error_clear(&error);
+    writer = shard_create(in_directory("train.bin"), 10, &error);
+    assert_true(shard_append(writer, ids, 3, &error));
+    assert_false(shard_append(writer, ids, INT32_MAX - 2, &error)); // refused before an id is looked at
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "2^31-1") && strstr(error.message, "train.bin"));
+    shard_abandon(writer);
+    check_count("unfinished and impossible shards", 5);
 }
 
 int main(int argc, char **argv) {

@@ -70,13 +70,14 @@ static void test_keeps(void **unused) {
     for (size_t i = 0; i < 5; i++) write_file(directory, strangers[i], "mine");
     if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
     assert_false(there(directory, "step_00000009.tmp") || there(directory, "step_00000009.old"));
-    assert_false(run_has_checkpoints(&run));
+    bool any = true;
+    assert_true(run_has_checkpoints(&run, &any, &error) && !any);
     for (size_t k = 1; k <= 5; k++) {
         toy_trainer_step(&trainer);
         if (k == 2) trainer.state.best_step = 2, trainer.state.best_loss = 1;
         save(&run, &trainer);
     }
-    assert_true(run_has_checkpoints(&run));
+    assert_true(run_has_checkpoints(&run, &any, &error) && any);
     static const char *const names[] = {"step_00000001", "step_00000002", "step_00000003", "step_00000004",
                                         "step_00000005"};
     for (size_t i = 0; i < 5; i++) {
@@ -223,6 +224,43 @@ static void test_other_runs(void **unused) {
     }
 }
 
+// Weights alone go into a model of the same shape, whatever its context; a run goes on under other settings of training,
+// and not under those that its order of data or its shape depends on.
+static void test_settings_that_may_differ(void **unused) {
+    (void)unused;
+    static const struct {
+        const char *setting;
+        bool weights, run;
+    } cases[] = {{"optim.learning_rate=0.5", true, true}, {"model.tokens=18", true, false},
+                 {"model.rope_theta=500", true, false},   {"model.norm_epsilon=1e-4", true, false},
+                 {"train.seed=77", true, false},          {"model.vocabulary=33", false, false}};
+    const char *directory = temporary_directory();
+    Config config = settings(NULL);
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    toy_trainer_create(&trainer, &config);
+    trainer.state.step = 1;
+    if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
+    save(&run, &trainer);
+    trainer_destroy(&trainer);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Config other = settings((const char *const[]){cases[i].setting, NULL});
+        bool found;
+        toy_trainer_create(&trainer, &other);
+        Error weights = {0}, whole = {0};
+        if (snapshot_load_weights(below(directory, "step_00000001"), &trainer, &weights) != cases[i].weights)
+            fail_msg("%s: weights: %s", cases[i].setting, weights.message);
+        if (run_load_latest(&run, &trainer, &found, &whole) != cases[i].run || found != cases[i].run)
+            fail_msg("%s: the run: %s", cases[i].setting, whole.message);
+        if (!cases[i].weights) assert_int_equal(weights.kind, ERROR_USER);
+        if (!cases[i].run) assert_true(whole.kind == ERROR_USER && strstr(whole.message, directory));
+        check_count("settings that differ", 2);
+        trainer_destroy(&trainer);
+    }
+    run_close(&run);
+}
+
 // Settings that travel in config.json come from outside: what is not known there is refused.
 static void test_carried_settings(void **unused) {
     (void)unused;
@@ -311,6 +349,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_goes_on),
     cmocka_unit_test(test_finds),
     cmocka_unit_test(test_other_runs),
+    cmocka_unit_test(test_settings_that_may_differ),
     cmocka_unit_test(test_carried_settings),
     cmocka_unit_test(test_sealed_nonsense),
 };

@@ -340,6 +340,61 @@ static void test_many_characters(void **state) {
     check_count("vocabularies smaller than the alphabet", TYPES);
 }
 
+static bool cannot_read(void *context, const char **text, size_t *size) {
+    (void)context, (void)text, (void)size;
+    return false;
+}
+
+// The sample ends where it is said to, even within a piece of text, and a text that cannot be read is an error.
+static void test_samples(void **state) {
+    (void)state;
+    char paths[2][512];
+    size_t size, model_sizes[2];
+    char *text = make_text(100, &size), *models[2];
+    Error error = {0};
+    for (size_t i = 0; i < 2; i++) { // 2500 bytes of all of it, and all of 2500 bytes
+        Memory memory = {text, i ? 2500 : size, 1000};
+        model_path(paths[i], sizeof paths[i], i ? "prefix" : "sample");
+        const TokenizerTraining training = {.type = "bpe", .vocabulary = 290, .model_path = paths[i],
+                                            .next = next_piece, .context = &memory,
+                                            .sample_bytes = i ? (size_t)1 << 20 : 2500};
+        if (!tokenizer_train(&training, &error)) fail_msg("%s", error.message);
+        models[i] = file_read_all(paths[i], 1 << 20, &model_sizes[i], &error);
+    }
+    assert_int_equal(model_sizes[0], model_sizes[1]);
+    check_same_bits("models of a sample and of a text as long", models[0], models[1], model_sizes[0]);
+    model_path(paths[0], sizeof paths[0], "unread");
+    const TokenizerTraining training = {.type = "bpe", .vocabulary = 290, .model_path = paths[0], .next = cannot_read,
+                                        .sample_bytes = 1000};
+    assert_false(tokenizer_train(&training, &error));
+    assert_true(error.kind == ERROR_SYSTEM && access(paths[0], F_OK) != 0);
+    check_count("texts that cannot be read", 1);
+    for (size_t i = 0; i < 2; i++) free(models[i]);
+    free(text);
+}
+
+// Characters that SentencePiece has uses of its own for are in the text that it learns from.
+static void test_reserved_characters(void **state) {
+    (void)state;
+    static const char line[] = "the\xE2\x96\x81lord\tand \xE2\x96\x85 said\xFF unto \xE2\x81\x87 him <s> behold\n";
+    char path[512];
+    size_t size;
+    char *text = realloc(make_text(400, &size), 400 * 256 + 40 * sizeof line);
+    assert_non_null(text);
+    for (size_t i = 0; i < 40; i++, size += sizeof line) memcpy(text + size, line, sizeof line); // with its NUL
+    model_path(path, sizeof path, "reserved");
+    for (size_t t = 0; t < TYPES; t++) {
+        Error error = {0};
+        if (!train(types[t], 330, path, text, size, &error)) fail_msg("%s: %s", types[t], error.message);
+        Tokenizer *tokenizer = tokenizer_load(path, &error);
+        if (!tokenizer) fail_msg("%s: %s", types[t], error.message);
+        round_trip(tokenizer, text, size);
+        tokenizer_free(tokenizer);
+    }
+    free(text);
+    check_count("texts with reserved characters", TYPES);
+}
+
 static void test_special_ids_and_errors(void **state) {
     (void)state;
     for (size_t t = 0; t < TYPES; t++) {
@@ -401,6 +456,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_named_vocabularies),
         cmocka_unit_test(test_many_characters),
+        cmocka_unit_test(test_samples),
+        cmocka_unit_test(test_reserved_characters),
         cmocka_unit_test(test_special_ids_and_errors),
     };
     test_begin(argv);

@@ -127,7 +127,7 @@ static void derive_bound(Config *config) {
     const char *at = config->method;
     while (*at) {
         size_t length = strcspn(at, ",");
-        polynomial |= !(length == 5 && !memcmp(at, "exact", 5));
+        polynomial |= strncmp(at, "exact", length) != 0;
         at += length + (at[length] == ',');
     }
     snprintf(config->bound, sizeof config->bound, "%s", polynomial ? "ball" : "none");
@@ -156,7 +156,8 @@ static bool check_together(const Config *config, Error *error) {
                          "turns pairs: make it even, or set model.qk_size.",
                          config->width, config->heads, config->qk_size);
     ModelSettings settings;
-    if (!config_model(config, 1, false, &settings, error) || !model_config_check(&settings.config, error)) return false;
+    config_model(config, 1, false, &settings);
+    if (!model_config_check(&settings.config, error)) return false;
     if (settings.method_count != 1 && settings.method_count != config->layers)
         return error_set(error, ERROR_USER,
                          "attention.method lists %zu methods for %zu layers: name one, or one for each.",
@@ -186,9 +187,8 @@ bool config_resolve(Config *config, Error *error) {
     derive_size(config, "model.v_size", &config->v_size, config->qk_size);
     derive_size(config, "model.ffn", &config->ffn, ((config->width * 8 + 2) / 3 + 63) / 64 * 64);
     if (config->train_tokens) {
-        size_t per_step;
-        if (!size_multiply(config->batch, config->accumulate, &per_step) ||
-            !size_multiply(per_step, config->tokens, &per_step))
+        size_t per_step; // the first two are at most 2^20 each
+        if (!size_multiply(config->batch * config->accumulate, config->tokens, &per_step))
             return error_set(error, ERROR_USER, "train.batch × train.accumulate × model.tokens does not fit.");
         config->steps = (size_t)((config->train_tokens + per_step - 1) / per_step);
         config->origin[config_key("train.steps")] = ORIGIN_DERIVED;

@@ -76,7 +76,7 @@ size_t config_key_count(void);
 void config_key_name(size_t key, char name[64]); // "section.key"
 
 // What the layers below want to know. The settings point into *config, which must outlive what is made from them.
-bool config_model(const Config *config, size_t batch, bool training, ModelSettings *settings, Error *error);
+void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings);
 OptimSettings config_optim(const Config *config);
 Schedule config_schedule(const Config *config);
 // The other way: a checkpoint's shape as settings of origin `origin`.

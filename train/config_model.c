@@ -4,11 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+// The table's choices admit no other word.
 static size_t place(const char *word, const char *const *words) {
-    for (size_t i = 0; words[i]; i++)
-        if (!strcmp(words[i], word)) return i;
-    REQUIRE(!"a word that the table's choices admit");
-    return 0;
+    size_t i = 0;
+    while (strcmp(words[i], word)) REQUIRE(words[++i]);
+    return i;
 }
 
 static AttentionSettings attention_settings(const Config *config) {
@@ -41,7 +41,7 @@ static AttentionSettings attention_settings(const Config *config) {
     return settings;
 }
 
-bool config_model(const Config *config, size_t batch, bool training, ModelSettings *settings, Error *error) {
+void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings) {
     *settings = (ModelSettings){
         .config = {.vocabulary = config->vocabulary,
                    .layers = config->layers,
@@ -67,13 +67,12 @@ bool config_model(const Config *config, size_t batch, bool training, ModelSettin
         char word[64];
         size_t length = strcspn(at, ",");
         snprintf(word, sizeof word, "%.*s", (int)length, at);
+        // A list with an unknown name, or with more of them than there can be layers, has not become a setting.
         const AttentionMethod *method = attention_method_find(word);
-        if (!method || settings->method_count == MODEL_MAX_LAYERS)
-            return error_set(error, ERROR_USER, "attention.method: '%s' is not a method.", word);
+        REQUIRE(method && settings->method_count < MODEL_MAX_LAYERS);
         settings->methods[settings->method_count++] = method;
         at += length + (at[length] == ',');
     }
-    return true;
 }
 
 void config_take_model(Config *config, const ModelConfig *model, ConfigOrigin origin) {

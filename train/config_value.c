@@ -148,9 +148,8 @@ bool config_parse_value(Config *config, const ConfigKey *key, const char *text, 
         return parse_text(key, text, field, error);
     case KEY_METHODS: return parse_methods(text, field, key->room, error);
     case KEY_PAIR: return parse_pair(key, text, field, error);
-    case KEY_TEXT: return parse_text(key, text, field, error);
+    default: return parse_text(key, text, field, error); // KEY_TEXT
     }
-    return false;
 }
 
 void config_format_value(const Config *config, const ConfigKey *key, char text[CONFIG_TEXT]) {
@@ -159,12 +158,12 @@ void config_format_value(const Config *config, const ConfigKey *key, char text[C
     case KEY_SIZE: snprintf(text, CONFIG_TEXT, "%zu", *(const size_t *)field); break;
     case KEY_INTEGER: snprintf(text, CONFIG_TEXT, "%llu", (unsigned long long)*(const uint64_t *)field); break;
     case KEY_BOOL: snprintf(text, CONFIG_TEXT, "%s", *(const bool *)field ? "true" : "false"); break;
-    case KEY_REAL: // the fewest digits that read back to the same number
-        for (int digits = 6; digits <= 17; digits++) {
-            snprintf(text, CONFIG_TEXT, "%.*g", digits, *(const double *)field);
-            if (strtod(text, NULL) == *(const double *)field) break;
-        }
+    case KEY_REAL: { // the fewest digits that read back to the same number
+        int digits = 6;
+        do snprintf(text, CONFIG_TEXT, "%.*g", digits, *(const double *)field);
+        while (digits++ < 17 && strtod(text, NULL) != *(const double *)field);
         break;
+    }
     case KEY_PAIR:
         snprintf(text, CONFIG_TEXT, "%.17g,%.17g", ((const double *)field)[0], ((const double *)field)[1]);
         break;

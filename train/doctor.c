@@ -88,7 +88,7 @@ static void judge(Diagnosis *diagnosis) {
 // Plans the attention of the settings without running it: `auto` measures its candidates here, as training would.
 static bool choose_attention(Diagnosis *diagnosis, const Config *config, Error *error) {
     ModelSettings *model = &diagnosis->model;
-    if (!config_model(config, config->batch, true, model, error)) return false;
+    config_model(config, config->batch, true, model);
     const AttentionSettings settings = model_attention_settings(model);
     for (size_t i = 0; i < model->method_count; i++) {
         AttentionPlan *plan = attention_create(model->methods[i], &settings, error);

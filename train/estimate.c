@@ -51,9 +51,8 @@ bool estimate_memory(const Config *config, Estimate *estimate, Error *error) {
     ModelSettings settings;
     *estimate = (Estimate){0};
     size_t tokens;
-    if (!config_model(config, config->batch, true, &settings, error) ||
-        !model_needs(&settings, &estimate->model, error))
-        return false;
+    config_model(config, config->batch, true, &settings);
+    if (!model_needs(&settings, &estimate->model, error)) return false;
     if (!size_multiply(config->accumulate, config->batch, &tokens) || !size_multiply(tokens, config->tokens, &tokens) ||
         tokens > SIZE_MAX / 64)
         return error_set(error, ERROR_USER, "train.accumulate × train.batch × model.tokens does not fit.");
@@ -103,7 +102,7 @@ static ModelSettings probe_settings(const ModelSettings *full) {
 bool estimate_probe(const Config *config, Estimate *estimate, Error *error) {
     ModelSettings full, probe;
     ModelNeeds needs;
-    if (!config_model(config, config->batch, true, &full, error)) return false;
+    config_model(config, config->batch, true, &full);
     probe = probe_settings(&full);
     if (!model_needs(&probe, &needs, error)) return false;
     Model *model = model_create(&probe, error);

@@ -60,8 +60,9 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
     config_defaults(config);
     config_take_model(config, &shape, ORIGIN_DERIVED);
     bool fine = (!rope_c || snapshot_apply_settings(rope_c, config, error)) && overlay(config, overrides, error) &&
-                config_resolve(config, error) &&
-                config_model(config, batch ? batch : config->batch, false, &settings, error) && fits(&settings, error);
+                config_resolve(config, error);
+    if (fine) config_model(config, batch ? batch : config->batch, false, &settings);
+    fine = fine && fits(&settings, error);
     json_decref(rope_c);
     if (fine) loaded->model = model_create(&settings, error);
     return loaded->model && checkpoint_read_weights(loaded->path, loaded->model, error);

@@ -23,7 +23,7 @@ static size_t kept_bytes(const char *text, uint64_t step, double *seconds) {
     const char *at = text;
     json_watch();
     for (const char *end; (end = strchr(at, '\n')); at = end + 1) {
-        json_t *line = json_loadb(at, (size_t)(end - at), 0, NULL);
+        json_t *line = json_read(at, (size_t)(end - at), 0, NULL);
         json_t *number = json_object_get(line, "step");
         bool keep = json_is_integer(number) && (uint64_t)json_integer_value(number) <= step;
         json_t *spent = json_object_get(json_object_get(line, "time"), "seconds");

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -24,58 +25,59 @@ static bool step_number(const char *name, uint64_t *step) {
 
 static int newest_first(const void *left, const void *right) {
     uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
-    return a > b ? -1 : a < b;
+    return (a < b) - (a > b);
 }
 
-// Steps that have a checkpoint, newest first; malloc'd. NULL with an error, or with count 0.
-static uint64_t *list_steps(const char *path, size_t *count, Error *error) {
-    *count = 0;
-    DIR *listing = opendir(path);
-    if (!listing) {
-        error_errno(error, "Listing %s", path);
-        return NULL;
-    }
-    uint64_t *steps = NULL, step;
-    for (struct dirent *entry; (entry = readdir(listing));) {
-        if (!step_number(entry->d_name, &step)) continue;
-        uint64_t *longer = realloc(steps, (*count + 1) * sizeof *steps);
-        if (!longer) {
-            error_set(error, ERROR_MEMORY, "Out of memory while listing %s.", path);
-            break;
-        }
-        steps = longer;
-        steps[(*count)++] = step;
-    }
-    closedir(listing);
-    if (*count) qsort(steps, *count, sizeof *steps, newest_first);
-    return steps;
+// Steps that have a checkpoint, newest first.
+typedef struct Steps {
+    size_t count;
+    uint64_t *numbers; // malloc'd
+} Steps;
+
+static bool list_steps(const char *path, Steps *steps, Error *error) {
+    *steps = (Steps){0};
+    DirectoryList list;
+    if (!directory_list(&list, path, error)) return false;
+    steps->numbers = malloc((list.count + 1) * sizeof *steps->numbers);
+    for (size_t i = 0; steps->numbers && i < list.count; i++)
+        steps->count += step_number(list.entries[i]->d_name, &steps->numbers[steps->count]);
+    directory_list_free(&list);
+    if (!steps->numbers) return error_set(error, ERROR_MEMORY, "Out of memory while listing %s.", path);
+    qsort(steps->numbers, steps->count, sizeof *steps->numbers, newest_first);
+    return true;
 }
 
-static bool step_path(const RunDirectory *run, uint64_t step, char *path, Error *error) {
+// run_open has seen to it that every name in the run fits.
+static void path_in(const RunDirectory *run, const char *name, char path[RUN_PATH]) {
+    REQUIRE(path_join(path, RUN_PATH, run->path, name, NULL));
+}
+
+static void step_path(const RunDirectory *run, uint64_t step, char path[RUN_PATH]) {
     char name[40];
     snprintf(name, sizeof name, "step_%08llu", (unsigned long long)step);
-    return path_join(path, RUN_PATH, run->path, name, error);
+    path_in(run, name, path);
 }
 
 // Half-written checkpoints and links of a run that was killed carry .tmp or .old; nobody else writes while we hold the
 // lock.
 static bool sweep(const RunDirectory *run, Error *error) {
-    DIR *listing = opendir(run->path);
-    if (!listing) return error_errno(error, "Listing %s", run->path);
-    bool fine = true;
-    for (struct dirent *entry; fine && (entry = readdir(listing));) {
-        const char *suffix = strrchr(entry->d_name, '.');
+    DirectoryList list;
+    bool fine = directory_list(&list, run->path, error);
+    for (size_t i = 0; fine && i < list.count; i++) {
+        const char *name = list.entries[i]->d_name, *suffix = strrchr(name, '.');
         char path[RUN_PATH];
         if (!suffix || (strcmp(suffix, ".tmp") && strcmp(suffix, ".old"))) continue;
-        fine = path_join(path, sizeof path, run->path, entry->d_name, error) && directory_remove(path, error);
+        path_in(run, name, path);
+        fine = directory_remove(path, error);
     }
-    closedir(listing);
+    directory_list_free(&list);
     return fine;
 }
 
 bool run_open(RunDirectory *run, const char *path, Error *error) {
     *run = (RunDirectory){.lock = -1};
-    if (snprintf(run->path, sizeof run->path, "%s", path) >= (int)sizeof run->path || !*path)
+    enum { ROOM = 2 * (NAME_MAX + 1) }; // for a checkpoint and a file in it
+    if (snprintf(run->path, sizeof run->path, "%s", path) >= RUN_PATH - ROOM || !*path)
         return error_set(error, ERROR_USER, "train.out is empty or too long.");
     if (!directory_make(path, error)) return false;
     run->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -94,19 +96,20 @@ void run_close(RunDirectory *run) {
     run->lock = -1;
 }
 
-bool run_has_checkpoints(const RunDirectory *run) {
-    size_t count;
-    free(list_steps(run->path, &count, NULL));
-    return count > 0;
+bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error) {
+    Steps steps;
+    bool fine = list_steps(run->path, &steps, error);
+    *any = steps.count > 0;
+    free(steps.numbers);
+    return fine;
 }
 
 // A link is replaced by renaming a new one over it: there is always one that points to something whole.
 static bool point(const RunDirectory *run, const char *link, uint64_t step, Error *error) {
     char path[RUN_PATH], temporary[RUN_PATH], name[40];
     snprintf(name, sizeof name, "%s.tmp", link);
-    if (!path_join(path, sizeof path, run->path, link, error) ||
-        !path_join(temporary, sizeof temporary, run->path, name, error))
-        return false;
+    path_in(run, link, path);
+    path_in(run, name, temporary);
     snprintf(name, sizeof name, "step_%08llu", (unsigned long long)step);
     unlink(temporary);
     if (symlink(name, temporary) != 0) return error_errno(error, "Creating the link %s", temporary);
@@ -117,59 +120,50 @@ static bool point(const RunDirectory *run, const char *link, uint64_t step, Erro
 // `latest`, and `best` if that checkpoint is still there.
 static bool point_links(const RunDirectory *run, const RunState *state, Error *error) {
     char best[RUN_PATH];
+    step_path(run, state->best_step, best);
     if (!point(run, "latest", state->step, error)) return false;
-    return state->best_step == 0 || !step_path(run, state->best_step, best, NULL) || access(best, F_OK) != 0 ||
-           point(run, "best", state->best_step, error);
+    return state->best_step == 0 || access(best, F_OK) != 0 || point(run, "best", state->best_step, error);
 }
 
+// Older checkpoints than the newest `keep`, but for the best.
+static bool is_old(const RunState *state, size_t keep, uint64_t step, size_t place) {
+    return place >= keep && (!state->best_step || step != state->best_step);
+}
+
+// Removes what is old, and checkpoints of a future that this run has gone back from (a damaged one that was passed over),
+// which must not outlive the one that was written now: they would be taken for the newest.
 static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error) {
-    size_t count;
-    uint64_t *steps = list_steps(run->path, &count, error);
-    bool fine = steps != NULL;
-    for (size_t i = trainer->config->keep; i < count && fine; i++) {
+    const RunState *state = &trainer->state;
+    Steps steps;
+    bool fine = list_steps(run->path, &steps, error);
+    for (size_t i = 0, place = 0; fine && i < steps.count; i++) {
+        const bool future = steps.numbers[i] > state->step;
         char path[RUN_PATH];
-        if (trainer->state.best_step && steps[i] == trainer->state.best_step) continue;
-        fine = step_path(run, steps[i], path, error) && directory_remove(path, error);
+        if (!future && !is_old(state, trainer->config->keep, steps.numbers[i], place++)) continue;
+        step_path(run, steps.numbers[i], path);
+        fine = directory_remove(path, error);
     }
-    free(steps);
-    return fine;
-}
-
-// Checkpoints of a future that this run has gone back from (a damaged one that was passed over) must not outlive the
-// one that is written now: they would be taken for the newest.
-static bool forget_future(const RunDirectory *run, uint64_t now, Error *error) {
-    size_t count;
-    uint64_t *steps = list_steps(run->path, &count, error);
-    bool fine = steps || !count;
-    for (size_t i = 0; i < count && fine && steps[i] > now; i++) {
-        char path[RUN_PATH];
-        fine = step_path(run, steps[i], path, error) && directory_remove(path, error);
-    }
-    free(steps);
+    free(steps.numbers);
     return fine;
 }
 
 bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
     const RunState *state = &trainer->state;
-    return step_path(run, state->step, saved, error) && snapshot_save(saved, trainer, tokenizer, error) &&
-           point_links(run, state, error) &&
-           forget_future(run, state->step, error) && prune(run, trainer, error);
+    step_path(run, state->step, saved);
+    return snapshot_save(saved, trainer, tokenizer, error) && point_links(run, state, error) &&
+           prune(run, trainer, error);
 }
 
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error) {
-    size_t count;
-    Error listing = {0};
-    uint64_t *steps = list_steps(run->path, &count, &listing);
+    Steps steps;
     *found = false;
-    if (listing.kind != ERROR_NONE) {
-        free(steps);
-        return error_set(error, listing.kind, "%s", listing.message);
-    }
+    if (!list_steps(run->path, &steps, error)) return false;
     bool refused = false; // by the user's settings, not by damage: another checkpoint would not help
-    for (size_t i = 0; i < count && !*found && !refused; i++) {
+    for (size_t i = 0; i < steps.count && !*found && !refused; i++) {
         char path[RUN_PATH];
         Error why = {0};
-        *found = step_path(run, steps[i], path, &why) && snapshot_load(path, trainer, &why);
+        step_path(run, steps.numbers[i], path);
+        *found = snapshot_load(path, trainer, &why);
         if (*found) break;
         refused = why.kind == ERROR_USER || why.kind == ERROR_MEMORY;
         if (refused)
@@ -177,10 +171,10 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
         else
             fprintf(stderr, "rope: Passing over %s: %s\n", path, why.message);
     }
-    free(steps);
+    free(steps.numbers);
     if (refused) return false;
-    if (count && !*found)
-        return error_set(error, ERROR_CORRUPT, "None of the %zu checkpoints in %s is whole.", count, run->path);
+    if (steps.count && !*found)
+        return error_set(error, ERROR_CORRUPT, "None of the %zu checkpoints in %s is whole.", steps.count, run->path);
     // A run that ended between saving and pointing, or whose newest checkpoint is damaged, has links to another one.
     return !*found || point_links(run, &trainer->state, error);
 }

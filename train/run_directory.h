@@ -15,7 +15,7 @@ typedef struct RunDirectory {
 // Makes the directory if need be, locks it against a second trainer, and removes what a killed run left half-written.
 bool run_open(RunDirectory *run, const char *path, Error *error);
 void run_close(RunDirectory *run);
-bool run_has_checkpoints(const RunDirectory *run);
+bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
 
 // Writes step_NNNNNNNN/ of the trainer's state, points `latest` (and `best`, if this step is the best) to it, and
 // removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path.

@@ -1,6 +1,7 @@
 // Writing and reading one checkpoint.
 #include "train/snapshot.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -109,7 +110,8 @@ static bool same_model(const ModelConfig *a, const ModelConfig *b) {
 bool snapshot_check(const char *directory, Error *error) {
     char state[PATH_SIZE];
     if (!path_join(state, sizeof state, directory, "state.json", error)) return false;
-    return access(state, F_OK) != 0 || state_read(directory, NULL, NULL, NULL, NULL, error);
+    if (access(state, F_OK) != 0 && errno == ENOENT) return true;
+    return state_read(directory, NULL, NULL, NULL, NULL, error);
 }
 
 bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error) {

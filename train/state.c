@@ -55,37 +55,25 @@ bool file_checksum(const char *path, uint32_t *crc, Error *error) {
     return got == 0;
 }
 
-static int by_name(const void *left, const void *right) { return strcmp(*(char *const *)left, *(char *const *)right); }
+static bool seal_file(json_t *files, const char *directory, const char *name, Error *error) {
+    char path[PATH_SIZE], text[16];
+    uint32_t crc;
+    if (!path_join(path, sizeof path, directory, name, error) || !file_checksum(path, &crc, error)) return false;
+    snprintf(text, sizeof text, "%08" PRIx32, crc);
+    json_object_set_new(files, name, json_string(text)); // json_whole tells of a failure
+    return true;
+}
 
 // {"config.json": "0123abcd", ...} of every file there is but state.json, in the order of their names.
 static json_t *seal_files(const char *directory, Error *error) {
-    char *names[64];
-    size_t count = 0;
-    bool fine = true;
-    DIR *listing = opendir(directory);
-    if (!listing) {
-        error_errno(error, "Listing %s", directory);
-        return NULL;
-    }
-    for (struct dirent *entry; fine && (entry = readdir(listing)) && count < sizeof names / sizeof names[0];)
-        if (entry->d_name[0] != '.' && strcmp(entry->d_name, "state.json")) {
-            fine = (names[count] = strdup(entry->d_name));
-            count += fine;
-        }
-    closedir(listing);
-    qsort(names, count, sizeof names[0], by_name);
+    DirectoryList list;
     json_t *files = json_object();
-    fine = fine && files;
-    for (size_t i = 0; i < count; i++) {
-        char path[PATH_SIZE], text[16];
-        uint32_t crc;
-        fine = fine && path_join(path, sizeof path, directory, names[i], error) && file_checksum(path, &crc, error);
-        if (fine) {
-            snprintf(text, sizeof text, "%08" PRIx32, crc);
-            json_object_set_new(files, names[i], json_string(text));
-        }
-        free(names[i]);
+    bool fine = directory_list(&list, directory, error);
+    for (size_t i = 0; fine && i < list.count; i++) {
+        const char *name = list.entries[i]->d_name;
+        fine = !strcmp(name, "state.json") || seal_file(files, directory, name, error);
     }
+    directory_list_free(&list);
     if (fine && json_whole()) return files;
     json_decref(files);
     return NULL;
@@ -100,14 +88,27 @@ static char *find_seal(char *text, size_t size) {
     return at + strlen(seal);
 }
 
+// The document as it is sealed: on one line, with its own checksum in the place of the zeros. Takes the reference.
+static char *seal_document(json_t *document) {
+    char *text = json_print(document, JSON_REAL_PRECISION(17)), *line = NULL, digits[16];
+    json_decref(document);
+    if (text && asprintf(&line, "%s\n", text) < 0) line = NULL;
+    free(text);
+    if (!line) return NULL;
+    snprintf(digits, sizeof digits, "%08" PRIx32, checksum(0, line, strlen(line)));
+    memcpy(find_seal(line, strlen(line)), digits, CRC_DIGITS);
+    return line;
+}
+
 bool state_write(const char *directory, const RunState *state, uint64_t seed, uint64_t optimizer_steps,
                  uint32_t fingerprint, Error *error) {
+    char path[PATH_SIZE], settings[16];
+    if (!path_join(path, sizeof path, directory, "state.json", error)) return false;
     json_watch();
     json_t *files = seal_files(directory, error);
     if (!files) return error_set(error, ERROR_MEMORY, "Out of memory while sealing %s.", directory);
-    char settings[16];
     snprintf(settings, sizeof settings, "%08" PRIx32, fingerprint);
-    json_t *document = json_pack(
+    char *text = seal_document(json_pack(
         "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I}, s:I, s:f, s:I, s:o, s:I, s:b, s:s, s:o, s:s}",
         "version", STATE_VERSION, "step", (json_int_t)state->step, "updates", (json_int_t)state->updates, "tokens",
         (json_int_t)state->tokens, "skipped", (json_int_t)state->skipped, "skipped_in_row",
@@ -116,23 +117,11 @@ bool state_write(const char *directory, const RunState *state, uint64_t seed, ui
         (json_int_t)state->data.window, "seed", (json_int_t)seed, "loss_sum", state->loss_sum, "loss_count",
         (json_int_t)state->loss_count, "best_loss", state->best_step ? json_real(state->best_loss) : json_null(),
         "best_step", (json_int_t)state->best_step, "eval_due", (int)state->eval_due, "settings", settings, "files",
-        files, "crc32", "00000000");
-    char *text = json_print(document, JSON_REAL_PRECISION(17));
-    json_decref(document);
-    char *line = text ? malloc(strlen(text) + 2) : NULL;
-    if (line) sprintf(line, "%s\n", text);
+        files, "crc32", "00000000"));
+    bool fine = text ? file_write_atomic(path, text, strlen(text), error)
+                     : error_set(error, ERROR_MEMORY, "Out of memory while writing %s.", path);
     free(text);
-    char *digits = line ? find_seal(line, strlen(line)) : NULL;
-    char path[PATH_SIZE];
-    bool fine = digits && path_join(path, sizeof path, directory, "state.json", error);
-    if (fine) {
-        char crc[16];
-        snprintf(crc, sizeof crc, "%08" PRIx32, checksum(0, line, strlen(line)));
-        memcpy(digits, crc, CRC_DIGITS);
-        fine = file_write_atomic(path, line, strlen(line), error);
-    }
-    free(line);
-    return fine || error_set(error, ERROR_MEMORY, "Out of memory while writing state.json.");
+    return fine;
 }
 
 static bool check_files(const char *directory, const json_t *files, Error *error) {
@@ -213,6 +202,8 @@ bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t
     bool fine = document &&
                 unpack(document, state ? state : &own, seed ? seed : &own_seed,
                        optimizer_steps ? optimizer_steps : &own_steps, fingerprint ? fingerprint : &own_fingerprint);
+    if (!fine && whole && !json_whole()) // unpacking takes memory too
+        error_set(error, ERROR_MEMORY, "There is no memory for the contents of %s.", path);
     if (!fine) error_set(error, ERROR_CORRUPT, "%s is damaged: its checksum or its form does not hold.", path);
     fine = fine && check_files(directory, json_object_get(document, "files"), error);
     json_decref(document);

@@ -200,7 +200,8 @@ static bool begin(Run *run, bool resume, Error *error) {
     bool found = false;
     if (!run_open(&run->directory, run->config->out, error)) return false;
     const char *path = run->directory.path;
-    if (!resume && run_has_checkpoints(&run->directory))
+    if (!run_has_checkpoints(&run->directory, &found, error)) return false;
+    if (!resume && found)
         return error_set(error, ERROR_USER,
                          "%s holds a run already: --resume goes on with it; for a new one choose "
                          "another --train.out or remove it.",

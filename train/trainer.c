@@ -36,7 +36,7 @@ static Optim *create_optim(const Config *config, const Model *model, Error *erro
 bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error *error) {
     *trainer = (Trainer){.config = config, .schedule = config_schedule(config)};
     ModelSettings settings;
-    if (!config_model(config, config->batch, true, &settings, error)) return false;
+    config_model(config, config->batch, true, &settings);
     // Data first: what is missing there is found before memory is taken.
     trainer->train = batches_open(config, BATCHES_TRAIN, config->batch, error);
     if (trainer->train && held_out) trainer->held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, error);

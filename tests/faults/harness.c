@@ -88,12 +88,17 @@ void reset_tree(const char *folder, const char *original) {
 
 // ---- commands --------------------------------------------------------------------------------------------------------
 
-static void open_log(void) {
-    char log[PATH_MAX];
-    path_of(log, "log", "");
-    int descriptor = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    if (descriptor < 0 || dup2(descriptor, 1) < 0 || dup2(descriptor, 2) < 0 || chdir(fault_root) != 0) _exit(99);
-    close(descriptor);
+// What a command reads and writes: new.txt, which is there once scenarios are set up, and the log.
+static void open_streams(void) {
+    char path[PATH_MAX];
+    path_of(path, "log", "");
+    const int log = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    path_of(path, "new.txt", "");
+    const int input = open(path, O_RDONLY);
+    if (log < 0 || input < 0 || dup2(input, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0 || chdir(fault_root) != 0)
+        _exit(99);
+    close(log);
+    close(input);
 }
 
 static int open_descriptors(void) {
@@ -112,7 +117,7 @@ static int copy_arguments(const char *const *arguments, char *copies[MAX_ARGUMEN
 
 static _Noreturn void be_child(const char *const *arguments, const Armed *armed, int channel) {
     Result result = {0};
-    open_log();
+    open_streams();
     fault_begin();
     *fault_shared = (FaultShared){0};
     alarm(CASE_SECONDS);
@@ -161,7 +166,7 @@ void warm_up(const char *const *arguments) {
     fflush(stdout);
     const int out = dup(1), err = dup(2);
     if (out < 0 || err < 0) die("dup");
-    open_log();
+    open_streams();
     char *copies[MAX_ARGUMENTS];
     const int count = copy_arguments(arguments, copies);
     const int code = command_find(copies[0])->run(count, copies);

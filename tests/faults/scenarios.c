@@ -1,5 +1,5 @@
 // The commands that meet faults, on data of a few kilobytes: a run that goes on and saves over what it has, a run's first
-// save, and text that is prepared, over other prepared text or into a new folder.
+// save, and text that is prepared, over other prepared text or into a new folder, from files and from standard input.
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -133,6 +133,9 @@ static bool first_save_recovers(bool killed, size_t least, char *why) {
 static const char *const preparing[] = {"prepare", "new.txt", "--out", "prepared", "--type", "char", NULL};
 static const char *const preparing_given[] = {"prepare", "new.txt", "--out", "prepared", "--tokenizer",
                                               "old_data/tokenizer.model", NULL};
+// new.txt, which is every command's standard input.
+static const char *const preparing_input[] = {"prepare", "-", "--out", "prepared", "--tokenizer",
+                                              "old_data/tokenizer.model", NULL};
 // With the vocabulary set, as in the config.ini of a run: then it is for the loader to see that a folder is not whole.
 static const char *const using_it[] = {"train", "--config", "run.ini", "--data.dir=prepared", "--train.out=used",
                                        "--train.steps=1", "--model.vocabulary=512", NULL};
@@ -146,6 +149,7 @@ static bool same_data(const char *reference, char *why) {
 
 static bool prepared_trained(char *why) { return same_data("new_data", why) && clean("prepared", why); }
 static bool prepared_given(char *why) { return same_data("given_data", why) && clean("prepared", why); }
+static bool prepared_input(char *why) { return same_data("input_data", why) && clean("prepared", why); }
 
 // What trains must be all old or all new; the rest is refused by name.
 static bool prepare_recovers(const char *const *command, const char *before, const char *after, size_t least,
@@ -174,6 +178,11 @@ static bool prepare_given_recovers(bool killed, size_t least, char *why) {
     return prepare_recovers(preparing_given, NULL, "given_data", least, why);
 }
 
+static bool prepare_input_recovers(bool killed, size_t least, char *why) {
+    (void)killed;
+    return prepare_recovers(preparing_input, "old_data", "input_data", least, why);
+}
+
 // ---- all of them -----------------------------------------------------------------------------------------------------
 
 const Scenario scenarios[SCENARIOS] = {
@@ -182,6 +191,8 @@ const Scenario scenarios[SCENARIOS] = {
     [SCENARIO_PREPARE_AGAIN] = {"prepare over another", preparing, "prepared", "old_data", prepared_trained,
                                 prepare_again_recovers, 1},
     [SCENARIO_PREPARE] = {"prepare", preparing_given, "prepared", NULL, prepared_given, prepare_given_recovers, 1},
+    [SCENARIO_PREPARE_INPUT] = {"prepare from standard input", preparing_input, "prepared", "old_data", prepared_input,
+                                prepare_input_recovers, 1},
 };
 
 void scenario_reset(const Scenario *scenario) { reset_tree(scenario->folder, scenario->initial); }
@@ -221,4 +232,5 @@ void scenarios_set_up(void) {
     keep_result(&scenarios[SCENARIO_LATER_SAVE], "reference");
     keep_result(&scenarios[SCENARIO_PREPARE_AGAIN], "new_data");
     keep_result(&scenarios[SCENARIO_PREPARE], "given_data");
+    keep_result(&scenarios[SCENARIO_PREPARE_INPUT], "input_data");
 }

@@ -9,7 +9,7 @@
 #include "train/trainer.h"
 
 // The defaults, then `common`, then `more` (may be NULL): assignments "section.key=value", NULL at the end. Resolved.
-static Config toy_settings(const char *const *common, const char *const *more) {
+static inline Config toy_settings(const char *const *common, const char *const *more) {
     Config config;
     Error error = {0};
     config_defaults(&config);
@@ -20,12 +20,12 @@ static Config toy_settings(const char *const *common, const char *const *more) {
     return config;
 }
 
-static void toy_trainer_create(Trainer *trainer, const Config *config) {
+static inline void toy_trainer_create(Trainer *trainer, const Config *config) {
     Error error = {0};
     if (!trainer_create(trainer, config, false, &error)) fail_msg("%s", error.message);
 }
 
-static StepResult toy_trainer_step(Trainer *trainer) {
+static inline StepResult toy_trainer_step(Trainer *trainer) {
     StepResult result;
     Error error = {0};
     if (!trainer_step(trainer, &result, &error)) fail_msg("%s", error.message);
