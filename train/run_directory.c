@@ -149,9 +149,11 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
 
 bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
     const RunState *state = &trainer->state;
-    step_path(run, state->step, saved);
-    return snapshot_save(saved, trainer, tokenizer, error) && point_links(run, state, error) &&
-           prune(run, trainer, error);
+    char path[RUN_PATH];
+    step_path(run, state->step, path);
+    if (!snapshot_save(path, trainer, tokenizer, error)) return false;
+    strcpy(saved, path);
+    return point_links(run, state, error) && prune(run, trainer, error);
 }
 
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error) {

@@ -18,7 +18,8 @@ void run_close(RunDirectory *run);
 bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
 
 // Writes step_NNNNNNNN/ of the trainer's state, points `latest` (and `best`, if this step is the best) to it, and
-// removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path.
+// removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path once it is
+// whole, though links or the removal may fail then; until then it is left alone.
 bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error);
 // Loads the newest checkpoint that is whole into the trainer; says on standard error which ones it passed over.
 // *found is false if there is none: the trainer is as it was.

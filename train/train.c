@@ -161,7 +161,7 @@ static void explain_end(Run *run, const Error *error) {
     else
         metrics_say(&run->metrics, "rope: Stopped after step %llu of %zu, as asked.",
                     (unsigned long long)run->trainer.state.step, run->config->steps);
-    if (run->saved_step == UINT64_MAX)
+    if (!*saved)
         metrics_say(&run->metrics, "rope: No checkpoint was written yet; rope train starts the run again.");
     else
         metrics_say(&run->metrics, "rope: Safe is %s. Go on with: rope train --resume %s", saved, path);

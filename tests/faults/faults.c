@@ -58,7 +58,7 @@ static bool recovers(const Scenario *scenario, bool must_succeed, bool may_be_ki
         strncat(why, ", though the exit code is 0", PATHS - strlen(why) - 1);
         return false;
     }
-    return scenario->recovers(may_be_killed, 0, why);
+    return scenario->recovers(may_be_killed, log_safe_step(), why); // what it called safe must be there
 }
 
 // ---- rows ------------------------------------------------------------------------------------------------------------

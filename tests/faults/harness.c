@@ -208,6 +208,17 @@ bool log_says(const char *text) {
     return found;
 }
 
+size_t log_safe_step(void) {
+    static const char words[] = "Safe is case/step_";
+    char log[PATH_MAX];
+    size_t size;
+    path_of(log, "log", "");
+    char *said = contents(log, &size), *at = said ? strstr(said, words) : NULL;
+    const size_t step = at ? strtoul(at + sizeof words - 1, NULL, 10) : 0;
+    free(said);
+    return step;
+}
+
 void show_log(void) {
     char log[PATH_MAX], line[400];
     path_of(log, "log", "");

@@ -47,6 +47,7 @@ void warm_up(const char *const *arguments);
 void must_run(const char *const *arguments);
 
 size_t log_size(void);
+size_t log_safe_step(void); // N of "Safe is RUN/step_N" in it, or 0
 bool log_says(const char *text);
 void show_log(void);
 
