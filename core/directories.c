@@ -1,4 +1,5 @@
-// Directories and what is in them (see files.h). Those that appear whole are written under a temporary name, flushed file by file, then renamed.
+// Directories and what is in them (see files.h). Those that appear whole are written under a temporary name, flushed file
+// by file, then renamed.
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -219,7 +219,8 @@ bool train_in_child(const TokenizerTraining *training, const Sample &sample, dou
 // A bpe or unigram model that came out smaller than asked for has nothing left to merge.
 bool check_size(const TokenizerTraining *training, const std::vector<char> &model, Error *error) {
     sentencepiece::SentencePieceProcessor processor;
-    processor.LoadFromSerializedProto({model.data(), model.size()}).IgnoreError(); // one that does not load has no pieces
+    processor.LoadFromSerializedProto({model.data(), model.size()})
+        .IgnoreError(); // one that does not load has no pieces
     size_t size = static_cast<size_t>(processor.GetPieceSize());
     if (size >= training->vocabulary) return true;
     return error_set(error, ERROR_USER,

@@ -380,15 +380,20 @@ static void test_foreign_shapes(void **state) {
     static const struct {
         const char *name;
         size_t rank, rows, columns;
-    } shapes[] = {{"model.embed_tokens.weight", 1, 0, 17 * 12}, {"model.embed_tokens.weight", 2, 12, 17},
-                  {"model.embed_tokens.weight", 2, 17, 11},     {"model.norm.weight", 2, 1, 12},
+    } shapes[] = {{"model.embed_tokens.weight", 1, 0, 17 * 12},
+                  {"model.embed_tokens.weight", 2, 12, 17},
+                  {"model.embed_tokens.weight", 2, 17, 11},
+                  {"model.norm.weight", 2, 1, 12},
                   {"model.norm.weight", 1, 0, 13}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         // The tensor alone, first in the file, is enough to be refused.
         char header[300];
         uint64_t length = (uint64_t)snprintf(
             header, sizeof header, "{\"%s\":{\"dtype\":\"BF16\",\"shape\":[%.*s%zu],\"data_offsets\":[0,%zu]}}",
-            shapes[i].name, shapes[i].rank == 2 ? 3 : 0, shapes[i].rows == 17 ? "17," : shapes[i].rows == 12 ? "12," : "1,",
+            shapes[i].name, shapes[i].rank == 2 ? 3 : 0,
+            shapes[i].rows == 17   ? "17,"
+            : shapes[i].rows == 12 ? "12,"
+                                   : "1,",
             shapes[i].columns, 2 * shapes[i].columns * (shapes[i].rows ? shapes[i].rows : 1));
         FILE *file = fopen(join(foreign.directory, "model.safetensors"), "wb");
         static const char zeros[2 * 17 * 12];

@@ -188,8 +188,10 @@ static void settings_are_refused(void **state) {
     refuse_setting("model.width=-", "whole number");
     refuse_setting("model.width=-1x", "whole number");
     refuse_setting("modelwidth=1.5", "section.key=value");
-    refuse_setting("a_section_of_more_than_sixty_three_characters_which_no_table_of_ours_has.width=3", "section.key=value");
-    refuse_setting("model.a_key_of_more_than_sixty_three_characters_which_no_table_of_ours_has_=3", "section.key=value");
+    refuse_setting("a_section_of_more_than_sixty_three_characters_which_no_table_of_ours_has.width=3",
+                   "section.key=value");
+    refuse_setting("model.a_key_of_more_than_sixty_three_characters_which_no_table_of_ours_has_=3",
+                   "section.key=value");
     refuse_setting("data.dir=#a", "begins a comment");
     refuse_setting("data.dir=a #b", "begins a comment");
     refuse_setting("data.dir=a ", "space");
@@ -198,7 +200,8 @@ static void settings_are_refused(void **state) {
     refuse_setting("optim.schedule=", "not one of");
     refuse_setting("attention.logit_scale=0", "above 0");
     refuse_setting("optim.betas=0.9;0.99", "two numbers");
-    refuse_setting("optim.betas=0.99999999999999999999999999999999999999999999999999999999999999999,0.9", "two numbers");
+    refuse_setting("optim.betas=0.99999999999999999999999999999999999999999999999999999999999999999,0.9",
+                   "two numbers");
     refuse_setting("optim.betas=a,0.9", "not a number");
     refuse_setting("optim.betas=0.9,", "not a number");
     refuse_setting("optim.betas=-0.1,0.9", "outside of");
@@ -281,7 +284,8 @@ static void files_that_cannot_be_read(void **state) {
     char text[2048], value[CONFIG_TEXT + 150];
     memset(value, 'x', sizeof value);
     for (size_t length = CONFIG_TEXT + 80; length < sizeof value; length++) {
-        snprintf(text, sizeof text, "[a_section_that_is_as_long_as_the_reader_takes_them]\nkey=%.*s\n", (int)length, value);
+        snprintf(text, sizeof text, "[a_section_that_is_as_long_as_the_reader_takes_them]\nkey=%.*s\n", (int)length,
+                 value);
         refuse_file(text, ":2:", "a");
     }
 }
@@ -324,7 +328,8 @@ static void printed_reads_back(void **state) {
     check_count("settings written and read back", config_key_count());
     // --print-config is a file, too: its remarks are comments, and say where a value comes from.
     assert_true(config_set(&again, "model.width=96", ORIGIN_COMMAND_LINE, NULL));
-    assert_true(config_set(&again, "data.dir=", ORIGIN_DEFAULT, NULL) && config_set(&again, "data.task=", ORIGIN_DERIVED, NULL));
+    assert_true(config_set(&again, "data.dir=", ORIGIN_DEFAULT, NULL) &&
+                config_set(&again, "data.task=", ORIGIN_DERIVED, NULL));
     FILE *file = fopen(path, "w");
     config_print(&again, file, true);
     fclose(file);
@@ -376,9 +381,20 @@ static void models_are_told(void **state) {
         assert_int_equal(settings.method_count, 3);
         assert_string_equal(attention_method_name(settings.methods[1]), "lowrank");
     }
-    const ModelConfig shape = {.vocabulary = 99, .layers = 3, .width = 24, .heads = 2, .kv_heads = 1, .qk_size = 12,
-                               .v_size = 8, .ffn = 30, .tokens = 77, .rope_theta = 5, .norm_epsilon = 1e-3,
-                               .tie = true, .qk_norm = true, .token_shift = true};
+    const ModelConfig shape = {.vocabulary = 99,
+                               .layers = 3,
+                               .width = 24,
+                               .heads = 2,
+                               .kv_heads = 1,
+                               .qk_size = 12,
+                               .v_size = 8,
+                               .ffn = 30,
+                               .tokens = 77,
+                               .rope_theta = 5,
+                               .norm_epsilon = 1e-3,
+                               .tie = true,
+                               .qk_norm = true,
+                               .token_shift = true};
     config_take_model(&config, &shape, ORIGIN_DERIVED);
     config_model(&config, 1, false, &settings);
     const ModelConfig *told = &settings.config;

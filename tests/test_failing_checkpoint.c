@@ -92,8 +92,8 @@ static void test_save(void **state) {
     (void)state;
     Case c;
     set_up(&c);
-    const Attempt attempt = {"checkpoints saved under failures", start_empty, save, whole_or_refused, &c,
-                             .named = c.directory};
+    const Attempt attempt = {
+        "checkpoints saved under failures", start_empty, save, whole_or_refused, &c, .named = c.directory};
     fail_each_call(&attempt, CALL_MEMORY, ENOMEM);
     fail_each_call(&attempt, CALL_DISK, EIO);
     fail_each_call(&attempt, CALL_WRITE, ENOSPC);
@@ -190,8 +190,8 @@ static void test_moments(void **state) {
     (void)state;
     Case c;
     set_up(&c);
-    const Attempt saving = {"moments saved under failures", start_empty, save_moments, moments_whole_or_refused, &c,
-                            .named = "optimizer.safetensors"};
+    const Attempt saving = {"moments saved under failures", start_empty, save_moments,
+                            moments_whole_or_refused,       &c,          .named = "optimizer.safetensors"};
     fail_each_call(&saving, CALL_MEMORY, ENOMEM);
     fail_each_call(&saving, CALL_DISK, EIO);
     Error error = {0};
@@ -232,7 +232,11 @@ static void test_large(void **state) {
     (void)state;
     Case c;
     set_up(&c);
-    const Attempt attempt = {"large tensors saved under failures", start_empty, save_large, large_whole_or_refused, &c,
+    const Attempt attempt = {"large tensors saved under failures",
+                             start_empty,
+                             save_large,
+                             large_whole_or_refused,
+                             &c,
                              .named = c.directory};
     fail_each_call(&attempt, CALL_DISK, ENOSPC);
     interrupt_each_call(&attempt, CALL_WRITE);
@@ -275,7 +279,7 @@ static void test_long_paths(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_save),    cmocka_unit_test(test_load),       cmocka_unit_test(test_load_shards),
-    cmocka_unit_test(test_moments), cmocka_unit_test(test_large),      cmocka_unit_test(test_long_paths),
+    cmocka_unit_test(test_save),    cmocka_unit_test(test_load),  cmocka_unit_test(test_load_shards),
+    cmocka_unit_test(test_moments), cmocka_unit_test(test_large), cmocka_unit_test(test_long_paths),
 };
 TEST_MAIN(tests)

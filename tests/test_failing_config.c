@@ -60,8 +60,8 @@ static void test_write(void **state) {
     set_up(&c);
     old_file(&c);
     if (!read_file(&c, &error)) fail_msg("%s", error.message); // the name is kept from now on
-    const Attempt attempt = {"configurations written under failures", old_file, write_file, old_or_new, &c,
-                             .named = c.directory};
+    const Attempt attempt = {
+        "configurations written under failures", old_file, write_file, old_or_new, &c, .named = c.directory};
     fail_each_call(&attempt, CALL_MEMORY, ENOMEM);
     fail_each_call(&attempt, CALL_OPEN | CALL_WRITE | CALL_SYNC, ENOSPC);
     fail_each_call(&attempt, CALL_STREAM, ENOMEM);
@@ -86,8 +86,13 @@ static void test_read(void **state) {
     (void)state;
     Case c;
     set_up(&c);
-    Attempt attempt = {"configurations read under failures", another_name, read_file, width_read, &c,
-                       .named = c.directory, .keeps = 1};
+    Attempt attempt = {"configurations read under failures",
+                       another_name,
+                       read_file,
+                       width_read,
+                       &c,
+                       .named = c.directory,
+                       .keeps = 1};
     fail_each_call(&attempt, CALL_MEMORY, ENOMEM);
     attempt.or_kind = ERROR_USER; // who named a file that cannot be opened
     fail_each_call(&attempt, CALL_OPEN, EIO);

@@ -23,7 +23,8 @@ typedef struct Case {
 } Case;
 
 static void set_up(Case *c) {
-    *c = (Case){.directory = temporary_directory(), .ids = malloc(IDS * sizeof(int32_t)),
+    *c = (Case){.directory = temporary_directory(),
+                .ids = malloc(IDS * sizeof(int32_t)),
                 .read = malloc(IDS * sizeof(int32_t))};
     assert_true(c->ids && c->read);
     for (int32_t i = 0; i < IDS; i++) c->ids[i] = (int32_t)((int64_t)i * 31 % VOCABULARY);
@@ -85,8 +86,8 @@ static void test_shards(void **state) {
     Case c;
     Error error = {0};
     set_up(&c);
-    const Attempt writing = {"shards written under failures", no_shard, write_shard, shard_whole_or_refused, &c,
-                             .named = c.shard};
+    const Attempt writing = {"shards written under failures", no_shard, write_shard,
+                             shard_whole_or_refused,          &c,       .named = c.shard};
     fail_each_call(&writing, CALL_MEMORY, ENOMEM);
     fail_each_call(&writing, CALL_DISK, EIO);
     fail_each_call(&writing, CALL_WRITE, ENOSPC);
@@ -180,8 +181,14 @@ static const char *in_out(const Case *c, const char *name) {
 
 static PrepareSettings settings_of(const Case *c, const char *const *input, char out[PATH]) {
     snprintf(out, PATH, "%s/out", c->directory);
-    return (PrepareSettings){.inputs = input, .input_count = 1, .out = out, .type = "char", .vocabulary = 300,
-                             .validation_share = 0.2, .tokenizer = *c->tokenizer ? c->tokenizer : NULL, .quiet = true};
+    return (PrepareSettings){.inputs = input,
+                             .input_count = 1,
+                             .out = out,
+                             .type = "char",
+                             .vocabulary = 300,
+                             .validation_share = 0.2,
+                             .tokenizer = *c->tokenizer ? c->tokenizer : NULL,
+                             .quiet = true};
 }
 
 static bool prepare(void *context, Error *error) {
@@ -229,7 +236,8 @@ static void one_text(void *context, bool good, const Error *error) {
         error_clear(&why);
         check_works(prepare(c, &why) && data_read_meta(out, &meta, &why), &why);
     }
-    const DataSettings settings = {.path = out, .split = "train", .batch = 1, .tokens = 8, .vocabulary = meta.vocabulary};
+    const DataSettings settings = {
+        .path = out, .split = "train", .batch = 1, .tokens = 8, .vocabulary = meta.vocabulary};
     Loader *loader = loader_open(&settings, &why);
     check_works(loader != NULL, &why);
     assert_int_equal(loader_tokens(loader), meta.train_tokens);

@@ -32,8 +32,8 @@ static void test_reading(void **state) {
         memset(word, 'w', length);
         word[length] = 0;
         snprintf(number, sizeof number, "%.*s", (int)(length % 18 + 1), "123456789123456789");
-        snprintf(c.text, sizeof c.text, "{\"%s\": [\"%s\", \"\\u00e4\\n\", {\"%s\": null}], \"n\": [%s, 0.5, true]}", word,
-                 word, word, number);
+        snprintf(c.text, sizeof c.text, "{\"%s\": [\"%s\", \"\\u00e4\\n\", {\"%s\": null}], \"n\": [%s, 0.5, true]}",
+                 word, word, word, number);
         json_watch();
         c.before = json_loads(c.text, 0, NULL);
         assert_non_null(c.before);

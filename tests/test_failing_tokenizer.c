@@ -14,8 +14,9 @@
 
 enum { PATH = 512 };
 
-static const char text[] = "the hares and the foxes, ships and days, sailed and ran\nthe men and the hills, \xff\xfe and more\n"
-                           "the days and the ships\n";
+static const char text[] =
+    "the hares and the foxes, ships and days, sailed and ran\nthe men and the hills, \xff\xfe and more\n"
+    "the days and the ships\n";
 
 typedef struct Case {
     const char *directory, *type;
@@ -25,7 +26,7 @@ typedef struct Case {
     size_t count;
     char *decoded;
     size_t size;
-    bool given; // the text, to the trainer
+    bool given;  // the text, to the trainer
     char *model; // as it was trained without failures
     size_t model_size;
 } Case;
@@ -176,8 +177,14 @@ static void test_child(void **state) {
     (void)state;
     Case c;
     set_up(&c);
-    Attempt attempt = {"tokenizers trained by failing children", no_model, train, same_model, &c, .named = c.type,
-                       .or_kind = ERROR_USER, .in_child = true};
+    Attempt attempt = {"tokenizers trained by failing children",
+                       no_model,
+                       train,
+                       same_model,
+                       &c,
+                       .named = c.type,
+                       .or_kind = ERROR_USER,
+                       .in_child = true};
     fail_each_call(&attempt, CALL_BEGIN, EIO);
     fail_each_call(&attempt, CALL_WRITE, EIO);
     interrupt_each_call(&attempt, CALL_WRITE);
@@ -201,10 +208,7 @@ static void test_ignored_child(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_load),
-    cmocka_unit_test(test_encode),
-    cmocka_unit_test(test_train),
-    cmocka_unit_test(test_child),
-    cmocka_unit_test(test_ignored_child),
+    cmocka_unit_test(test_load),  cmocka_unit_test(test_encode),        cmocka_unit_test(test_train),
+    cmocka_unit_test(test_child), cmocka_unit_test(test_ignored_child),
 };
 TEST_MAIN(tests)

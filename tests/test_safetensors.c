@@ -232,7 +232,7 @@ static void test_hostile_headers(void **state) {
         "{\"__metadata__\":{\"crc32.header\":\"00000000\"}," T("a", "F32", "[4]", "[0,16]") "}",
         "{\"__metadata__\":{\"crc32.header\":\"0\"}," T("a", "F32", "[4]", "[0,16]") "}",
         "{\"__metadata__\":{\"crc32.header\":\"\"}}",
-        "{" T("a", "F32", "[4]", "[0,16]") ",\"__metadata__\":{\"crc32.header\":\"\"}}", // no room for digits
+        "{" T("a", "F32", "[4]", "[0,16]") ",\"__metadata__\":{\"crc32.header\":\"\"}}",          // no room for digits
         "{" T("a", "F32", "[4]", "[0,16]") ",\"__metadata__\":{\"crc32.header\": \"00000000\"}}", // not as we write it
         "{" T("a\\u0000b", "F32", "[4]", "[0,16]") "}",
         "{" T("a\xff", "F32", "[4]", "[0,16]") "}",

@@ -355,8 +355,11 @@ static void test_samples(void **state) {
     for (size_t i = 0; i < 2; i++) { // 2500 bytes of all of it, and all of 2500 bytes
         Memory memory = {text, i ? 2500 : size, 1000};
         model_path(paths[i], sizeof paths[i], i ? "prefix" : "sample");
-        const TokenizerTraining training = {.type = "bpe", .vocabulary = 290, .model_path = paths[i],
-                                            .next = next_piece, .context = &memory,
+        const TokenizerTraining training = {.type = "bpe",
+                                            .vocabulary = 290,
+                                            .model_path = paths[i],
+                                            .next = next_piece,
+                                            .context = &memory,
                                             .sample_bytes = i ? (size_t)1 << 20 : 2500};
         if (!tokenizer_train(&training, &error)) fail_msg("%s", error.message);
         models[i] = file_read_all(paths[i], 1 << 20, &model_sizes[i], &error);
@@ -364,8 +367,8 @@ static void test_samples(void **state) {
     assert_int_equal(model_sizes[0], model_sizes[1]);
     check_same_bits("models of a sample and of a text as long", models[0], models[1], model_sizes[0]);
     model_path(paths[0], sizeof paths[0], "unread");
-    const TokenizerTraining training = {.type = "bpe", .vocabulary = 290, .model_path = paths[0], .next = cannot_read,
-                                        .sample_bytes = 1000};
+    const TokenizerTraining training = {
+        .type = "bpe", .vocabulary = 290, .model_path = paths[0], .next = cannot_read, .sample_bytes = 1000};
     assert_false(tokenizer_train(&training, &error));
     assert_true(error.kind == ERROR_SYSTEM && access(paths[0], F_OK) != 0);
     check_count("texts that cannot be read", 1);

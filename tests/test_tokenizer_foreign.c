@@ -45,15 +45,16 @@ static size_t put_piece(unsigned char *out, const Piece *piece) {
 }
 
 static Tokenizer *load(const Spec *spec) {
-    static const Piece common[] = {{"<unk>", UNKNOWN}, {"<s>", CONTROL}, {"</s>", CONTROL},
-                                   {"\xE2\x96\x81", NORMAL}, {"a", NORMAL}, {"b", NORMAL}};
+    static const Piece common[] = {{"<unk>", UNKNOWN},       {"<s>", CONTROL}, {"</s>", CONTROL},
+                                   {"\xE2\x96\x81", NORMAL}, {"a", NORMAL},    {"b", NORMAL}};
     const unsigned char trainer[] = {3 << 3, spec->characters ? 4 : 1}; // model_type: char or unigram
     const unsigned char normalizer[] = {3 << 3, spec->dummy_prefix, 4 << 3, 0, 5 << 3, 1};
     unsigned char model[1000];
     size_t size = 0;
     for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
         bool replaced = false;
-        for (size_t k = 0; k < 5 && spec->pieces[k].text; k++) replaced |= !strcmp(common[i].text, spec->pieces[k].text);
+        for (size_t k = 0; k < 5 && spec->pieces[k].text; k++)
+            replaced |= !strcmp(common[i].text, spec->pieces[k].text);
         if (!replaced) size += put_piece(model + size, &common[i]);
     }
     for (size_t i = 0; i < 5 && spec->pieces[i].text; i++) size += put_piece(model + size, &spec->pieces[i]);
@@ -98,10 +99,21 @@ static void test_pieces(void **state) {
     } cases[] = {
         {{"no newline", false, {{0}}, false}, "a b\na", "a| |b|" LOST "|a"},
         {{"words and newlines apart", false, {{"\n", NORMAL}}, false}, "ab b\n\nab", "a|b| |b|\n|\n|a|b"},
-        {{"pieces over words", false, {{"\n", NORMAL}, {"a\xE2\x96\x81" "b", NORMAL}}, false}, "a ba b\na b", "a b|a b|\n|a b"},
+        {{"pieces over words",
+          false,
+          {{"\n", NORMAL},
+           {"a\xE2\x96\x81"
+            "b",
+            NORMAL}},
+          false},
+         "a ba b\na b",
+         "a b|a b|\n|a b"},
         {{"pieces over lines", false, {{"\n", NORMAL}, {"b\na", NORMAL}}, false}, "ab\nab", "a|b\na|b"},
         {{"a space in front", true, {{"\n", NORMAL}}, false}, "ab\na", " |a|b|\n|a"},
-        {{"hidden bytes", false, {{"\n", NORMAL}}, false}, "a\xff" "b", "a|" LOST "|b"},
+        {{"hidden bytes", false, {{"\n", NORMAL}}, false},
+         "a\xff"
+         "b",
+         "a|" LOST "|b"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Tokenizer *tokenizer = load(&cases[i].spec);

@@ -45,8 +45,7 @@ static bool make_settings(const Config *base, const char *method, size_t tokens,
     snprintf(text, sizeof text, "attention.method=%s", method);
     if (!config_set(config, text, ORIGIN_COMMAND_LINE, error)) return false;
     snprintf(text, sizeof text, "model.tokens=%zu", tokens);
-    if (!config_set(config, text, ORIGIN_COMMAND_LINE, error) || !config_resolve(config, error))
-        return false;
+    if (!config_set(config, text, ORIGIN_COMMAND_LINE, error) || !config_resolve(config, error)) return false;
     config_model(config, batch, true, model);
     model->attention = model_attention_settings(model);
     return true;

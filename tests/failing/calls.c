@@ -22,7 +22,7 @@
 bool calls_throw_otherwise;
 
 static struct {
-    unsigned kinds; // 0: nothing fails and nothing is counted
+    unsigned kinds;    // 0: nothing fails and nothing is counted
     size_t at, *count; // in memory that children share
     bool lasting;
     int number;
@@ -201,9 +201,7 @@ int __wrap_scandir(const char *path, struct dirent ***entries, int (*wanted)(con
     if (count >= 0) live_blocks += count + (*entries != NULL);
     return count;
 }
-FILE *__wrap_fopen(const char *path, const char *mode) {
-    return fails(CALL_OPEN) ? NULL : __real_fopen(path, mode);
-}
+FILE *__wrap_fopen(const char *path, const char *mode) { return fails(CALL_OPEN) ? NULL : __real_fopen(path, mode); }
 int __wrap_fclose(FILE *stream) {
     const int result = __real_fclose(stream);
     return fails(CALL_STREAM) ? EOF : result;
@@ -249,7 +247,8 @@ static bool try_call(const Attempt *attempt, unsigned kinds, int number, size_t 
     const bool hit = *armed.count >= at;
     if (!good && (!hit || must_succeed)) fail_msg("%s, call %zu: %s", attempt->what, at, error.message);
     if (!good) check_error(attempt, at, &error, number);
-    if (good && error.kind != ERROR_NONE) fail_msg("%s, call %zu: \"%s\", and success", attempt->what, at, error.message);
+    if (good && error.kind != ERROR_NONE)
+        fail_msg("%s, call %zu: \"%s\", and success", attempt->what, at, error.message);
     attempt->after(attempt->context, good, &error);
     if (live_blocks < blocks || live_blocks > blocks + attempt->keeps || open_files() != files)
         fail_msg("%s, call %zu: %ld blocks are still allocated, %d files open (\"%s\")", attempt->what, at,

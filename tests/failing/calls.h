@@ -29,8 +29,8 @@ typedef enum CallKind {
     CALL_WAIT = 1 << 11,    // for the end of a child
     CALL_BEGIN = 1 << 12,   // what a child begins with: atexit, freopen
     CALL_STREAM = 1 << 13,  // fclose, which writes what is left
-    CALL_DISK = CALL_OPEN | CALL_READ | CALL_LIST | CALL_WRITE | CALL_SYNC | CALL_CLOSE | CALL_NAME | CALL_STATUS |
-                CALL_LOCK,
+    CALL_DISK =
+        CALL_OPEN | CALL_READ | CALL_LIST | CALL_WRITE | CALL_SYNC | CALL_CLOSE | CALL_NAME | CALL_STATUS | CALL_LOCK,
 } CallKind;
 
 typedef struct Attempt {
@@ -41,15 +41,16 @@ typedef struct Attempt {
     void (*after)(void *context, bool good, const Error *error);
     void *context;
     const char *named; // what a message must hold: the file, the folder; NULL: only a reason
-    ErrorKind or_kind;                        // right too, besides ERROR_SYSTEM and, for ENOMEM, ERROR_MEMORY
-    long keeps;                               // blocks that may stay allocated for the life of the program
-    size_t stride;                            // every so-many-th call only; 0: every one
+    ErrorKind or_kind; // right too, besides ERROR_SYSTEM and, for ENOMEM, ERROR_MEMORY
+    long keeps;        // blocks that may stay allocated for the life of the program
+    size_t stride;     // every so-many-th call only; 0: every one
     bool in_child;     // calls fail in a process that it starts, instead of its own
 } Attempt;
 
-// The attempt once for every call of these kinds: that one fails with errno `number` (0: no reason is expected), and, in a second round, all that
-// follow it. Demands for each that it fails with the right kind of error and a message with name and reason, or comes
-// back with success (which `after` must not take on trust), and leaves no memory allocated and no file open.
+// The attempt once for every call of these kinds: that one fails with errno `number` (0: no reason is expected), and, in a
+// second round, all that follow it. Demands for each that it fails with the right kind of error and a message with name
+// and reason, or comes back with success (which `after` must not take on trust), and leaves no memory allocated and no
+// file open.
 void fail_each_call(const Attempt *attempt, unsigned kinds, int number);
 // Each of these calls is interrupted (EINTR), once: it must succeed.
 void interrupt_each_call(const Attempt *attempt, unsigned kinds);

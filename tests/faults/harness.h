@@ -67,7 +67,14 @@ typedef struct Scenario {
     size_t promised; // `least` once the command has reported success
 } Scenario;
 
-enum { SCENARIO_LATER_SAVE, SCENARIO_FIRST_SAVE, SCENARIO_PREPARE_AGAIN, SCENARIO_PREPARE, SCENARIO_PREPARE_INPUT, SCENARIOS };
+enum {
+    SCENARIO_LATER_SAVE,
+    SCENARIO_FIRST_SAVE,
+    SCENARIO_PREPARE_AGAIN,
+    SCENARIO_PREPARE,
+    SCENARIO_PREPARE_INPUT,
+    SCENARIOS
+};
 extern const Scenario scenarios[SCENARIOS];
 
 void scenarios_set_up(void); // makes the files that scenarios start from and end with
