@@ -24,7 +24,7 @@ WARNINGS := -Wall -Wextra -Wshadow -Wpointer-arith -Wvla -Wno-psabi
 CFLAGS_ALL   = -std=gnu11 -g $(OPTIMIZE) -fno-math-errno -fno-trapping-math $(OPENMP) $(WARNINGS) -Wstrict-prototypes -Wmissing-prototypes $(SANITIZE) -I. -MMD -MP -D_GNU_SOURCE $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 -g -O2 $(WARNINGS) $(SANITIZE) -I. -MMD -MP $(CXXFLAGS)
 LDFLAGS_ALL  = $(OPENMP) $(SANITIZE) $(LDFLAGS)
-LIBS         = -lopenblas -lfftw3f -lfftw3 -lsentencepiece_train -lsentencepiece -linih -ljansson -lz -lm -lstdc++
+LIBS         = -lopenblas -lfftw3f -lfftw3 -lsentencepiece_train -lsentencepiece -linih -ljansson -lz -lm
 
 # *_kernels.c are compiled once per instruction set and chosen at run time (core/simd.h).
 ISA_FLAGS_portable := -DROPE_ISA=portable
@@ -55,7 +55,7 @@ SUPPORT      := $(wildcard tests/support/*.c)
 all: $(BUILD)/rope
 
 $(BUILD)/rope: $(BUILD)/float/train/main.o $(BUILD)/librope.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 $(BUILD)/librope.a: $(FLOAT_OBJECTS)
 	rm -f $@ && $(AR) rcs $@ $^
 $(BUILD)/librope_double.a: $(DOUBLE_OBJECTS)
@@ -84,10 +84,10 @@ SUPPORT_FLOAT  := $(SUPPORT:%.c=$(BUILD)/float/%.o)
 SUPPORT_DOUBLE := $(SUPPORT:%.c=$(BUILD)/double/%.o)
 $(BUILD)/tests/test_%: $(BUILD)/float/tests/test_%.o $(SUPPORT_FLOAT) $(BUILD)/librope.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 $(BUILD)/tests/double_%: $(BUILD)/double/tests/double_%.o $(SUPPORT_DOUBLE) $(BUILD)/librope_double.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 
@@ -118,7 +118,7 @@ check: layers
 # The working directory is made anew for every run; the Python packages in it stay.
 $(BUILD)/oracle/dump_%: $(BUILD)/%/tests/oracle/dump.o
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 $(BUILD)/oracle/dump_float: $(BUILD)/librope.a
 $(BUILD)/oracle/dump_double: $(BUILD)/librope_double.a
 oracle: $(BUILD)/oracle/dump_float $(BUILD)/oracle/dump_double

@@ -16,7 +16,7 @@ mutants:
 # Its own malloc and system calls: not for builds with a sanitizer.
 $(BUILD)/tests/faults: $(patsubst %.c,$(BUILD)/float/%.o,$(wildcard tests/faults/*.c) tests/support/leave.c) $(BUILD)/librope.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 # Functions that tests/failing/calls.c puts in the place of libc's, in our own code.
 CALLS_THAT_FAIL := malloc calloc realloc reallocarray aligned_alloc strdup asprintf open_memstream free _Znwm \
@@ -24,7 +24,7 @@ CALLS_THAT_FAIL := malloc calloc realloc reallocarray aligned_alloc strdup aspri
     scandir fopen fclose ini_parse_stream flock pipe fork waitpid atexit freopen
 $(BUILD)/tests/test_failing_%: $(BUILD)/float/tests/test_failing_%.o $(BUILD)/float/tests/failing/calls.o $(SUPPORT_FLOAT) $(BUILD)/librope.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) $(CALLS_THAT_FAIL:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
+	$(CXX) $(LDFLAGS_ALL) $(CALLS_THAT_FAIL:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
 
 faults: $(BUILD)/tests/faults
 	@$(BUILD)/tests/faults $(FAULTS_DIRECTORY).$$$$
