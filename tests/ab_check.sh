@@ -55,6 +55,8 @@ low=$(value same.json ratio_interval 0) high=$(value same.json ratio_interval 1)
 # An interval of 95 % may miss now and then: not by much.
 holds 'a against itself' "$low <= $ratio && $ratio <= $high && 0.8 * $low <= 1 && 1 <= 1.25 * $high"
 [ "$(value same.json fidelity gradients 3 difference)" = 0.0 ] || fail 'a against itself: gradients differ'
+sum=$(value same.json b phases | tr -d '{}' | tr ',' '\n' | awk -F: '{ sum += $2 } END { print sum }')
+holds 'phases of the median step' "$sum > 0 && ($sum / $(value same.json b step_ms) - 1) ^ 2 < 1e-6"
 says 'a against itself' 'held out'
 ok "a against itself: the same losses, ratio $ratio within [$low, $high]"
 

@@ -87,14 +87,19 @@ static void set_arm(json_t *row, const char *arm, const char *suffix, double val
     json_object_set_new(row, key, figure_json(value));
 }
 
-static json_t *phases_json(const Ab *ab, size_t arm, size_t timed) {
+// Milliseconds of the median step by phase: its time, divided as the time of all steps is. Means would not add up to it,
+// for a few steps that something else held up weigh heavily in them.
+static json_t *phases_json(const Ab *ab, size_t arm, double step) {
+    double seconds[PHASE_COUNT] = {0}, all = 0;
+    for (size_t p = 0; p < PHASE_COUNT; p++)
+        for (size_t s = 0; s < ab->seed_count; s++) {
+            seconds[p] += ab_track(ab, s, arm)->phases.seconds[p];
+            all += ab_track(ab, s, arm)->phases.seconds[p];
+        }
     json_t *phases = json_object();
-    for (size_t p = 0; p < PHASE_COUNT; p++) {
-        double seconds = 0;
-        for (size_t s = 0; s < ab->seed_count; s++) seconds += ab_track(ab, s, arm)->phases.seconds[p];
-        if (seconds > 0 && timed)
-            json_object_set_new(phases, phase_name((Phase)p), json_real(1e3 * seconds / (double)timed));
-    }
+    for (size_t p = 0; p < PHASE_COUNT; p++)
+        if (seconds[p] > 0 && step > 0)
+            json_object_set_new(phases, phase_name((Phase)p), json_real(1e3 * step * seconds[p] / all));
     return phases;
 }
 
@@ -146,7 +151,7 @@ static json_t *arm_json(const Ab *ab, size_t arm) {
         "{s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "name", it->name, "settings", settings_json(&it->config),
         "held_out_loss", figure_json(loss), "accuracy", figure_json(over_seeds(ab, arm, accuracy)), "step_ms",
         figure_json(1e3 * step), "tokens_per_s", figure_json(tokens / step), "peak_bytes",
-        (json_int_t)it->estimate.total_bytes, "phases", phases_json(ab, arm, count), "curves", curves_json(ab, arm));
+        (json_int_t)it->estimate.total_bytes, "phases", phases_json(ab, arm, step), "curves", curves_json(ab, arm));
     if (*it->config.task) return object; // few of a task's tokens are asked for: what follows would say nothing
     json_object_set_new(object, "perplexity", figure_json(exp(loss)));
     double per_byte = over_seeds(ab, arm, bits);

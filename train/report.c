@@ -49,7 +49,7 @@ static const char style[] =
     "figure{padding:.5rem}h1{font-size:1.35rem}th,td{padding:.3rem .45rem}}\n"
     "@media print{body{max-width:none;font-size:11pt}details::details-content{content-visibility:visible;height:auto}"
     "table{font-size:8.5pt}th,td{padding:.15rem .3rem}pre{white-space:pre-wrap;font-size:7.5pt;columns:2}"
-    "summary{list-style:none}}\n";
+    "summary{list-style:none}h1,h2,h3,h4,summary{break-after:avoid}figure svg{max-height:9cm}}\n";
 
 static void colours(FILE *out) {
     for (int i = 0; i < 12; i++) {
