@@ -258,16 +258,19 @@ expect 1 'unwritable' $train --train.out=text.txt/run
 says 'unwritable' 'text.txt/run'
 ok 'an unwritable run directory'
 
-# A full disk: no file may grow beyond a few blocks, so that saving fails. The last good checkpoint stays.
-cp -a long full
-sum=$(cat full/latest/* | cksum)
-(trap '' XFSZ; ulimit -f 20; exec $rope train --resume full --train.steps=2100) >out 2>err
-[ $? -eq 1 ] || fail 'full disk: exit code'
-says 'full disk' 'Safe is'
-[ "$(cat full/latest/* | cksum)" = "$sum" ] || fail 'full disk: the last checkpoint changed'
-[ -z "$(ls full | grep tmp)" ] || fail 'full disk: half a checkpoint was left'
-expect 1 'standard output is full' sh -c "$rope eval whole --json >/dev/full"
-ok 'a full disk: message, exit code 1, the last checkpoint intact'
+# A full disk: no file may grow beyond a few blocks, so that saving fails. The last good checkpoint stays. The thread
+# sanitizer writes a longer file when a program starts, and dies of it.
+if ! grep -q __tsan_init "$rope"; then
+    cp -a long full
+    sum=$(cat full/latest/* | cksum)
+    (trap '' XFSZ; ulimit -f 20; exec $rope train --resume full --train.steps=2100) >out 2>err
+    [ $? -eq 1 ] || fail 'full disk: exit code'
+    says 'full disk' 'Safe is'
+    [ "$(cat full/latest/* | cksum)" = "$sum" ] || fail 'full disk: the last checkpoint changed'
+    [ -z "$(ls full | grep tmp)" ] || fail 'full disk: half a checkpoint was left'
+    expect 1 'standard output is full' sh -c "$rope eval whole --json >/dev/full"
+    ok 'a full disk: message, exit code 1, the last checkpoint intact'
+fi
 
 # Numbers that explode: ten skipped steps in a row end the run, and nothing is saved over the good checkpoint, though one
 # was due after each step and an evaluation (for the best one) after the fifth.

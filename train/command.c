@@ -199,7 +199,8 @@ void command_parse(const Command *command, const CommandOption *options, const c
     char *help = settings_help(command);
     struct argp argp = {.options = rows, .parser = take_option, .args_doc = command->arguments, .doc = help};
     argp_err_exit_status = 2;
-    argp_parse(&argp, argc, argv, 0, NULL, &parsing);
+    // It leaves by itself at a mistake; without memory it returns, and has looked at no option.
+    if (argp_parse(&argp, argc, argv, 0, NULL, &parsing) != 0) mistake(command, "Out of memory.", 1);
     free(help);
 
     Error error = {0};
