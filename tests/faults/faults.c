@@ -87,7 +87,7 @@ static const Row rows[] = {
     {"no memory, once", {FAULT_ERRNO, CALL_ALLOCATE, 0, false, ENOMEM, false}, false, false, 8},
     {"no memory, from then on", {FAULT_ERRNO, CALL_ALLOCATE, 0, true, ENOMEM, false}, false, false, 8},
 };
-enum { ROWS = sizeof rows / sizeof *rows };
+enum { ROWS = sizeof rows / sizeof *rows, EARLY = 8 };
 
 // In the process that trains the tokenizer.
 static const Row child_rows[] = {
@@ -118,8 +118,10 @@ static void run_row(const Scenario *scenario, const char *name, const Row *row, 
     }
     stride *= stride > 1 ? row->stride_factor : 1;
     armed.fault.effect = row->fault.effect;
-    for (size_t at = only ? only : 1 + (size_t)row->fault.calls % stride; at <= (only ? only : counted.calls);
-         at += stride, cases++) {
+    // The options are read with the first few allocations: a command that did not see them would do something else.
+    const size_t early = row->fault.calls == CALL_ALLOCATE && !row->fault.in_children ? EARLY : 0;
+    const size_t first = only ? only : early ? 1 : 1 + (size_t)row->fault.calls % stride, last = only ? only : counted.calls;
+    for (size_t at = first; at <= last; at += at < early ? 1 : stride, cases++) {
         char why[PATHS] = "";
         armed.fault.at = at;
         scenario_reset(scenario);
