@@ -56,8 +56,9 @@ round=0
 while :; do
     round=$((round + 1))
     measure >"$work/now" || exit 2
-    awk 'FNR == NR { best[$1] = $2; next } { print $1, $2 > best[$1] + 0 ? $2 : best[$1] }' "$work/best" "$work/now" \
-        >"$work/better"
+    # the file of the best is empty at first
+    awk -v now="$work/now" 'FILENAME != now { best[$1] = $2; next }
+        { print $1, ($2 + 0 > best[$1] + 0 ? $2 : best[$1]) }' "$work/best" "$work/now" >"$work/better"
     mv "$work/better" "$work/best"
     awk -v round=$round '
         /^#/ { next }
