@@ -59,8 +59,9 @@ static int spool(int in, const char *path, const char *directory, uint64_t *size
         error_errno(error, "%s: cannot write there", directory);
         return -1;
     }
-    unlink(name); // it lives as long as its descriptor, whatever happens to this program
-    if (copy(in, path, out, directory, size, error)) return out;
+    // It lives as long as its descriptor, whatever happens to this program.
+    const bool nameless = unlink(name) == 0 || error_errno(error, "%s: cannot remove the name of a copy", name);
+    if (nameless && copy(in, path, out, directory, size, error)) return out;
     close(out);
     return -1;
 }

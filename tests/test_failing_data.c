@@ -9,6 +9,7 @@
 #include "data/data.h"
 #include "data/meta.h"
 #include "data/shards.h"
+#include "data/text.h"
 #include "data/tokenizer.h"
 #include "tests/failing/calls.h"
 #include "tests/support/check.h"
@@ -280,6 +281,36 @@ static void test_prepare(void **state) {
     tear_down(&c);
 }
 
+// ---- what cannot be read twice --------------------------------------------------------------------------------------
+
+static bool open_device(void *context, Error *error) {
+    const Case *c = context;
+    const char *device = "/dev/null"; // no plain file, so it is copied
+    Text *text = text_open(&device, 1, c->directory, error);
+    text_close(text);
+    return text != NULL;
+}
+
+// A copy that goes on to be used has no name any more.
+static void no_copy(void *context, bool good, const Error *error) {
+    const Case *c = context;
+    (void)error;
+    char path[2 * PATH];
+    snprintf(path, sizeof path, "%s/input.tmp", c->directory);
+    if (good && access(path, F_OK) == 0) fail_msg("%s is left over", path);
+}
+
+static void test_copies(void **state) {
+    (void)state;
+    Case c;
+    Error error = {0};
+    set_up(&c);
+    check_works(open_device(&c, &error), &error);
+    const Attempt attempt = {"copies of an input under failures", NULL, open_device, no_copy, &c, .named = "/"};
+    fail_each_call(&attempt, CALL_DISK, EIO);
+    tear_down(&c);
+}
+
 // ---- paths that are too long -----------------------------------------------------------------------------------------
 
 // The folder under so many slashes that the names in it pass the limit one by one, the longest first.
@@ -317,6 +348,6 @@ static void test_long_paths(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_shards),  cmocka_unit_test(test_other_files), cmocka_unit_test(test_loader),
-    cmocka_unit_test(test_prepare), cmocka_unit_test(test_long_paths),
+    cmocka_unit_test(test_prepare), cmocka_unit_test(test_copies),      cmocka_unit_test(test_long_paths),
 };
 TEST_MAIN(tests)
