@@ -11,8 +11,6 @@
 #include "attention/table.h"
 #include "core/arena.h"
 
-enum { LAG_PADDING = 512 }; // a tile may read this far beyond the last lag (attention/exact.h: KEY_TILE)
-
 static const char *const kernel_names[] = {"rope", "rope-decay", "rope-window", "alibi"};
 
 static real *new_reals(size_t count, size_t rows, Error *error) {
@@ -80,7 +78,7 @@ bool position_create(Position *position, const AttentionSettings *settings, Erro
         .rope_theta = settings->rope_theta,
         .decay = settings->kernel_decay,
         .window = settings->kernel_window,
-        .lag_count = 2 * settings->tokens - 1 + LAG_PADDING,
+        .lag_count = 2 * settings->tokens - 1 + POSITION_LAG_PADDING,
     };
     for (size_t i = 0; i < sizeof kernel_names / sizeof *kernel_names; i++)
         if (strcmp(settings->kernel, kernel_names[i]) == 0) position->kind = (PositionKind)i;

@@ -17,6 +17,9 @@
 
 #include "attention/attention.h"
 
+// Numbers behind the last lag of a table: a tile may read this far (attention/exact.h: KEY_TILE).
+enum { POSITION_LAG_PADDING = 512 };
+
 typedef enum PositionKind {
     POSITION_ROPE,
     POSITION_ROPE_DECAY,

@@ -32,7 +32,7 @@ static bool check_settings(const ToeplitzPlan *plan, Error *error) {
 // Tables over lags come before anything else is known: a length that is out of reach must not be tried.
 static bool check_tables(const AttentionSettings *settings, Error *error) {
     const double size = (double)settings->qk_size;
-    const double tokens = (double)settings->tokens + 256; // half of what tables over lags are padded by (position.c)
+    const double tokens = (double)settings->tokens + POSITION_LAG_PADDING / 2.0; // 2T lags, and their padding
     // rotations (T·D), W_t over 2D entries and 2T lags, and as many doubles while the plan is made
     const double bytes = tokens * size * (5.0 * sizeof(real) + (settings->causal ? 2.0 : 4.0) * sizeof(double));
     CpuInfo cpu;

@@ -108,8 +108,8 @@ static void add_phases(Report *report, const Ab *ab, const json_t *document) {
             values[i * PHASE_COUNT + p] = isfinite(ms) ? ms : 0;
         }
     }
-    report_bars(report, &(ChartBars){"Where a step goes", "The median step, divided as the time of all steps is.", "ms", bars, parts, values,
-                                     ab->arm_count, PHASE_COUNT});
+    report_bars(report, &(ChartBars){"Where a step goes", "The median step, divided as the time of all steps is.", "ms",
+                                     bars, parts, values, ab->arm_count, PHASE_COUNT});
 }
 
 // Largest value of a key over the rows of each step of the first seed.
