@@ -36,6 +36,9 @@ expect 2 'all longer than the data' "$rope" profile $small --data.dir=data --tok
 says 'all longer than the data' 'the longest train shard has'
 expect 0 'no time' "$rope" profile $small --model.vocabulary=64 --tokens 32,8K --limit 0.05 --out short
 says 'no time' '--limit 0.05'
+# From 32 tokens to 8192 a step of lowrank grows some hundred times; as T² it would be 65,536 times.
+expect 0 'time enough' "$rope" profile $small --model.vocabulary=64 --methods lowrank --tokens 32,8K --limit 10 --out short --json
+[ "$("$get" rows 1 tokens <out)" = 8192 ] && "$get" rows 1 step_ms <out >value || fail 'time enough: no step at 8K'
 ok 'profile: lengths beyond the data and the limit are left out with a sentence'
 
 if ! chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome); then

@@ -44,18 +44,13 @@ static double clock_cost(void) {
     return cost;
 }
 
-// Time of the next step at lengths[length], from the two lengths before (quadratic growth where only one is known). Before
-// the first measurement: from a short probe.
+// Time of a step at lengths[length]: at the length before, scaled by the method's own operations. Before the first
+// measurement: from a short probe.
 static double expected_seconds(const Profile *profile, size_t length, size_t method) {
-    if (length == 0 || !profile->cells[length - 1][method].measured)
-        return profile->cells[length][method].estimate.step_seconds;
+    const ProfileCell *cell = &profile->cells[length][method];
+    if (length == 0) return cell->estimate.step_seconds;
     const ProfileCell *last = &profile->cells[length - 1][method];
-    double growth = (double)profile->lengths[length] / (double)profile->lengths[length - 1], exponent = 2;
-    if (length > 1 && profile->cells[length - 2][method].measured) {
-        double before = (double)profile->lengths[length - 1] / (double)profile->lengths[length - 2];
-        exponent = fmin(2, log(last->step_seconds / profile->cells[length - 2][method].step_seconds) / log(before));
-    }
-    return last->step_seconds * pow(growth, exponent);
+    return last->step_seconds * cell->estimate.step_flops / last->estimate.step_flops;
 }
 
 static bool make_config(const Config *base, const char *method, size_t tokens, size_t batch, Config *config,
