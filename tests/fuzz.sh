@@ -1,29 +1,31 @@
 #!/bin/sh
-# Runs libFuzzer on every target (or those named) for $FUZZ_SECONDS each, from the seeds that the program writes and what
-# earlier runs have found. An input that breaks something is copied to tests/fuzz/regressions/TARGET.
+# Runs libFuzzer on every target (or those named) for $FUZZ_SECONDS each (0: no limit) or until $FUZZ_RUNS (-1: no limit),
+# from the seeds that the program writes and what earlier runs have found. An input that breaks something is copied to tests/fuzz/regressions/TARGET.
 # Prints "TARGET: N runs, F findings"; exit 1 if there are any.
 cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build/fuzz}
 FUZZ_SECONDS=${FUZZ_SECONDS:-20}
+FUZZ_RUNS=${FUZZ_RUNS:--1}
 corpus=$BUILD/corpus
 mkdir -p "$corpus"
 "$BUILD/tests/fuzz" --seeds "$corpus" >"$corpus/log" 2>&1 || { cat "$corpus/log"; exit 2; }
 findings=0
 for target in ${*:-$(ls -d "$corpus"/*/ | xargs -n 1 basename)}; do
     found=$BUILD/found/$target
+    log=$corpus/$target.log
     rm -rf "$found"
     mkdir -p "$found"
     FUZZ_TARGET=$target ASAN_OPTIONS=detect_leaks=$([ "$target" = command_line ] && echo 0 || echo 1) \
-        "$BUILD/tests/fuzz" -max_total_time="$FUZZ_SECONDS" -max_len=8192 -timeout=20 -rss_limit_mb=4096 -close_fd_mask=1 \
-        -print_final_stats=1 -artifact_prefix="$found/" "$corpus/$target" >"$corpus/log" 2>&1
+        "$BUILD/tests/fuzz" -max_total_time="$FUZZ_SECONDS" -runs="$FUZZ_RUNS" -max_len=8192 -timeout=20 \
+        -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" "$corpus/$target" >"$log" 2>&1
     status=$?
-    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$corpus/log")
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     count=$(ls "$found" | wc -l)
     [ "$status" -eq 0 ] || [ "$count" -gt 0 ] || count=1
     echo "$target: ${runs:-0} runs, $count findings"
     if [ "$count" -gt 0 ]; then
         findings=$((findings + count))
-        tail -n 40 "$corpus/log" | sed 's/^/    /'
+        tail -n 40 "$log" | sed 's/^/    /'
         mkdir -p "tests/fuzz/regressions/$target"
         cp "$found"/* "tests/fuzz/regressions/$target/"
     fi

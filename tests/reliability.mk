@@ -1,10 +1,11 @@
 # Targets of reliability: planted bugs, fault injection, fuzzing, the long forms, coverage. Included by Makefile.
 #
 #   mutants  every planted bug of tests/mutants is caught       faults   every injected fault is survived
-#   fuzz     libFuzzer targets, FUZZ_SECONDS each (clang)       soak     long forms, SOAK_SECONDS in all
+#   fuzz     libFuzzer targets, FUZZ_SECONDS or FUZZ_RUNS each  soak     long forms, SOAK_SECONDS in all
 #   coverage branch coverage of the code that reads files
 
 FUZZ_SECONDS ?= 20
+FUZZ_RUNS ?= -1
 SOAK_SECONDS ?= 3600
 FAULTS_DIRECTORY ?= $(if $(wildcard /dev/shm),/dev/shm,/tmp)/rope-faults
 
@@ -44,7 +45,7 @@ fuzz:
 	@sh tests/deps.sh clang libomp-dev
 	@$(MAKE) --no-print-directory -j$$(nproc) CC=clang CXX=clang++ BUILD=build/fuzz OPTIMIZE=-O1 \
 	    SANITIZE='$(FUZZ_SANITIZE)' build/fuzz/tests/fuzz
-	@BUILD=build/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz.sh $(FUZZ_TARGETS)
+	@BUILD=build/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_RUNS=$(FUZZ_RUNS) sh tests/fuzz.sh $(FUZZ_TARGETS)
 
 soak: $(BUILD)/tests/faults build-tests
 	@BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) sh tests/soak.sh
