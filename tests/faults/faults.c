@@ -231,7 +231,7 @@ static void run_rows(const char *wanted, size_t stride, size_t only) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2) {
+    if (argc < 2 || *argv[1] == '-') {
         fprintf(stderr, "usage: faults DIRECTORY [STRIDE [SECONDS [ROW [CASE]]]]\n");
         return 2;
     }
