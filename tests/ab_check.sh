@@ -74,6 +74,13 @@ for key in verdict report distances differences by_seed; do value whole.json $ke
 [ "$(value whole.json fidelity certificates_violated)" = 0 ] || fail 'a certificate was exceeded'
 ok 'three arms, two seeds: JSON, certificates'
 
+# Alternating, evaluating and lending weights for fidelity leave no trace in an arm.
+expect 0 'an arm on its own' "$rope" train --config tiny.ini --attention.method=lowrank --train.out=alone
+cmp -s alone/latest/model.safetensors whole/seed_1/b/latest/model.safetensors || fail 'rope train trains another model than arm b'
+expect 0 'the other arm' "$rope" train --config tiny.ini --attention.method=exact --attention.bound=none --train.out=other
+cmp -s other/latest/model.safetensors whole/seed_1/a/latest/model.safetensors || fail 'rope train trains another model than arm a'
+ok 'arms train as rope train does, to the bit'
+
 expect 0 'one seed' $ab --out more --control --json
 expect 2 'a comparison is there' $ab --out more --control
 says 'a comparison is there' '--resume'
@@ -121,7 +128,10 @@ says 'another shape' 'different shapes'
 value out fidelity skipped >value
 expect 0 'another length' $ab --out length --b model.tokens=64 --train.steps=10
 says 'another length' 'per token'
-ok 'arms of different shapes'
+expect 0 'more layers' $ab --out deep --b model.layers=16 --train.steps=20 --json
+says 'more layers' 'times slower per step than A'
+holds 'more layers' "$(value out ratio) < 0.7"
+ok 'arms of different shapes; eight times the layers are slower'
 
 mistake() { # mistake TEXT ARGUMENT...
     local text=$1

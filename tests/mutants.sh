@@ -1,6 +1,6 @@
 #!/bin/sh
 # Planted bugs: builds the program with each edit of tests/mutants/*.txt, one by one, and demands that the test named
-# there fails. Without arguments all of them, else those with the given names; after --texts only looks whether the edits
+# there fails: a program, of it one test (PROGRAM:TEST), or a script (NAME.sh). Without arguments all of them, else those with the given names; after --texts only looks whether the edits
 # can be made. $BUILD is a build directory below this one; its objects are copied, so that a mutant costs one object, one
 # link and one test.
 cd "$(dirname "$0")/.." || exit 2
@@ -93,17 +93,24 @@ for flavour in float double; do
     [ -d "$BUILD/$flavour" ] && cp -pR "$BUILD/$flavour" "$tree/$BUILD/"
 done
 
-# build PROGRAM [MAKE ARGUMENTS...]
+# build PROGRAM|SCRIPT [MAKE ARGUMENTS...]
 build() {
-    target=$BUILD/tests/$1
+    case $1 in
+    *.sh) targets="$BUILD/rope $BUILD/tests/json_get $BUILD/tests/page_check" ;;
+    *) targets=$BUILD/tests/$1 ;;
+    esac
     shift
-    (cd "$tree" && "$MAKE" --no-print-directory -s -j1 BUILD="$BUILD" "$@" "$target") >"$root/log" 2>&1
+    (cd "$tree" && "$MAKE" --no-print-directory -s -j1 BUILD="$BUILD" "$@" $targets) >"$root/log" 2>&1
 }
-# check PROGRAM[:TEST]. Threads wait asleep: on a busy machine spinning ones would take many times as long.
+# check PROGRAM[:TEST]|SCRIPT. Threads wait asleep: on a busy machine spinning ones would take many times as long.
 check() {
     filter='*'
-    case $1 in *:*) filter=${1#*:} ;; esac
-    (cd "$tree" && TEST_FILTER=$filter OMP_WAIT_POLICY=passive timeout 300 "$BUILD/tests/${1%%:*}") >"$root/log" 2>&1 </dev/null
+    case $1 in
+    *.sh) command="bash tests/$1" ;;
+    *:*) filter=${1#*:} command=$BUILD/tests/${1%%:*} ;;
+    *) command=$BUILD/tests/$1 ;;
+    esac
+    (cd "$tree" && BUILD=$BUILD TEST_FILTER=$filter OMP_WAIT_POLICY=passive timeout 300 $command) >"$root/log" 2>&1 </dev/null
 }
 # Kernels are changed for the instruction set that runs; the others stay as they are.
 isa=portable

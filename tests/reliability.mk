@@ -1,15 +1,15 @@
 # Targets of reliability: planted bugs, fault injection, fuzzing, the long forms, coverage. Included by Makefile.
 #
-#   mutants  every planted bug of tests/mutants is caught       faults   every injected fault is survived
-#   fuzz     libFuzzer targets, FUZZ_SECONDS or FUZZ_RUNS each  soak     long forms, SOAK_SECONDS in all
-#   coverage branch coverage of the code that reads files
+#   mutants  every planted bug of tests/mutants is caught       faults    every injected fault is survived
+#   fuzz     libFuzzer targets, FUZZ_SECONDS or FUZZ_RUNS each  soak      long forms, SOAK_SECONDS in all
+#   coverage branch coverage of the code that reads files       valgrind  the test programs under valgrind
 
 FUZZ_SECONDS ?= 20
 FUZZ_RUNS ?= -1
 SOAK_SECONDS ?= 3600
 FAULTS_DIRECTORY ?= $(if $(wildcard /dev/shm),/dev/shm,/tmp)/rope-faults
 
-.PHONY: mutants faults fuzz soak coverage
+.PHONY: mutants faults fuzz soak coverage valgrind
 
 mutants:
 	@MAKE='$(MAKE)' BUILD=$(BUILD) sh tests/mutants.sh
@@ -46,6 +46,10 @@ fuzz:
 	@$(MAKE) --no-print-directory -j$$(nproc) CC=clang CXX=clang++ BUILD=build/fuzz OPTIMIZE=-O1 \
 	    SANITIZE='$(FUZZ_SANITIZE)' build/fuzz/tests/fuzz
 	@BUILD=build/fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_RUNS=$(FUZZ_RUNS) sh tests/fuzz.sh $(FUZZ_TARGETS)
+
+valgrind: build-tests
+	@sh tests/deps.sh valgrind
+	@BUILD=$(BUILD) sh tests/valgrind.sh $(VALGRIND_TESTS)
 
 soak: $(BUILD)/tests/faults build-tests
 	@BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) sh tests/soak.sh

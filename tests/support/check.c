@@ -150,8 +150,9 @@ const char *temporary_directory(void) {
 
 void test_begin(char **argv) {
     cpu_mend_blas(argv);
-    const char *filter = getenv("TEST_FILTER");
+    const char *filter = getenv("TEST_FILTER"), *skip = getenv("TEST_SKIP");
     if (filter) cmocka_set_test_filter(filter);
+    if (skip) cmocka_set_skip_filter(skip);
 }
 
 void check_write_file(const char *path, const void *data, size_t size) {

@@ -47,8 +47,8 @@ const char *temporary_directory(void);
 // The whole content of a file; a failure fails the running test.
 void check_write_file(const char *path, const void *data, size_t size);
 
-// main of every test program: mends BLAS (re-executes), runs the group (of it what $TEST_FILTER matches), prints the
-// report.
+// main of every test program: mends BLAS (re-executes), runs the group (of it what $TEST_FILTER matches and $TEST_SKIP
+// does not), prints the report.
 #define TEST_MAIN(tests)                                                                                               \
     int main(int argc, char **argv) {                                                                                  \
         (void)argc;                                                                                                    \
