@@ -13,8 +13,9 @@ failed=0
 for name in ${*:-$(ls tests/test_*.c tests/double_*.c | sed 's|tests/||; s|\.c$||')}; do
     unset TEST_SKIP
     case $name in
-    test_bench) continue ;;
+    test_bench | test_polynomial) continue ;; # speed; valgrind computes long double in 64 bits
     test_blas) export TEST_SKIP=test_rates ;;
+    test_files) export TEST_SKIP=test_interrupted_and_short_writes ;; # its timer runs out before a call gets anywhere
     esac
     start=$(date +%s)
     # fair-sched: a thread that waits in a loop for another would run for ever otherwise
