@@ -1,5 +1,5 @@
-// Rows of monomials from rows of monomials (attention/features.h), tokens along the vector lanes. Building costs R·lanes
-// products of three, undoing it twice that: 1/(2E) of the matrix products that follow.
+// Rows of monomials from rows of monomials (attention/features.h), tokens along the vector lanes. Building costs
+// R·lanes products of three, undoing it twice that: 1/(2E) of the matrix products that follow.
 #include "attention/features.h"
 
 enum { BLOCK = 4 }; // vectors of lanes kept in registers while the rows go by

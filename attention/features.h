@@ -33,7 +33,8 @@ bool features_create(Features *features, size_t size, const Polynomial *polynomi
 void features_destroy(Features *features);
 
 typedef struct FeatureKernels {
-    // phi (R, lanes) = monomials of x (size, lanes) with ratios `ratio` (one of the two above). lanes: multiple of LANES.
+    // phi (R, lanes) = monomials of x (size, lanes) with ratios `ratio` (one of the two above). lanes: a multiple of
+    // LANES.
     void (*build)(const Features *features, const real *ratio, real *phi, const real *x, size_t lanes);
     // dx (size, lanes) += transpose of the derivative; d_phi is used up. phi, x, ratio as of build.
     void (*backward)(const Features *features, const real *ratio, real *dx, real *d_phi, const real *phi,

@@ -92,7 +92,7 @@ void lowrank_state_read(LowrankTask *task, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     feature_kernels()->build(&plan->features, plan->features.query_ratio, work->phi, queries_from_state(task, count),
-                   work->lanes);
+                             work->lanes);
     read_values(plan, work, work->sum, plan->base.settings.v_size, count, false);
     feature_kernels()->combine(work->denominator, work->state + plan->base.settings.v_size, plan->state_stride,
                                work->phi, plan->features.count, work->lanes);
@@ -106,7 +106,8 @@ void lowrank_state_read_backward(LowrankTask *task, size_t count) {
     feature_kernels()->build(&plan->features, plan->features.query_ratio, work->phi, query, work->lanes);
     pull_features(plan, work);
     if (plan->decay) memset(d_query, 0, plan->far_size * work->lanes * sizeof(real));
-    feature_kernels()->backward(&plan->features, plan->features.query_ratio, d_query, work->d_phi, work->phi, query, work->lanes);
+    feature_kernels()->backward(&plan->features, plan->features.query_ratio, d_query, work->d_phi, work->phi, query,
+                                work->lanes);
     if (!plan->decay) return;
     fade_lanes(task, d_query, d_query, 0, 1, count);
     for (size_t i = 0; i < plan->far_size * work->lanes; i++) work->d_far_t[i] += d_query[i];
@@ -116,7 +117,7 @@ void lowrank_state_absorb_queries(LowrankTask *task, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
     feature_kernels()->build(&plan->features, plan->features.query_ratio, work->phi, queries_from_state(task, count),
-                   work->lanes);
+                             work->lanes);
     add_to_state(plan, work, work->right, work->right_t + plan->base.settings.v_size * work->lanes,
                  task->certify ? 3 : 1, count);
 }
@@ -139,7 +140,8 @@ void lowrank_state_read_keys(LowrankTask *task, const real *v, real *dv, size_t 
     }
     pull_features(plan, work);
     memset(work->d_far_t, 0, plan->far_size * lanes * sizeof(real));
-    feature_kernels()->backward(&plan->features, plan->features.key_ratio, work->d_far_t, work->d_phi, work->phi, key, lanes);
+    feature_kernels()->backward(&plan->features, plan->features.key_ratio, work->d_far_t, work->d_phi, work->phi, key,
+                                lanes);
     if (plan->decay) fade_lanes(task, work->d_far_t, work->d_far_t, lag, -1, count);
 }
 
