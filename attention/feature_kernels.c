@@ -1,58 +1,72 @@
-// Rows of monomials from rows of monomials (attention/features.h), tokens along the vector lanes.
+// Rows of monomials from rows of monomials (attention/features.h), tokens along the vector lanes. Building costs
+// R·lanes products of three, undoing it twice that: 1/(2E) of the matrix products that follow.
 #include "attention/features.h"
 
 enum { BLOCK = 4 }; // vectors of lanes kept in registers while the rows go by
 
-static inline __attribute__((always_inline)) void run_block(real *out, const real *parent, const real *x,
-                                                            const real *ratio, size_t count, size_t lanes,
-                                                            const size_t vectors) {
-    Vector variable[BLOCK];
+// All rows of one block of lanes: a run is too short for a call.
+static inline __attribute__((always_inline)) void build_block(const Features *features, const real *ratio, real *phi,
+                                                              const real *x, size_t lanes, const size_t vectors) {
     UNROLL
-    for (size_t v = 0; v < vectors; v++) variable[v] = vector_load(x + v * LANES);
-    for (size_t r = 0; r < count; r++, out += lanes, parent += lanes) {
-        Vector factor = vector_set(ratio[r]);
+    for (size_t v = 0; v < vectors; v++) vector_store(phi + v * LANES, vector_set(ratio[0]));
+    for (const FeatureRun *run = features->run, *end = run + features->run_count; run < end; run++) {
+        Vector variable[BLOCK];
         UNROLL
-        for (size_t v = 0; v < vectors; v++)
-            vector_store(out + v * LANES, vector_load(parent + v * LANES) * (factor * variable[v]));
-    }
-}
-
-static void run(real *out, const real *parent, const real *x, const real *ratio, size_t count, size_t lanes) {
-    size_t lane = 0;
-    for (; lane + BLOCK * LANES <= lanes; lane += BLOCK * LANES)
-        run_block(out + lane, parent + lane, x + lane, ratio, count, lanes, BLOCK);
-    for (; lane < lanes; lane += LANES) run_block(out + lane, parent + lane, x + lane, ratio, count, lanes, 1);
-}
-
-static inline __attribute__((always_inline)) void backward_block(real *dx, real *d_parent, const real *d_out,
-                                                                 const real *parent, const real *x, const real *ratio,
-                                                                 size_t count, size_t lanes, const size_t vectors) {
-    Vector variable[BLOCK], sum[BLOCK];
-    UNROLL
-    for (size_t v = 0; v < vectors; v++) {
-        variable[v] = vector_load(x + v * LANES);
-        sum[v] = vector_load(dx + v * LANES);
-    }
-    for (size_t r = 0; r < count; r++, d_out += lanes, parent += lanes, d_parent += lanes) {
-        Vector factor = vector_set(ratio[r]);
-        UNROLL
-        for (size_t v = 0; v < vectors; v++) {
-            Vector d = factor * vector_load(d_out + v * LANES);
-            sum[v] += d * vector_load(parent + v * LANES);
-            vector_store(d_parent + v * LANES, vector_load(d_parent + v * LANES) + d * variable[v]);
+        for (size_t v = 0; v < vectors; v++) variable[v] = vector_load(x + run->variable * lanes + v * LANES);
+        const real *parent = phi + run->parent * lanes;
+        real *out = phi + run->row * lanes;
+        for (size_t r = run->row; r < run->row + run->count; r++, out += lanes, parent += lanes) {
+            const Vector factor = vector_set(ratio[r]);
+            UNROLL
+            for (size_t v = 0; v < vectors; v++)
+                vector_store(out + v * LANES, vector_load(parent + v * LANES) * (factor * variable[v]));
         }
     }
-    UNROLL
-    for (size_t v = 0; v < vectors; v++) vector_store(dx + v * LANES, sum[v]);
 }
 
-static void run_backward(real *dx, real *d_parent, const real *d_out, const real *parent, const real *x,
-                         const real *ratio, size_t count, size_t lanes) {
+static void build(const Features *features, const real *ratio, real *phi, const real *x, size_t lanes) {
     size_t lane = 0;
     for (; lane + BLOCK * LANES <= lanes; lane += BLOCK * LANES)
-        backward_block(dx + lane, d_parent + lane, d_out + lane, parent + lane, x + lane, ratio, count, lanes, BLOCK);
+        build_block(features, ratio, phi + lane, x + lane, lanes, BLOCK);
+    for (; lane < lanes; lane += LANES) build_block(features, ratio, phi + lane, x + lane, lanes, 1);
+}
+
+static inline __attribute__((always_inline)) void backward_block(const Features *features, const real *ratio, real *dx,
+                                                                 real *d_phi, const real *phi, const real *x,
+                                                                 size_t lanes, const size_t vectors) {
+    for (size_t n = features->run_count; n-- > 0;) { // a degree is complete before it is passed on to the one below
+        const FeatureRun *run = &features->run[n];
+        const size_t at = run->variable * lanes;
+        Vector variable[BLOCK], sum[BLOCK];
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) {
+            variable[v] = vector_load(x + at + v * LANES);
+            sum[v] = vector_load(dx + at + v * LANES);
+        }
+        const real *d_out = d_phi + run->row * lanes, *parent = phi + run->parent * lanes;
+        real *d_parent = d_phi + run->parent * lanes;
+        for (size_t r = run->row; r < run->row + run->count; r++) {
+            const Vector factor = vector_set(ratio[r]);
+            UNROLL
+            for (size_t v = 0; v < vectors; v++) {
+                Vector d = factor * vector_load(d_out + v * LANES);
+                sum[v] += d * vector_load(parent + v * LANES);
+                vector_store(d_parent + v * LANES, vector_load(d_parent + v * LANES) + d * variable[v]);
+            }
+            d_out += lanes, parent += lanes, d_parent += lanes;
+        }
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) vector_store(dx + at + v * LANES, sum[v]);
+    }
+}
+
+static void build_backward(const Features *features, const real *ratio, real *dx, real *d_phi, const real *phi,
+                           const real *x, size_t lanes) {
+    size_t lane = 0;
+    for (; lane + BLOCK * LANES <= lanes; lane += BLOCK * LANES)
+        backward_block(features, ratio, dx + lane, d_phi + lane, phi + lane, x + lane, lanes, BLOCK);
     for (; lane < lanes; lane += LANES)
-        backward_block(dx + lane, d_parent + lane, d_out + lane, parent + lane, x + lane, ratio, count, lanes, 1);
+        backward_block(features, ratio, dx + lane, d_phi + lane, phi + lane, x + lane, lanes, 1);
 }
 
 static inline __attribute__((always_inline)) void combine_block(real *out, const real *weight, size_t stride,
@@ -82,12 +96,25 @@ static void combine(real *out, const real *weight, size_t stride, const real *ph
     for (; lane < lanes; lane += LANES) combine_block(out + lane, weight, stride, phi + lane, rows, lanes, 1);
 }
 
-static void row_dots(real *out, size_t stride, const real *phi, const real *weight, size_t rows, size_t lanes) {
+static inline __attribute__((always_inline)) void dots_block(real *out, size_t stride, const real *phi,
+                                                             const real *weight, size_t rows, size_t lanes,
+                                                             const size_t vectors) {
+    Vector factor[BLOCK];
+    UNROLL
+    for (size_t v = 0; v < vectors; v++) factor[v] = vector_load(weight + v * LANES);
     for (size_t r = 0; r < rows; r++, phi += lanes) {
         Vector sum = {0};
-        for (size_t lane = 0; lane < lanes; lane += LANES) sum += vector_load(phi + lane) * vector_load(weight + lane);
+        UNROLL
+        for (size_t v = 0; v < vectors; v++) sum += vector_load(phi + v * LANES) * factor[v];
         out[r * stride] += vector_sum(sum);
     }
 }
 
-const FeatureKernels ISA_NAME(feature_kernels) = {run, run_backward, combine, row_dots};
+static void row_dots(real *out, size_t stride, const real *phi, const real *weight, size_t rows, size_t lanes) {
+    size_t lane = 0;
+    for (; lane + BLOCK * LANES <= lanes; lane += BLOCK * LANES)
+        dots_block(out, stride, phi + lane, weight + lane, rows, lanes, BLOCK);
+    for (; lane < lanes; lane += LANES) dots_block(out, stride, phi + lane, weight + lane, rows, lanes, 1);
+}
+
+const FeatureKernels ISA_NAME(feature_kernels) = {build, build_backward, combine, row_dots};

@@ -1,5 +1,4 @@
-// The order of the monomials and the walks over it; the arithmetic is in feature_kernels.c. Building costs R·lanes
-// products of three, undoing it twice that: 1/(2E) of the matrix products that follow.
+// The order of the monomials; the walks over it are in feature_kernels.c.
 #include "attention/features.h"
 
 #include <math.h>
@@ -78,25 +77,4 @@ void features_destroy(Features *features) {
     free(features->query_ratio);
     free(features->key_ratio);
     *features = (Features){0};
-}
-
-void features_build(const Features *features, const real *ratio, real *phi, const real *x, size_t lanes) {
-    const FeatureKernels *kernels = feature_kernels();
-    for (size_t lane = 0; lane < lanes; lane++) phi[lane] = ratio[0];
-    for (size_t n = 0; n < features->run_count; n++) {
-        const FeatureRun *run = &features->run[n];
-        kernels->run(phi + run->row * lanes, phi + run->parent * lanes, x + run->variable * lanes, ratio + run->row,
-                     run->count, lanes);
-    }
-}
-
-void features_backward(const Features *features, const real *ratio, real *dx, real *d_phi, const real *phi,
-                       const real *x, size_t lanes) {
-    const FeatureKernels *kernels = feature_kernels();
-    for (size_t n = features->run_count; n-- > 0;) { // a degree is complete before it is passed on to the one below
-        const FeatureRun *run = &features->run[n];
-        kernels->run_backward(dx + run->variable * lanes, d_phi + run->parent * lanes, d_phi + run->row * lanes,
-                              phi + run->parent * lanes, x + run->variable * lanes, ratio + run->row, run->count,
-                              lanes);
-    }
 }

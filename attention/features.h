@@ -32,18 +32,13 @@ bool features_count(size_t size, size_t degree, size_t *count);
 bool features_create(Features *features, size_t size, const Polynomial *polynomial, Error *error);
 void features_destroy(Features *features);
 
-// phi (R, lanes) = monomials of x (size, lanes) with ratios `ratio` (one of the two above). lanes: multiple of LANES.
-void features_build(const Features *features, const real *ratio, real *phi, const real *x, size_t lanes);
-// dx (size, lanes) += transpose of the derivative; d_phi is used up. phi, x, ratio as of features_build.
-void features_backward(const Features *features, const real *ratio, real *dx, real *d_phi, const real *phi,
-                       const real *x, size_t lanes);
-
 typedef struct FeatureKernels {
-    // out (count, lanes) = ratio (count) · parent (count, lanes) · x (lanes)
-    void (*run)(real *out, const real *parent, const real *x, const real *ratio, size_t count, size_t lanes);
-    // dx (lanes) += Σ_r ratio_r·d_out_r·parent_r;  d_parent_r (lanes) += ratio_r·d_out_r·x
-    void (*run_backward)(real *dx, real *d_parent, const real *d_out, const real *parent, const real *x,
-                         const real *ratio, size_t count, size_t lanes);
+    // phi (R, lanes) = monomials of x (size, lanes) with ratios `ratio` (one of the two above). lanes: a multiple of
+    // LANES.
+    void (*build)(const Features *features, const real *ratio, real *phi, const real *x, size_t lanes);
+    // dx (size, lanes) += transpose of the derivative; d_phi is used up. phi, x, ratio as of build.
+    void (*backward)(const Features *features, const real *ratio, real *dx, real *d_phi, const real *phi,
+                     const real *x, size_t lanes);
     // out (lanes) = Σ_r weight[r·stride]·phi[r]
     void (*combine)(real *out, const real *weight, size_t stride, const real *phi, size_t rows, size_t lanes);
     // out[r·stride] += Σ_lane weight[lane]·phi[r][lane]

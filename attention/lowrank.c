@@ -126,9 +126,13 @@ void lowrank_each_task(const LowrankPlan *plan, void *scratch, const bool *activ
                        void *context) {
     const AttentionSettings *s = &plan->base.settings;
     const LowrankShared shared = lowrank_shared_at(plan, scratch, NULL);
-    const size_t count = s->batch * s->kv_heads * segments, threads = threads_count();
-#pragma omp parallel for schedule(dynamic, 1) num_threads((int)(threads < plan->slots ? threads : plan->slots))
-    for (size_t n = 0; n < count; n++) {
+    const size_t count = s->batch * s->kv_heads * segments, most = threads_count();
+    const size_t threads = most < plan->slots ? most : plan->slots, share = (count + threads - 1) / threads;
+    // Each thread begins in a stretch of its own: heads that are neighbours in memory would fetch each other's lines.
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads)
+    for (size_t turn = 0; turn < share * threads; turn++) {
+        const size_t n = turn % threads * share + turn / threads;
+        if (n >= count) continue;
         LowrankTask task = {.plan = plan, .segment = n % segments, .kv_head = n / segments % s->kv_heads,
                             .batch = n / segments / s->kv_heads};
         if (active && !active[task.kv_head]) continue;

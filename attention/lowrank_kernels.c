@@ -209,33 +209,51 @@ static void exp_negative(real *out, const real *x, size_t lanes) {
     for (size_t lane = 0; lane < lanes; lane += LANES) vector_store(out + lane, vector_exp(-vector_load(x + lane)));
 }
 
-static void rotate(real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows, size_t half,
-                   const real *cosine, const real *sine, size_t table_stride, const real *factor, real scale,
-                   real direction) {
+enum { HALF = LANES / 2 };
+typedef real Narrow __attribute__((vector_size(HALF * sizeof(real))));
+typedef double Wide __attribute__((vector_size(HALF * sizeof(double))));
+
+// `half` is a constant where it matters: in a row of one vector the loops would cost more than the arithmetic.
+static inline __attribute__((always_inline)) void rotate_rows(real *out, size_t out_stride, const real *in,
+                                                              size_t in_stride, size_t rows, const size_t half,
+                                                              const real *cosine, const real *sine,
+                                                              size_t table_stride, const real *factor, real scale,
+                                                              real direction) {
     for (size_t row = 0; row < rows; row++) {
         const real here = factor ? factor[row] * scale : scale;
-        const Vector scales = vector_set(here), sign = vector_set(direction);
         const real *a = in + row * in_stride, *b = a + half, *c = cosine + row * table_stride;
         const real *s = sine + row * table_stride;
         real *to_a = out + row * out_stride, *to_b = to_a + half;
         size_t p = 0;
-        for (; p + LANES <= half; p += LANES) {
-            Vector x = vector_load(a + p) * scales, y = vector_load(b + p) * scales;
-            Vector turn = vector_load(s + p) * sign, keep = vector_load(c + p);
-            vector_store(to_a + p, x * keep - y * turn);
-            vector_store(to_b + p, y * keep + x * turn);
-        }
-        for (; p < half; p++) {
-            real x = a[p] * here, y = b[p] * here, turn = s[p] * direction;
-            to_a[p] = x * c[p] - y * turn;
-            to_b[p] = y * c[p] + x * turn;
-        }
+#define TURN(Type, size)                                                                                               \
+    for (; p + (size) <= half; p += (size)) {                                                                          \
+        Type x, y, keep, turn;                                                                                         \
+        memcpy(&x, a + p, sizeof x), memcpy(&y, b + p, sizeof y);                                                      \
+        memcpy(&keep, c + p, sizeof keep), memcpy(&turn, s + p, sizeof turn);                                          \
+        x *= here, y *= here, turn *= direction;                                                                       \
+        const Type first = x * keep - y * turn, second = y * keep + x * turn;                                          \
+        memcpy(to_a + p, &first, sizeof first), memcpy(to_b + p, &second, sizeof second);                              \
+    }
+        TURN(Vector, LANES)
+        TURN(Narrow, HALF)
+        TURN(real, 1)
+#undef TURN
     }
 }
 
-enum { HALF = LANES / 2 };
-typedef real Narrow __attribute__((vector_size(HALF * sizeof(real))));
-typedef double Wide __attribute__((vector_size(HALF * sizeof(double))));
+static void rotate(real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows, size_t half,
+                   const real *cosine, const real *sine, size_t table_stride, const real *factor, real scale,
+                   real direction) {
+#define ROTATE(half)                                                                                                   \
+    rotate_rows(out, out_stride, in, in_stride, rows, half, cosine, sine, table_stride, factor, scale, direction)
+    if (half == LANES)
+        ROTATE(LANES);
+    else if (half == HALF)
+        ROTATE(HALF);
+    else
+        ROTATE(half);
+#undef ROTATE
+}
 
 // a·b in double, half a vector at a time
 static inline double wide_dot(const real *a, const real *b, size_t size) {

@@ -84,15 +84,15 @@ void lowrank_state_absorb(LowrankTask *task, const real *far_key, const real *v,
     lowrank_to_lanes(work->lanes, key_t, far_key, plan->far_size, count, plan->far_size);
     if (plan->decay) fade_lanes(task, key_t, key_t, lag, -1, count);
     for (size_t lane = 0; lane < work->lanes; lane++) ones[lane] = lane < count;
-    features_build(&plan->features, plan->features.key_ratio, work->phi, key_t, work->lanes);
+    feature_kernels()->build(&plan->features, plan->features.key_ratio, work->phi, key_t, work->lanes);
     add_to_state(plan, work, v, ones, 1, count);
 }
 
 void lowrank_state_read(LowrankTask *task, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
-    features_build(&plan->features, plan->features.query_ratio, work->phi, queries_from_state(task, count),
-                   work->lanes);
+    feature_kernels()->build(&plan->features, plan->features.query_ratio, work->phi, queries_from_state(task, count),
+                             work->lanes);
     read_values(plan, work, work->sum, plan->base.settings.v_size, count, false);
     feature_kernels()->combine(work->denominator, work->state + plan->base.settings.v_size, plan->state_stride,
                                work->phi, plan->features.count, work->lanes);
@@ -103,10 +103,11 @@ void lowrank_state_read_backward(LowrankTask *task, size_t count) {
     LowrankWork *work = &task->work;
     const real *query = queries_from_state(task, count);
     real *d_query = plan->decay ? work->d_faded_t : work->d_far_t;
-    features_build(&plan->features, plan->features.query_ratio, work->phi, query, work->lanes);
+    feature_kernels()->build(&plan->features, plan->features.query_ratio, work->phi, query, work->lanes);
     pull_features(plan, work);
     if (plan->decay) memset(d_query, 0, plan->far_size * work->lanes * sizeof(real));
-    features_backward(&plan->features, plan->features.query_ratio, d_query, work->d_phi, work->phi, query, work->lanes);
+    feature_kernels()->backward(&plan->features, plan->features.query_ratio, d_query, work->d_phi, work->phi, query,
+                                work->lanes);
     if (!plan->decay) return;
     fade_lanes(task, d_query, d_query, 0, 1, count);
     for (size_t i = 0; i < plan->far_size * work->lanes; i++) work->d_far_t[i] += d_query[i];
@@ -115,8 +116,8 @@ void lowrank_state_read_backward(LowrankTask *task, size_t count) {
 void lowrank_state_absorb_queries(LowrankTask *task, size_t count) {
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
-    features_build(&plan->features, plan->features.query_ratio, work->phi, queries_from_state(task, count),
-                   work->lanes);
+    feature_kernels()->build(&plan->features, plan->features.query_ratio, work->phi, queries_from_state(task, count),
+                             work->lanes);
     add_to_state(plan, work, work->right, work->right_t + plan->base.settings.v_size * work->lanes,
                  task->certify ? 3 : 1, count);
 }
@@ -130,7 +131,7 @@ void lowrank_state_read_keys(LowrankTask *task, const real *v, real *dv, size_t 
     for (size_t lane = 0; lane < lanes; lane++) work->right_t[values * lanes + lane] = 1;
     real *key = work->far_query_t;
     if (plan->decay) fade_lanes(task, key, key, lag, -1, count);
-    features_build(&plan->features, plan->features.key_ratio, work->phi, key, lanes);
+    feature_kernels()->build(&plan->features, plan->features.key_ratio, work->phi, key, lanes);
     read_values(plan, work, dv, v_stride, count, true);
     for (size_t n = 0; task->certify && n < 2; n++) {
         feature_kernels()->combine(work->weight, work->state + values + 1 + n, plan->state_stride, work->phi,
@@ -139,7 +140,8 @@ void lowrank_state_read_keys(LowrankTask *task, const real *v, real *dv, size_t 
     }
     pull_features(plan, work);
     memset(work->d_far_t, 0, plan->far_size * lanes * sizeof(real));
-    features_backward(&plan->features, plan->features.key_ratio, work->d_far_t, work->d_phi, work->phi, key, lanes);
+    feature_kernels()->backward(&plan->features, plan->features.key_ratio, work->d_far_t, work->d_phi, work->phi, key,
+                                lanes);
     if (plan->decay) fade_lanes(task, work->d_far_t, work->d_far_t, lag, -1, count);
 }
 

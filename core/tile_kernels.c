@@ -17,7 +17,8 @@ enum { ROWS = 4 }; // 8 of 16
 enum { COLUMNS = 2 * LANES };
 enum { TAIL_DEPTH = 64 }; // rows of B that are padded at a time when n is not a multiple of LANES
 
-// One register block. rows and vectors are constants at every call, so that the loops unroll into registers.
+// One register block, k > 0. rows and vectors are constants at every call, so that the loops unroll into registers; the
+// loop over p has its test at the end, because with a way around it GCC keeps a copy of the sums in memory.
 static inline __attribute__((always_inline)) void block(real *c, size_t ldc, const real *a, size_t a_row,
                                                         size_t a_column, const real *b, size_t ldb, size_t k,
                                                         bool accumulate, const size_t rows, const size_t vectors) {
@@ -26,7 +27,7 @@ static inline __attribute__((always_inline)) void block(real *c, size_t ldc, con
     for (size_t i = 0; i < rows; i++)
         UNROLL
         for (size_t v = 0; v < vectors; v++) sum[i][v] = accumulate ? vector_load(c + i * ldc + v * LANES) : (Vector){0};
-    for (size_t p = 0; p < k; p++) {
+    do {
         Vector right[2];
         UNROLL
         for (size_t v = 0; v < vectors; v++) right[v] = vector_load(b + v * LANES);
@@ -38,7 +39,7 @@ static inline __attribute__((always_inline)) void block(real *c, size_t ldc, con
         }
         a += a_column;
         b += ldb;
-    }
+    } while (--k > 0);
     UNROLL
     for (size_t i = 0; i < rows; i++)
         UNROLL
@@ -102,7 +103,9 @@ static void narrow(real *c, size_t ldc, const real *a, size_t a_row, size_t a_co
 
 static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_column, const real *b, size_t ldb,
                      size_t m, size_t n, size_t k, bool accumulate) {
-    if (m == 0 || n == 0 || (k == 0 && accumulate)) return;
+    if (m == 0 || n == 0) return;
+    for (size_t i = 0; k == 0 && !accumulate && i < m; i++) memset(c + i * ldc, 0, n * sizeof(real));
+    if (k == 0) return;
     size_t j = 0;
     for (; j + COLUMNS <= n; j += COLUMNS) panel(c + j, ldc, a, a_row, a_column, b + j, ldb, m, k, accumulate, 2);
     if (j + LANES <= n) {
