@@ -1,7 +1,7 @@
 #!/bin/sh
 # The test programs (or those named) under valgrind: what depends on memory that nobody has written, which the address
-# sanitizer does not see, and blocks that are lost. All is 20 to 50 times slower there: what measures speed is left out, and the
-# largest programs take long. Prints a line for each, then "N passed, N failed".
+# sanitizer does not see, and blocks that are lost. All is 20 to 50 times slower there: what measures speed is left out,
+# and the largest programs take long. Prints a line for each, then "N passed, N failed".
 cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build}
 export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
