@@ -121,7 +121,7 @@ static const Format *find_format(const char *name, Error *error) {
     if (words_nearest(name, names, nearest, sizeof nearest))
         error_set(error, ERROR_USER, "--format: There is no format %.64s; did you mean %s?", name, nearest);
     else
-        error_set(error, ERROR_USER, "--format: There is no format %.64s; there are %s.", name, names);
+        error_set(error, ERROR_USER, "--format: There is no format %.64s; there are gguf, llama2.c, bf16.", name);
     return NULL;
 }
 
