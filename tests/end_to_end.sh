@@ -288,7 +288,7 @@ mistake 'exists already' "$rope" export whole --format gguf --out whole.gguf
 mistake 'exists already' "$rope" export whole --format bf16 --out data
 mistake 'model.rope_theta' $export --format llama2.c --model.rope_theta=500
 mistake 'model.norm_epsilon' $export --format llama2.c --model.norm_epsilon=1e-6
-mistake 'attention.method' $export --format gguf --attention.method=lowrank
+mistake 'attention.bound' $export --format gguf --attention.method=lowrank
 mistake 'model.token_shift' "$rope" export task --format gguf --out x
 mistake 'The tokenizer has 320 tokens' "$rope" export half_320 --format gguf --out x
 [ ! -e x ] && [ ! -e x.tmp ] || fail 'export: a mistake left files'
