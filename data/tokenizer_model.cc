@@ -1,5 +1,6 @@
 // Reads three fields of sentencepiece_model.proto, whose generated header Debian's package does not have: a message is
-// fields, each a varint of number·8 + wire type, then a varint (0), 8 bytes (1), a length and bytes (2), or 4 bytes (5).
+// fields, each a varint of number·8 + wire type, then a varint (0), 8 bytes (1), a length and bytes (2), or 4 bytes
+// (5).
 #include "data/tokenizer_model.h"
 
 #include <cstdint>

@@ -11,7 +11,8 @@ enum { CHECKPOINT_PATH = 4096, CHECKPOINT_JSON_LIMIT = 64 << 20 }; // bytes
 #define CHECKPOINT_INDEX "model.safetensors.index.json"
 #define CHECKPOINT_CONFIG_CHECKSUM "config.crc32" // metadata of our model.safetensors: crc32 of config.json's bytes
 
-// checkpoint_config.c: the text of config.json for weights in that format (malloc'd; NULL when memory runs out), and back.
+// checkpoint_config.c: the text of config.json for weights in that format (malloc'd; NULL when memory runs out), and
+// back.
 char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo *info, const Dtype *dtype);
 bool checkpoint_config_parse(const char *path, const json_t *json, ModelConfig *config, Error *error);
 

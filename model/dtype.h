@@ -23,8 +23,8 @@ float float_from_half(uint16_t bits);
 float float_from_bfloat(uint16_t bits);
 uint16_t bfloat_from_float(float value); // nearest, ties to even; NaN stays one
 
-// The bytes of numbers (count) in a format that is written, piece by piece: to the writer, where a failure stays; without
-// one into *running, a crc32.
+// The bytes of numbers (count) in a format that is written, piece by piece: to the writer, where a failure stays;
+// without one into *running, a crc32.
 void dtype_pass(const Dtype *dtype, const real *numbers, size_t count, FileWriter *writer, uint32_t *running);
 
 #endif

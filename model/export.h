@@ -1,6 +1,6 @@
-// Models in the formats of other programs: GGUF (llama.cpp and what reads its files) and llama2.c. Both rotate neighbours
-// (2j, 2j+1) where Hugging Face, and so our checkpoints, rotates halves (j, j + D/2); rows of q and k are put in the order
-// that makes it the same rotation. GGUF's qwen3 rotates halves too, and its rows stay where they are.
+// Models in the formats of other programs: GGUF (llama.cpp and what reads its files) and llama2.c. Both rotate
+// neighbours (2j, 2j+1) where Hugging Face, and so our checkpoints, rotates halves (j, j + D/2); rows of q and k are
+// put in the order that makes it the same rotation. GGUF's qwen3 rotates halves too, and its rows stay where they are.
 //
 // Vocabularies come from above, as the model knows nothing of tokenizers.
 #ifndef ROPE_MODEL_EXPORT_H

@@ -1,7 +1,7 @@
 // GGUF version 3, little-endian (specification: docs/gguf.md of ggml): "GGUF", the version, the number of tensors, the
-// number of pairs; pairs of key, type and value; of each tensor its name, lengths (the innermost first), type and offset;
-// then, at a multiple of 32, the tensors, each padded to one. All lengths are 64 bits. Keys and names of tensors are those
-// that llama.cpp looks for in architectures llama and qwen3.
+// number of pairs; pairs of key, type and value; of each tensor its name, lengths (the innermost first), type and
+// offset; then, at a multiple of 32, the tensors, each padded to one. All lengths are 64 bits. Keys and names of
+// tensors are those that llama.cpp looks for in architectures llama and qwen3.
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +21,7 @@ typedef struct Gguf {
     Model *model;
 } Gguf;
 
-// ---- values: a failure stays with the writer -------------------------------------------------------------------------
+// ---- values: a failure stays with the writer ------------------------------------------------------------------------
 
 static void put(Gguf *gguf, const void *data, size_t size) {
     file_writer_write(gguf->writer, data, size);
@@ -71,7 +71,7 @@ static void begin_array(Gguf *gguf, const char *key, ValueType type, size_t coun
     put_u64(gguf, count);
 }
 
-// ---- pairs -----------------------------------------------------------------------------------------------------------
+// ---- pairs ----------------------------------------------------------------------------------------------------------
 
 static void put_hyperparameters(Gguf *gguf, const char *name) {
     const ModelConfig *config = &model_settings(gguf->model)->config;
@@ -114,7 +114,7 @@ static void put_vocabulary(Gguf *gguf, const ExportVocabulary *vocabulary) {
     pair_flag(gguf, "tokenizer.ggml.add_eos_token", false);
 }
 
-// ---- tensors ---------------------------------------------------------------------------------------------------------
+// ---- tensors --------------------------------------------------------------------------------------------------------
 
 static const char *const names[TENSOR_ROLE_COUNT] = {
     [TENSOR_EMBEDDING] = "token_embd",

@@ -1,7 +1,8 @@
 // The first format of llama2.c, version 0, and its tokenizer.bin (source: export.py, tokenizer.py and run.c of that
-// project). Seven int32: width, ffn, layers, heads, kv_heads, vocabulary (negative if the output has a matrix of its own),
-// tokens. Then F32: the embedding; over all layers each of the norms before attention, q, k, v, o, the norms before the
-// feed-forward part, gate, down, up; the last norm; cosines and sines (tokens, D/2), which run.c skips nowadays; the output.
+// project). Seven int32: width, ffn, layers, heads, kv_heads, vocabulary (negative if the output has a matrix of its
+// own), tokens. Then F32: the embedding; over all layers each of the norms before attention, q, k, v, o, the norms
+// before the feed-forward part, gate, down, up; the last norm; cosines and sines (tokens, D/2), which run.c skips
+// nowadays; the output.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,8 +28,8 @@ const char *export_llama2_inexpressible(const ModelSettings *settings, const Exp
     return NULL;
 }
 
-// order (vocabulary) =: the token that becomes token i. The pieces of bytes go to the places where run.c looks for them,
-// if there are all of them, none among the first three; else everything stays where it is.
+// order (vocabulary) =: the token that becomes token i. The pieces of bytes go to the places where run.c looks for
+// them, if there are all of them, none among the first three; else everything stays where it is.
 static void order_tokens(const ExportVocabulary *vocabulary, size_t count, size_t *order) {
     size_t bytes = 0, others = FIRST_BYTE + BYTES;
     for (size_t i = 0; i < count; i++) order[i] = i;

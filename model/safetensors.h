@@ -20,7 +20,8 @@ typedef struct SafetensorsItem {
     const real *data;
 } SafetensorsItem;
 
-// As F32. metadata: NULL-terminated pairs key, value, or NULL. Adds "format": "pt" and the checksums. Ends with an fsync.
+// As F32. metadata: NULL-terminated pairs key, value, or NULL. Adds "format": "pt" and the checksums. Ends with an
+// fsync.
 bool safetensors_write(const char *path, const SafetensorsItem *items, size_t count, const char *const *metadata,
                        Error *error);
 // The same in another format that is written (dtype.h): BF16, rounded to nearest.

@@ -1,5 +1,5 @@
-// Models in other programs' formats, read back by readers written here from the formats' descriptions and run by a plain
-// Llama in double precision that rotates neighbours, as those programs do; and checkpoints in BF16.
+// Models in other programs' formats, read back by readers written here from the formats' descriptions and run by a
+// plain Llama in double precision that rotates neighbours, as those programs do; and checkpoints in BF16.
 #include "tests/support/checkpoint_files.h"
 
 #include <jansson.h>
@@ -12,7 +12,7 @@
 #include "model/export.h"
 #include "model/safetensors.h"
 
-// ---- a plain Llama ---------------------------------------------------------------------------------------------------
+// ---- a plain Llama --------------------------------------------------------------------------------------------------
 
 enum { LAYERS = 2, TOKENS = 8 };
 
@@ -123,7 +123,7 @@ static void check_logits(const char *what, Model *model, const Llama *llama, con
     guarded_free(logits);
 }
 
-// ---- vocabularies ----------------------------------------------------------------------------------------------------
+// ---- vocabularies ---------------------------------------------------------------------------------------------------
 
 #define SPACE "\xE2\x96\x81" // how SentencePiece spells it
 enum { VOCABULARY = 270 };   // <unk>, <s>, </s>, a newline, 256 bytes, others
@@ -146,7 +146,7 @@ static ExportVocabulary vocabulary_new(void) {
     return (ExportVocabulary){.pieces = pieces, .bos = 1, .eos = 2, .unknown = 0};
 }
 
-// ---- GGUF ------------------------------------------------------------------------------------------------------------
+// ---- GGUF -----------------------------------------------------------------------------------------------------------
 
 typedef struct Gguf {
     unsigned char *bytes;
@@ -377,7 +377,7 @@ static void test_gguf_vocabulary(void **state) {
     model_destroy(model);
 }
 
-// ---- llama2.c --------------------------------------------------------------------------------------------------------
+// ---- llama2.c -------------------------------------------------------------------------------------------------------
 
 static ModelSettings llama2_settings(void) {
     ModelSettings settings = plain_settings();
@@ -552,7 +552,7 @@ static void test_llama2_refusals(void **state) {
     INEXPRESSIBLE("tokenizer.model", vocabulary.bos = -1);
 }
 
-// ---- BF16 ------------------------------------------------------------------------------------------------------------
+// ---- BF16 -----------------------------------------------------------------------------------------------------------
 
 // The nearest number of 8 significant bits, ties to even, by way of doubles.
 static float rounded(double value) {

@@ -1,5 +1,5 @@
-// Exported models when memory, files or disk fail at any one call: a message with the file and the reason, and under the
-// file's name the whole of it or nothing.
+// Exported models when memory, files or disk fail at any one call: a message with the file and the reason, and under
+// the file's name the whole of it or nothing.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -24,10 +24,10 @@ typedef struct Export {
     ExportVocabulary vocabulary;
 } Export;
 
-// ---- vocabulary ------------------------------------------------------------------------------------------------------
+// ---- vocabulary -----------------------------------------------------------------------------------------------------
 
-// The pieces, and as many more as the model has tokens that the tokenizer does not know: vocabulary->pieces is malloc'd,
-// with the spare ones' texts behind it; those without a tokenizer's belong to it.
+// The pieces, and as many more as the model has tokens that the tokenizer does not know: vocabulary->pieces is
+// malloc'd, with the spare ones' texts behind it; those without a tokenizer's belong to it.
 static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, ExportVocabulary *vocabulary, Error *error) {
     enum { SPARE_TEXT = 32 };
     const size_t known = tokenizer_vocabulary(tokenizer);
@@ -68,7 +68,7 @@ static const ExportVocabulary *vocabulary_of(const Export *export) {
     return export->tokenizer ? &export->vocabulary : NULL;
 }
 
-// ---- formats ---------------------------------------------------------------------------------------------------------
+// ---- formats --------------------------------------------------------------------------------------------------------
 
 static bool write_gguf(const Export *export, const char *path, Error *error) {
     return export_gguf(path, export->loaded->model, vocabulary_of(export), export->name, error);
@@ -125,7 +125,7 @@ static const Format *find_format(const char *name, Error *error) {
     return NULL;
 }
 
-// ---- the command -----------------------------------------------------------------------------------------------------
+// ---- the command ----------------------------------------------------------------------------------------------------
 
 static bool write_whole_directory(const Export *export, const Format *format, Error *error) {
     char temporary[RUN_PATH];
