@@ -84,6 +84,13 @@ void file_writer_abandon(FileWriter *writer) {
     free(writer);
 }
 
+bool file_commit(const char *temporary, const char *path, Error *error) {
+    if (rename(temporary, path) == 0) return descriptor_sync_parent(path, error);
+    error_errno(error, "Cannot rename %s to %s", temporary, path);
+    unlink(temporary);
+    return false;
+}
+
 bool file_write_atomic(const char *path, const void *data, size_t size, Error *error) {
     char temporary[PATH_MAX];
     if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
@@ -91,11 +98,7 @@ bool file_write_atomic(const char *path, const void *data, size_t size, Error *e
     FileWriter *writer = file_writer_open(temporary, error);
     if (!writer) return false;
     file_writer_write(writer, data, size); // a failure stays in the writer; close reports it
-    bool good = file_writer_close(writer, error);
-    if (good && rename(temporary, path) < 0) good = error_errno(error, "Cannot rename %s to %s", temporary, path);
-    if (!good) {
-        unlink(temporary);
-        return false;
-    }
-    return descriptor_sync_parent(path, error);
+    if (file_writer_close(writer, error)) return file_commit(temporary, path, error);
+    unlink(temporary);
+    return false;
 }

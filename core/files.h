@@ -20,7 +20,10 @@ bool file_writer_write_at(FileWriter *writer, uint64_t offset, const void *data,
 bool file_writer_close(FileWriter *writer, Error *error); // frees in every case
 void file_writer_abandon(FileWriter *writer);
 
-// Writes path.tmp, fsyncs, renames over path, fsyncs the folder.
+// Gives a file that is written and closed (path.tmp) its name: renames over path, fsyncs the folder. What cannot be
+// renamed is removed.
+bool file_commit(const char *temporary, const char *path, Error *error);
+// Writes path.tmp, fsyncs, then file_commit.
 bool file_write_atomic(const char *path, const void *data, size_t size, Error *error);
 // Appends the line, and a newline unless it ends with one, in one system call where possible. `descriptor` was opened
 // with O_APPEND, or stands at the end.

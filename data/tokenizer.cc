@@ -21,8 +21,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/error.h"
 #include "core/files.h"
 #include "data/tokenizer_error.h"
+#include "data/tokenizer_model.h"
 #include "data/utf8.h"
 
 namespace {
@@ -58,6 +60,7 @@ struct Tokenizer {
     sentencepiece::SentencePieceProcessor processor;
     std::vector<std::string> surfaces; // text of every id
     int byte_ids[256];                 // id of <0xNN>; the unknown id in models without byte pieces
+    ModelFacts facts;                  // what the processor does not tell of its model
     bool separable;                    // no piece crosses the end of a word or line: words can be encoded alone
 
     void prepare();
@@ -143,6 +146,7 @@ extern "C" Tokenizer *tokenizer_load(const char *path, Error *error) {
     try {
         tokenizer = std::make_unique<Tokenizer>();
         if (tokenizer->processor.LoadFromSerializedProto({model, size}).ok()) {
+            tokenizer->facts = model_facts({model, size});
             tokenizer->prepare();
         } else {
             error_set(error, ERROR_CORRUPT, "%s: not a SentencePiece model", path);
@@ -163,6 +167,18 @@ extern "C" size_t tokenizer_vocabulary(const Tokenizer *tokenizer) { return toke
 extern "C" int32_t tokenizer_bos(const Tokenizer *tokenizer) { return tokenizer->processor.bos_id(); }
 
 extern "C" int32_t tokenizer_eos(const Tokenizer *tokenizer) { return tokenizer->processor.eos_id(); }
+
+extern "C" int32_t tokenizer_unknown(const Tokenizer *tokenizer) { return tokenizer->processor.unk_id(); }
+
+extern "C" bool tokenizer_space_prefix(const Tokenizer *tokenizer) { return tokenizer->facts.space_prefix; }
+
+extern "C" bool tokenizer_merges(const Tokenizer *tokenizer) { return tokenizer->facts.merges; }
+
+extern "C" TokenizerPiece tokenizer_piece(const Tokenizer *tokenizer, int32_t id) {
+    REQUIRE(id >= 0 && static_cast<size_t>(id) < tokenizer->facts.types.size());
+    return {tokenizer->processor.IdToPiece(id).c_str(), tokenizer->processor.GetScore(id),
+            static_cast<TokenizerPieceType>(tokenizer->facts.types[static_cast<size_t>(id)])};
+}
 
 extern "C" bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, int32_t **ids,
                                  size_t *count, Error *error) {

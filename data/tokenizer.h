@@ -35,6 +35,31 @@ void tokenizer_free(Tokenizer *tokenizer);
 size_t tokenizer_vocabulary(const Tokenizer *tokenizer);
 int32_t tokenizer_bos(const Tokenizer *tokenizer); // -1 if none
 int32_t tokenizer_eos(const Tokenizer *tokenizer);
+int32_t tokenizer_unknown(const Tokenizer *tokenizer);
+// Puts a space in front of every text, as most models made elsewhere do; ours do not.
+bool tokenizer_space_prefix(const Tokenizer *tokenizer);
+// Joins neighbours by score until none are left (bpe), or never (char), unlike unigram models, which look for the most
+// probable pieces of a whole text.
+bool tokenizer_merges(const Tokenizer *tokenizer);
+
+// SentencePiece's own numbers, and GGUF's.
+typedef enum TokenizerPieceType {
+    PIECE_NORMAL = 1,
+    PIECE_UNKNOWN = 2,
+    PIECE_CONTROL = 3,
+    PIECE_USER_DEFINED = 4,
+    PIECE_UNUSED = 5,
+    PIECE_BYTE = 6,
+} TokenizerPieceType;
+
+typedef struct TokenizerPiece {
+    const char *text; // as the model spells it: spaces are U+2581, bytes <0xNN>; NUL-terminated, the tokenizer's
+    float score;
+    TokenizerPieceType type;
+} TokenizerPiece;
+
+TokenizerPiece tokenizer_piece(const Tokenizer *tokenizer, int32_t id); // id below the vocabulary's size
+
 // Encodes any bytes (invalid UTF-8 and NUL included). *ids is malloc'd, the caller frees.
 bool tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
                       Error *error);

@@ -20,7 +20,8 @@ static bool write_text(const char *path, const char *text, Error *error) {
     return file_writer_close(writer, error);
 }
 
-bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo *info, Error *error) {
+bool checkpoint_write_as(const char *directory, const Dtype *dtype, Model *model, const CheckpointInfo *info,
+                         Error *error) {
     char config_path[CHECKPOINT_PATH], weights_path[CHECKPOINT_PATH], sum[9];
     if (!path_join(config_path, sizeof config_path, directory, CHECKPOINT_CONFIG, error) ||
         !path_join(weights_path, sizeof weights_path, directory, CHECKPOINT_WEIGHTS, error))
@@ -28,16 +29,21 @@ bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo 
     const TensorTable *table = model_tensors(model);
     const real *parameters = model_parameters(model);
     for (size_t i = 0; i < table->count; i++)
-        if (!checkpoint_finite(weights_path, &table->tensors[i], parameters + table->tensors[i].offset, error))
+        if (!checkpoint_finite(weights_path, &table->tensors[i], parameters + table->tensors[i].offset, dtype, error))
             return false;
-    char *text = checkpoint_config_text(model_settings(model), info);
+    char *text = checkpoint_config_text(model_settings(model), info, dtype);
     if (!text) return error_set(error, ERROR_MEMORY, "There is no memory for %s.", config_path);
     snprintf(sum, sizeof sum, "%08x", checksum(0, text, strlen(text)));
     const char *metadata[] = {CHECKPOINT_CONFIG_CHECKSUM, sum, NULL};
     bool good = write_text(config_path, text, error) &&
-                checkpoint_write_tensors(weights_path, table, (const char *[]){""}, &parameters, 1, metadata, error);
+                checkpoint_write_tensors(weights_path, dtype, table, (const char *[]){""}, &parameters, 1, metadata,
+                                         error);
     free(text);
     return good;
+}
+
+bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo *info, Error *error) {
+    return checkpoint_write_as(directory, dtype_find("F32"), model, info, error);
 }
 
 // Ours: config.json must be the one that was saved with the weights.

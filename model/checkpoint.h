@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "model/dtype.h"
 #include "model/model.h"
 
 // NULL if transformers can express the model; else a sentence naming the setting in the way: a shape (v_size ≠ qk_size,
@@ -21,6 +22,9 @@ typedef struct CheckpointInfo {
 // Writes config.json and model.safetensors, each followed by fsync, into an existing directory (core/files.h has the
 // directory that appears whole). Weights with a NaN or an infinity are refused: ERROR_CORRUPT naming the tensor.
 bool checkpoint_write(const char *directory, Model *model, const CheckpointInfo *info, Error *error);
+// The same with the weights in another format that is written (dtype.h): BF16, half the size, rounded to nearest.
+bool checkpoint_write_as(const char *directory, const Dtype *dtype, Model *model, const CheckpointInfo *info,
+                         Error *error);
 // Reads config.json, ours or a Llama's or Qwen3's made elsewhere. *rope_c (may be NULL) receives a new reference, or
 // NULL if the file has none. Unsupported settings (rope scaling, attention bias, …): ERROR_USER naming them. The
 // headers of the weights are compared with the configuration here, before anybody allocates a model of that size.

@@ -57,7 +57,10 @@ static void set_id(json_t *object, const char *key, int32_t id, bool *good) {
     set(object, key, id < 0 ? json_null() : json_integer(id), good);
 }
 
-static json_t *config_json(const ModelSettings *settings, const CheckpointInfo *info) {
+// transformers' name of a number format; only those that are written have one.
+static const char *torch_dtype(const Dtype *dtype) { return strcmp(dtype->name, "BF16") ? "float32" : "bfloat16"; }
+
+static json_t *config_json(const ModelSettings *settings, const CheckpointInfo *info, const Dtype *dtype) {
     const ModelConfig *config = &settings->config;
     const char *reason = checkpoint_inexpressible(settings);
     Architecture architecture = reason ? ROPE_C : config->qk_norm ? QWEN3 : LLAMA;
@@ -84,7 +87,7 @@ static json_t *config_json(const ModelSettings *settings, const CheckpointInfo *
     set(json, "attention_dropout", json_real(0), &good);
     set(json, "initializer_range", json_real(0.02), &good);
     set(json, "use_cache", json_true(), &good);
-    set(json, "torch_dtype", json_string("float32"), &good);
+    set(json, "torch_dtype", json_string(torch_dtype(dtype)), &good);
     set_id(json, "bos_token_id", info ? info->bos : -1, &good);
     set_id(json, "eos_token_id", info ? info->eos : -1, &good);
     if (architecture == LLAMA) set(json, "mlp_bias", json_false(), &good);
@@ -101,8 +104,8 @@ static json_t *config_json(const ModelSettings *settings, const CheckpointInfo *
     return NULL;
 }
 
-char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo *info) {
-    json_t *json = config_json(settings, info), *again = NULL;
+char *checkpoint_config_text(const ModelSettings *settings, const CheckpointInfo *info, const Dtype *dtype) {
+    json_t *json = config_json(settings, info, dtype), *again = NULL;
     char *text = NULL;
     // The fewest digits that give every number back: 1e-05, not 1.0000000000000001e-05.
     for (size_t digits = 6; json && digits <= 17 && !json_equal(json, again); digits++) {

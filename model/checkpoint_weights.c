@@ -26,11 +26,12 @@ static size_t tensor_shape(const Tensor *tensor, size_t shape[2]) {
     return (size_t)tensor->rank;
 }
 
-bool checkpoint_finite(const char *path, const Tensor *tensor, const real *values, Error *error) {
+bool checkpoint_finite(const char *path, const Tensor *tensor, const real *values, const Dtype *dtype, Error *error) {
     size_t bad = 0, count = tensor->rows * tensor->columns;
-    for (size_t i = 0; i < count; i++) bad += !isfinite(values[i]);
-    return bad == 0 || error_set(error, ERROR_CORRUPT, "%s: tensor '%s': %zu of %zu numbers are NaN or infinite.", path,
-                                 tensor->name, bad, count);
+    const double limit = dtype ? dtype->limit : INFINITY;
+    for (size_t i = 0; i < count; i++) bad += !(fabs((double)values[i]) < limit);
+    return bad == 0 || error_set(error, ERROR_CORRUPT, "%s: tensor '%s': %zu of %zu numbers are NaN or infinite%s%s.",
+                                 path, tensor->name, bad, count, dtype ? " in " : "", dtype ? dtype->name : "");
 }
 
 static bool check_shape(const Safetensors *file, const char *path, const Tensor *tensor, Error *error) {
@@ -68,7 +69,7 @@ static bool search_tensors(Search *search, Safetensors *file, const char *path, 
         real *out = search->parameters ? search->parameters + tensor->offset : NULL;
         if (!check_shape(file, path, tensor, search->error)) return false;
         if (out && (!safetensors_read(file, found, rank, shape, out, search->error) ||
-                    !checkpoint_finite(path, tensor, out, search->error)))
+                    !checkpoint_finite(path, tensor, out, NULL, search->error)))
             return false;
         search->seen[tensor - search->table->tensors] = true;
     }
@@ -158,18 +159,19 @@ static bool complete(const SafetensorsItem *items, size_t count, const char *pat
     return good || error_set(error, ERROR_MEMORY, "There is no memory for the names in %s.", path);
 }
 
-bool checkpoint_write_tensors(const char *path, const TensorTable *table, const char *const *prefixes,
-                              const real *const *arrays, size_t count, const char *const *metadata, Error *error) {
+bool checkpoint_write_tensors(const char *path, const Dtype *dtype, const TensorTable *table,
+                              const char *const *prefixes, const real *const *arrays, size_t count,
+                              const char *const *metadata, Error *error) {
     SafetensorsItem *items = make_items(table, prefixes, arrays, count);
     bool good = complete(items, table->count * count, path, error) &&
-                safetensors_write(path, items, table->count * count, metadata, error);
+                safetensors_write_as(path, dtype, items, table->count * count, metadata, error);
     free_items(items, table->count * count);
     return good;
 }
 
 bool checkpoint_write_flat(const char *path, const TensorTable *table, const char *const *prefixes,
                            const real *const *arrays, size_t count, Error *error) {
-    return checkpoint_write_tensors(path, table, prefixes, arrays, count, NULL, error);
+    return checkpoint_write_tensors(path, dtype_find("F32"), table, prefixes, arrays, count, NULL, error);
 }
 
 bool checkpoint_read_flat(const char *path, const TensorTable *table, const char *const *prefixes, real *const *arrays,

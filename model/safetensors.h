@@ -12,16 +12,21 @@
 
 #include "core/error.h"
 #include "core/real.h"
+#include "model/dtype.h"
 
 typedef struct SafetensorsItem {
     const char *name;
     size_t rank, shape[4];
-    const real *data;     // written as F32
+    const real *data;
 } SafetensorsItem;
 
-// metadata: NULL-terminated pairs key, value, or NULL. Adds "format": "pt" and the checksums. Ends with an fsync.
+// As F32. metadata: NULL-terminated pairs key, value, or NULL. Adds "format": "pt" and the checksums. Ends with an
+// fsync.
 bool safetensors_write(const char *path, const SafetensorsItem *items, size_t count, const char *const *metadata,
                        Error *error);
+// The same in another format that is written (dtype.h): BF16, rounded to nearest.
+bool safetensors_write_as(const char *path, const Dtype *dtype, const SafetensorsItem *items, size_t count,
+                          const char *const *metadata, Error *error);
 
 typedef struct Safetensors Safetensors;
 Safetensors *safetensors_open(const char *path, Error *error);

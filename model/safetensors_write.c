@@ -1,6 +1,6 @@
 // Writes safetensors (interface and checksums: safetensors.h): the header, padded with spaces to a multiple of 8, then
-// each tensor's numbers as F32 in the order of the items. Two passes over the numbers: checksums first, as they stand
-// in the header, then the bytes.
+// each tensor's numbers in the order of the items. Two passes over the numbers: checksums first, as they stand in the
+// header, then the bytes.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,44 +30,22 @@ static size_t item_elements(const SafetensorsItem *item) {
     return elements;
 }
 
-// Numbers as they stand in the file, piece by piece: in single precision they are the memory itself.
-static const void *piece_bytes(const real *numbers, size_t count, float *buffer) {
-    if (sizeof(real) == sizeof(float)) return numbers;
-    for (size_t i = 0; i < count; i++) buffer[i] = (float)numbers[i];
-    return buffer;
-}
-
-// Adds the item's bytes to *running, or writes them; a failure stays with the writer.
-static void pass_over(const SafetensorsItem *item, uint32_t *running, FileWriter *writer) {
-    enum { PIECE = SAFETENSORS_CHUNK / sizeof(float) };
-    float buffer[PIECE];
-    size_t elements = item_elements(item);
-    for (size_t done = 0; done < elements; done += PIECE) {
-        size_t count = elements - done < PIECE ? elements - done : PIECE;
-        const void *bytes = piece_bytes(item->data + done, count, buffer);
-        if (writer)
-            file_writer_write(writer, bytes, count * sizeof(float));
-        else
-            *running = checksum(*running, bytes, count * sizeof(float));
-    }
-}
-
-static json_t *tensor_entry(const SafetensorsItem *item, size_t *end) {
+static json_t *tensor_entry(const SafetensorsItem *item, const Dtype *dtype, size_t *end) {
     size_t begin = *end, bytes;
-    REQUIRE(size_multiply(item_elements(item), sizeof(float), &bytes) && size_add(begin, bytes, end));
+    REQUIRE(size_multiply(item_elements(item), dtype->bytes, &bytes) && size_add(begin, bytes, end));
     json_t *shape = json_array();
     for (size_t i = 0; i < item->rank; i++)
         if (json_array_append_new(shape, json_integer((json_int_t)item->shape[i])) != 0) {
             json_decref(shape);
             return NULL;
         }
-    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", "F32", "shape", shape, "data_offsets", (json_int_t)begin,
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype->name, "shape", shape, "data_offsets", (json_int_t)begin,
                      (json_int_t)*end);
 }
 
-static bool set_checksum(json_t *metadata, const SafetensorsItem *item) {
+static bool set_checksum(json_t *metadata, const SafetensorsItem *item, const Dtype *dtype) {
     uint32_t running = 0;
-    pass_over(item, &running, NULL);
+    dtype_pass(dtype, item->data, item_elements(item), NULL, &running);
     char *key = NULL, digits[SAFETENSORS_CHECKSUM_DIGITS + 1];
     snprintf(digits, sizeof digits, "%08x", running);
     if (asprintf(&key, SAFETENSORS_TENSOR_CHECKSUM "%s", item->name) < 0) return false;
@@ -77,7 +55,7 @@ static bool set_checksum(json_t *metadata, const SafetensorsItem *item) {
 }
 
 // The whole header as JSON, checksum digits zero; NULL when memory runs out.
-static char *header_text(const SafetensorsItem *items, size_t count, const char *const *metadata) {
+static char *header_text(const Dtype *dtype, const SafetensorsItem *items, size_t count, const char *const *metadata) {
     json_watch();
     json_t *header = json_object(), *pairs = json_object();
     bool good = json_object_set_new(header, "__metadata__", pairs) == 0 &&
@@ -88,16 +66,17 @@ static char *header_text(const SafetensorsItem *items, size_t count, const char 
         good = json_object_set_new(pairs, pair[0], json_string(pair[1])) == 0;
     size_t end = 0;
     for (size_t i = 0; good && i < count; i++)
-        good = set_checksum(pairs, &items[i]) &&
-               json_object_set_new(header, items[i].name, tensor_entry(&items[i], &end)) == 0;
+        good = set_checksum(pairs, &items[i], dtype) &&
+               json_object_set_new(header, items[i].name, tensor_entry(&items[i], dtype, &end)) == 0;
     char *text = good ? json_print(header, JSON_COMPACT) : NULL;
     json_decref(header);
     return text;
 }
 
-bool safetensors_write(const char *path, const SafetensorsItem *items, size_t count, const char *const *metadata,
-                       Error *error) {
-    char *text = header_text(items, count, metadata);
+bool safetensors_write_as(const char *path, const Dtype *dtype, const SafetensorsItem *items, size_t count,
+                          const char *const *metadata, Error *error) {
+    REQUIRE(dtype && dtype->store);
+    char *text = header_text(dtype, items, count, metadata);
     size_t size = text ? strlen(text) : 0, padded = (size + 7) / 8 * 8;
     char *header = text ? realloc(text, padded + 1) : NULL;
     if (!header) {
@@ -119,7 +98,12 @@ bool safetensors_write(const char *path, const SafetensorsItem *items, size_t co
     }
     file_writer_write(writer, length_bytes, sizeof length);
     file_writer_write(writer, header, padded);
-    for (size_t i = 0; i < count; i++) pass_over(&items[i], NULL, writer);
+    for (size_t i = 0; i < count; i++) dtype_pass(dtype, items[i].data, item_elements(&items[i]), writer, NULL);
     free(header);
     return file_writer_close(writer, error); // reports the first cause, if any write failed
+}
+
+bool safetensors_write(const char *path, const SafetensorsItem *items, size_t count, const char *const *metadata,
+                       Error *error) {
+    return safetensors_write_as(path, dtype_find("F32"), items, count, metadata, error);
 }

@@ -177,6 +177,30 @@ expect 0 'sample --json' "$rope" sample long -n 100 --temperature 0.5 --top-k 0 
 [ "$("$get" tokens <out)" = 100 ] || fail 'sample: beyond the context'
 ok 'sample: repeatable, beyond the context, JSON'
 
+expect 0 'export gguf' "$rope" export whole --format gguf --out whole.gguf --json
+[ "$("$get" format <out)" = gguf ] && [ "$("$get" bytes <out)" = "$(wc -c <whole.gguf)" ] &&
+    [ "$("$get" checkpoint <out)" = whole/latest ] && [ "$("$get" parameters <out)" -gt 20000 ] || fail 'export --json'
+[ "$(head -c 4 whole.gguf)" = GGUF ] && grep -qaF '<0x0A>' whole.gguf || fail 'export: no GGUF file with a tokenizer'
+expect 0 'export llama2.c' "$rope" export whole/best --format llama2.c --out whole.bin
+[ "$(ls whole.bin)" = "$(printf 'model.bin\ntokenizer.bin')" ] || fail 'export: the files of llama2.c'
+says 'export llama2.c' 'M parameters'
+expect 0 'export bf16' "$rope" export whole --format bf16 --out made/half/
+cmp -s data/tokenizer.model made/half/tokenizer.model || fail 'export: the tokenizer'
+[ $((2 * $(wc -c <made/half/model.safetensors))) -lt $(($(wc -c <whole/latest/model.safetensors) + 8000)) ] ||
+    fail 'export: not half the size'
+expect 0 'eval of bf16' "$rope" eval made/half --json
+half=$("$get" held_out_loss <out)
+awk "BEGIN { d = $half - $loss; exit !(d * d < 1e-4) }" || fail "export: a loss of $half in bf16, $loss before"
+expect 0 'sample of bf16' "$rope" sample made/half -n 10
+expect 0 'train.init of bf16' $train --train.init=made/half $still --train.out=from_half
+for size in 290 320; do # a tokenizer that knows fewer tokens than the model, and one that knows more
+    expect 0 prepare "$rope" prepare text.txt --out data_$size --vocab $size
+    cp -a made/half half_$size && cp data_$size/tokenizer.model half_$size/
+done
+expect 0 'export with spare tokens' "$rope" export half_290 --format gguf --out spare.gguf
+grep -qaF '[PAD299]' spare.gguf && ! grep -qaF '[PAD289]' spare.gguf || fail 'export: tokens without a piece'
+ok "export: gguf, llama2.c, and bf16 with a held-out loss of $half"
+
 expect 0 task $rope train --data.task=mqar --data.pairs=4 --model.layers=1 --model.width=16 --model.heads=1 \
     --model.tokens=32 --model.token_shift=true --train.steps=6 --train.batch=4 --train.eval_batches=2 --train.out=task
 expect 0 'eval of a task' $rope eval task --batches 5 --json
@@ -252,6 +276,22 @@ printf '[model]\nlayers = 1\nwidht = 3\n' >bad.ini
 mistake 'bad.ini:3:' "$rope" train --config bad.ini
 printf '[model]\nlay\000ers = 1\n' >bad.ini
 mistake 'bad.ini:2:' "$rope" train --config bad.ini
+export="$rope export whole --out x"
+mistake 'takes one checkpoint' "$rope" export --format gguf --out x
+mistake 'cannot be read' "$rope" export nowhere --format gguf --out x
+mistake 'needs --format' $export
+mistake 'needs --out' "$rope" export whole --format gguf
+mistake 'did you mean gguf' $export --format ggfu
+mistake 'did you mean llama2.c' $export --format llama2
+mistake 'there are gguf, llama2.c, bf16' $export --format pickle
+mistake 'exists already' "$rope" export whole --format gguf --out whole.gguf
+mistake 'exists already' "$rope" export whole --format bf16 --out data
+mistake 'model.rope_theta' $export --format llama2.c --model.rope_theta=500
+mistake 'model.norm_epsilon' $export --format llama2.c --model.norm_epsilon=1e-6
+mistake 'attention.bound' $export --format gguf --attention.method=lowrank
+mistake 'model.token_shift' "$rope" export task --format gguf --out x
+mistake 'The tokenizer has 320 tokens' "$rope" export half_320 --format gguf --out x
+[ ! -e x ] && [ ! -e x.tmp ] || fail 'export: a mistake left files'
 ok "$mistakes mistakes: exit code 2, the place, the remedy"
 
 expect 1 'unwritable' $train --train.out=text.txt/run
@@ -268,6 +308,11 @@ if ! grep -q __tsan_init "$rope"; then
     says 'full disk' 'Safe is'
     [ "$(cat full/latest/* | cksum)" = "$sum" ] || fail 'full disk: the last checkpoint changed'
     [ -z "$(ls full | grep tmp)" ] || fail 'full disk: half a checkpoint was left'
+    for format in gguf llama2.c bf16; do
+        (trap '' XFSZ; ulimit -f 8; exec $rope export whole --format $format --out full.$format) >out 2>err
+        [ $? -eq 1 ] && [ -z "$(ls -d full.$format* 2>/dev/null)" ] || fail "full disk: export as $format"
+        says "full disk, $format" "full.$format.tmp"
+    done
     expect 1 'standard output is full' sh -c "$rope eval whole --json >/dev/full"
     ok 'a full disk: message, exit code 1, the last checkpoint intact'
 fi

@@ -433,6 +433,32 @@ static void test_special_ids_and_errors(void **state) {
     check_count("files that are no models", 3);
 }
 
+// What other programs are told of our models.
+static void test_pieces(void **state) {
+    (void)state;
+    for (size_t t = 0; t < TYPES; t++) {
+        const Tokenizer *tokenizer = tokenizers[t];
+        size_t bytes = 0, newlines = 0;
+        assert_int_equal(tokenizer_piece(tokenizer, tokenizer_unknown(tokenizer)).type, PIECE_UNKNOWN);
+        assert_int_equal(tokenizer_piece(tokenizer, tokenizer_bos(tokenizer)).type, PIECE_CONTROL);
+        assert_string_equal(tokenizer_piece(tokenizer, tokenizer_eos(tokenizer)).text, "</s>");
+        assert_false(tokenizer_space_prefix(tokenizer));
+        assert_true(tokenizer_merges(tokenizer) == (strcmp(types[t], "unigram") != 0));
+        for (int32_t id = 0; id < (int32_t)tokenizer_vocabulary(tokenizer); id++) {
+            const TokenizerPiece piece = tokenizer_piece(tokenizer, id);
+            char spelled[8];
+            snprintf(spelled, sizeof spelled, "<0x%02X>", (unsigned)bytes);
+            if (piece.type == PIECE_BYTE) assert_string_equal(piece.text, spelled);
+            if (piece.type == PIECE_USER_DEFINED) assert_string_equal(piece.text, "\n");
+            assert_true(piece.type != PIECE_UNUSED && (piece.type == PIECE_NORMAL || piece.score == 0));
+            bytes += piece.type == PIECE_BYTE;
+            newlines += piece.type == PIECE_USER_DEFINED;
+        }
+        assert_true(bytes == 256 && newlines == 1);
+        check_count("pieces", tokenizer_vocabulary(tokenizer));
+    }
+}
+
 static void test_utf8(void **state) {
     (void)state;
     assert_int_equal(utf8_cut("ab\ncd ef", 8), 3);
@@ -462,6 +488,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_samples),
         cmocka_unit_test(test_reserved_characters),
         cmocka_unit_test(test_special_ids_and_errors),
+        cmocka_unit_test(test_pieces),
     };
     test_begin(argv);
     int failed = cmocka_run_group_tests(tests, set_up, tear_down);

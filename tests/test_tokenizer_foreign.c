@@ -117,6 +117,9 @@ static void test_pieces(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Tokenizer *tokenizer = load(&cases[i].spec);
+        assert_true(tokenizer_space_prefix(tokenizer) == cases[i].spec.dummy_prefix && !tokenizer_merges(tokenizer));
+        assert_string_equal(tokenizer_piece(tokenizer, 0).text, "<unk>");
+        assert_int_equal(tokenizer_piece(tokenizer, 0).type, PIECE_UNKNOWN);
         check_pieces(tokenizer, cases[i].spec.what, cases[i].text, cases[i].wanted);
         tokenizer_free(tokenizer);
     }
@@ -130,6 +133,7 @@ static void test_cannot_encode(void **state) {
     Error error = {0};
     int32_t *ids;
     size_t count;
+    assert_true(tokenizer_merges(tokenizer));
     check_pieces(tokenizer, spec.what, "a a", "a| |a");
     assert_false(tokenizer_encode(tokenizer, "a b", 3, &ids, &count, &error));
     assert_true(error.kind == ERROR_SYSTEM && strstr(error.message, "cannot encode") && !ids && !count);

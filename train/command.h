@@ -17,6 +17,7 @@ int command_prepare(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_sample(int argc, char **argv);
+int command_export(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_ab(int argc, char **argv);
 int command_profile(int argc, char **argv);

@@ -10,6 +10,8 @@ static const Command commands[] = {
     {"train", "[RUN]", "train a model; --resume goes on with a run", command_train},
     {"eval", "CHECKPOINT", "held-out loss, perplexity, bits per byte, loss by position", command_eval},
     {"sample", "CHECKPOINT", "write text with a model", command_sample},
+    {"export", "CHECKPOINT --format F --out PATH", "a model in another program's format: gguf, llama2.c, bf16",
+     command_export},
     {"ab", "", "train two settings side by side: speed, learning, fidelity", command_ab},
     {"profile", "", "what a training step costs, by phase and context length", command_profile},
     {"bench", "attention|gemm|step", "kernels against this machine's matrix products", command_bench},

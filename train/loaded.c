@@ -68,13 +68,18 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
     return loaded->model && checkpoint_read_weights(loaded->path, loaded->model, error);
 }
 
-Tokenizer *loaded_tokenizer(const Loaded *loaded, Error *error) {
+bool loaded_tokenizer_path(const Loaded *loaded, char *path) {
     const char *const directories[] = {loaded->path, loaded->config.data_dir};
     for (size_t i = 0; i < 2; i++) {
-        char path[RUN_PATH];
-        if (!*directories[i] || !path_join(path, sizeof path, directories[i], "tokenizer.model", NULL)) continue;
-        if (access(path, F_OK) == 0) return tokenizer_load(path, error);
+        if (!*directories[i] || !path_join(path, RUN_PATH, directories[i], "tokenizer.model", NULL)) continue;
+        if (access(path, F_OK) == 0) return true;
     }
+    return false;
+}
+
+Tokenizer *loaded_tokenizer(const Loaded *loaded, Error *error) {
+    char path[RUN_PATH];
+    if (loaded_tokenizer_path(loaded, path)) return tokenizer_load(path, error);
     error_set(error, ERROR_USER, "%s has no tokenizer.model.", loaded->path);
     return NULL;
 }

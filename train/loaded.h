@@ -14,6 +14,8 @@ typedef struct Loaded {
 // tokens, rope_theta and norm_epsilon: ERROR_USER otherwise. A checkpoint of ours is checked whole first; Llama and
 // Qwen3 directories made elsewhere have nothing to check it by. Close in every case.
 bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, size_t batch, Error *error);
+// Its file: path (RUN_PATH) =. False if there is none.
+bool loaded_tokenizer_path(const Loaded *loaded, char *path);
 // The checkpoint's own tokenizer, else that of data.dir. NULL with an error if there is none.
 Tokenizer *loaded_tokenizer(const Loaded *loaded, Error *error);
 void loaded_close(Loaded *loaded);

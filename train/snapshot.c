@@ -64,18 +64,22 @@ static bool write_moments(const char *directory, Trainer *trainer, Error *error)
            checkpoint_write_flat(path, model_tensors(trainer->model), names, (const real *const *)arrays, count, error);
 }
 
-static bool copy_tokenizer(const char *directory, const char *data_dir, Error *error) {
-    char from[PATH_SIZE], to[PATH_SIZE];
+bool snapshot_copy_tokenizer(const char *directory, const char *from, Error *error) {
+    char to[PATH_SIZE];
     size_t size;
-    if (!path_join(from, sizeof from, data_dir, "tokenizer.model", error) ||
-        !path_join(to, sizeof to, directory, "tokenizer.model", error))
-        return false;
+    if (!path_join(to, sizeof to, directory, "tokenizer.model", error)) return false;
     char *bytes = file_read_all(from, TOKENIZER_LIMIT, &size, error);
     if (!bytes) return false;
     FileWriter *writer = file_writer_open(to, error);
     if (writer) file_writer_write(writer, bytes, size);
     free(bytes);
     return writer && file_writer_close(writer, error);
+}
+
+static bool copy_tokenizer(const char *directory, const char *data_dir, Error *error) {
+    char from[PATH_SIZE];
+    return path_join(from, sizeof from, data_dir, "tokenizer.model", error) &&
+           snapshot_copy_tokenizer(directory, from, error);
 }
 
 bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tokenizer, Error *error) {

@@ -3,8 +3,8 @@
     compare.py DUMP_FLOAT DUMP_DOUBLE WORK
 
 For each case: transformers makes a checkpoint; both builds of rope.c load it and are compared in loss, logits (whole
-batch and token by token) and every gradient; rope.c writes it again, and transformers loads that and is compared.
-The error of a tensor is max|a - b| / max|b|.
+batch and token by token) and every gradient; rope.c writes it again, and transformers loads that and is compared; and
+so as a GGUF file, and in bfloat16. The error of a tensor is max|a - b| / max|b|.
 """
 import os
 import shutil
@@ -153,6 +153,34 @@ def compare_case(tally, dumps, work, case, cls, settings, dtype, shard):
         tally.check(case, "saved by rope.c, loaded by transformers: logits", "logits",
                     loaded(tokens).logits.numpy().ravel(),
                     np.fromfile(os.path.join(work, case + ".float", "logits.bin")), SINGLE)
+    compare_gguf(tally, dumps, work, case, model, tokens)
+    compare_bf16(tally, dumps, work, case, model)
+
+
+# transformers reads the settings from the file too, and puts the rows of q and k back in its own order. Of qwen3 it does
+# not read the size of a head, so that its own configuration is given.
+def compare_gguf(tally, dumps, work, case, model, tokens):
+    cls = type(model)
+    directory = fresh(work, case + ".gguf")
+    run(dumps["float"], os.path.join(work, case), "--gguf", os.path.join(directory, "model.gguf"))
+    given = {"config": model.config} if cls is Qwen3ForCausalLM else {}
+    loaded = AutoModelForCausalLM.from_pretrained(directory, gguf_file="model.gguf", dtype=torch.float32, **given)
+    tally.equal(case, "GGUF: class", type(loaded), cls)
+    with torch.no_grad():
+        tally.check(case, "GGUF by rope.c, loaded by transformers: logits", "logits",
+                    loaded(tokens).logits.numpy().ravel(),
+                    np.fromfile(os.path.join(work, case + ".float", "logits.bin")), SINGLE)
+
+
+def compare_bf16(tally, dumps, work, case, model):
+    directory = fresh(work, case + ".bf16")
+    run(dumps["float"], os.path.join(work, case), "--bf16", directory)
+    loaded = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+    tally.equal(case, "BF16: dtype", loaded.dtype, torch.bfloat16)
+    ours, theirs = loaded.state_dict(), model.state_dict()
+    tally.equal(case, "BF16: tensors", set(ours), set(theirs))
+    for name in ours:
+        tally.equal(case, "BF16: " + name, torch.equal(ours[name], theirs[name].float().to(torch.bfloat16)), True)
 
 
 def main():

@@ -2,6 +2,8 @@
 //
 //     dump DIRECTORY BATCH OUT    loss, logits, decoder's logits and all gradients of one batch
 //     dump DIRECTORY --save OUT   loads the checkpoint and writes it again
+//     dump DIRECTORY --gguf OUT   the same as a GGUF file without a tokenizer
+//     dump DIRECTORY --bf16 OUT   the same as a checkpoint in BF16
 //
 // BATCH: int32 B, T, then B·T tokens, then B·T targets (-1: ignored). OUT gets loss.bin (1), logits.bin (B,T,V),
 // decoded.bin (T,V: the first row, token by token), gradients.bin, and its tensors.txt (name, rank, rows, columns).
@@ -14,6 +16,7 @@
 #include "core/cpu.h"
 #include "core/files.h"
 #include "model/checkpoint.h"
+#include "model/export.h"
 
 _Noreturn static void stop(const char *what) {
     fprintf(stderr, "dump: %s\n", what);
@@ -89,14 +92,24 @@ static void dump_gradients(Model *model, const char *out) {
     finish(names);
 }
 
+// Writes the model of a directory in another way.
+static void convert(const char *directory, const char *how, const char *out) {
+    const CheckpointInfo info = {NULL, 1, 2};
+    Error error = {0};
+    Model *model = load(directory, 1, 0);
+    const Dtype *dtype = dtype_find(strcmp(how, "--bf16") == 0 ? "BF16" : "F32");
+    bool good = strcmp(how, "--gguf") == 0 ? export_gguf(out, model, NULL, "oracle", &error)
+                                           : checkpoint_write_as(out, dtype, model, &info, &error);
+    if (!good) stop(error.message);
+    model_destroy(model);
+}
+
 int main(int argc, char **argv) {
     cpu_mend_blas(argv);
-    if (argc != 4) stop("usage: dump DIRECTORY BATCH|--save OUT");
+    if (argc != 4) stop("usage: dump DIRECTORY BATCH|--save|--gguf|--bf16 OUT");
     Error error = {0};
-    if (strcmp(argv[2], "--save") == 0) {
-        Model *model = load(argv[1], 1, 0);
-        if (!checkpoint_write(argv[3], model, &(CheckpointInfo){NULL, 1, 2}, &error)) stop(error.message);
-        model_destroy(model);
+    if (strncmp(argv[2], "--", 2) == 0) {
+        convert(argv[1], argv[2], argv[3]);
         return 0;
     }
     size_t size;

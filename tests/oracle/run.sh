@@ -5,7 +5,7 @@ set -u
 float=$1 double=$2 work=$3
 venv=${ORACLE_VENV:-$work/venv}
 here=$(dirname "$0")
-packages='numpy safetensors torch transformers'
+packages='numpy safetensors torch transformers gguf accelerate'
 
 missing() { # the packages that cannot be imported
     for package in $packages; do
