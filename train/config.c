@@ -217,7 +217,7 @@ void config_print(const Config *config, FILE *out, bool with_help) {
         section = key->section;
         char text[CONFIG_TEXT];
         config_format_value(config, key, text);
-        if (!with_help && !*text) continue; // an unset word: the file leaves it unset
+        if (!with_help && !*text && !*key->preset) continue; // an unset word: the file leaves it unset
         int column = fprintf(out, "%s = %s", key->key, text);
         if (with_help) {
             fprintf(out, "%*s ; ", column < 32 ? 32 - column : 0, "");
