@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build/coverage}
 files='model/safetensors_read.c model/safetensors_write.c model/checkpoint.c model/checkpoint_config.c
 model/checkpoint_weights.c data/shards.c data/loader.c data/meta.c train/config.c train/config_file.c train/config_value.c
-train/config_model.c train/state.c train/snapshot.c train/run_directory.c data/tokenizer.cc data/tokenizer_train.cc data/tokenizer_model.cc'
+train/config_model.c train/state.c train/snapshot.c train/run_directory.c data/tokenizer.cc data/tokenizer_train.cc
+data/tokenizer_model.cc'
 find "$BUILD" -name '*.gcda' -delete
 rm -f "$BUILD/coverage.missing"
 for test in safetensors checkpoint checkpoint_foreign data prepare config tokenizer tokenizer_foreign trainer \
