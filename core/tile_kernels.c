@@ -104,8 +104,10 @@ static void narrow(real *c, size_t ldc, const real *a, size_t a_row, size_t a_co
 static void multiply(real *c, size_t ldc, const real *a, size_t a_row, size_t a_column, const real *b, size_t ldb,
                      size_t m, size_t n, size_t k, bool accumulate) {
     if (m == 0 || n == 0) return;
-    for (size_t i = 0; k == 0 && !accumulate && i < m; i++) memset(c + i * ldc, 0, n * sizeof(real));
-    if (k == 0) return;
+    if (k == 0) {
+        for (size_t i = 0; !accumulate && i < m; i++) memset(c + i * ldc, 0, n * sizeof(real));
+        return;
+    }
     size_t j = 0;
     for (; j + COLUMNS <= n; j += COLUMNS) panel(c + j, ldc, a, a_row, a_column, b + j, ldb, m, k, accumulate, 2);
     if (j + LANES <= n) {

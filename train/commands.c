@@ -35,10 +35,7 @@ void command_usage(FILE *out) {
 
 int command_unknown(const char *name) {
     char names[256] = "", nearest[64];
-    for (size_t i = 0; i < COMMANDS; i++) {
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", used ? "," : "", commands[i].name);
-    }
+    for (size_t i = 0; i < COMMANDS; i++) words_append(names, sizeof names, commands[i].name);
     if (words_nearest(name, names, nearest, sizeof nearest))
         fprintf(stderr, "rope: There is no command %s; did you mean %s?\n", name, nearest);
     else

@@ -115,8 +115,7 @@ static const Format *find_format(const char *name, Error *error) {
     char names[64] = "", nearest[64];
     for (size_t i = 0; i < FORMATS; i++) {
         if (!strcmp(name, formats[i].name)) return &formats[i];
-        size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", used ? "," : "", formats[i].name);
+        words_append(names, sizeof names, formats[i].name);
     }
     if (words_nearest(name, names, nearest, sizeof nearest))
         error_set(error, ERROR_USER, "--format: There is no format %.64s; did you mean %s?", name, nearest);

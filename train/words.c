@@ -48,6 +48,11 @@ bool words_nearest(const char *typed, const char *list, char *out, size_t out_si
     return best < WORD_MAX && words_close(typed, best);
 }
 
+void words_append(char *list, size_t size, const char *word) {
+    const size_t used = strlen(list);
+    snprintf(list + used, size - used, "%s%s", used ? "," : "", word);
+}
+
 size_t text_whole(const char *text, size_t size) {
     for (size_t back = 1; back <= 3 && back <= size; back++) {
         unsigned char byte = (unsigned char)text[size - back];
