@@ -46,9 +46,8 @@ bool descriptor_close(int descriptor, const char *path, Error *error) {
 }
 
 // A rename is on disk when the folder that holds the name is.
-bool descriptor_sync_parent(const char *path, Error *error) {
-    char folder[PATH_MAX];
-    if (snprintf(folder, sizeof folder, "%s", path) >= (int)sizeof folder)
+bool descriptor_parent(const char *path, char folder[PATH_MAX], Error *error) {
+    if (snprintf(folder, PATH_MAX, "%s", path) >= PATH_MAX)
         return error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
     size_t length = strlen(folder);
     while (length > 0 && folder[length - 1] == '/') length--; // "a/b/" is b in a
@@ -56,6 +55,12 @@ bool descriptor_sync_parent(const char *path, Error *error) {
     while (length > 1 && folder[length - 1] == '/') length--;
     if (length == 0) folder[length++] = '.';
     folder[length] = '\0';
+    return true;
+}
+
+bool descriptor_sync_parent(const char *path, Error *error) {
+    char folder[PATH_MAX];
+    if (!descriptor_parent(path, folder, error)) return false;
     int descriptor = descriptor_open(folder, O_RDONLY | O_DIRECTORY);
     if (descriptor < 0) return error_errno(error, "Cannot open the folder %s", folder);
     bool good = descriptor_sync(descriptor, folder, error);

@@ -3,6 +3,7 @@
 #ifndef ROPE_CORE_DESCRIPTOR_H
 #define ROPE_CORE_DESCRIPTOR_H
 
+#include <limits.h>
 #include <stdint.h>
 
 #include "core/error.h"
@@ -11,6 +12,7 @@ int descriptor_open(const char *path, int flags); // close-on-exec, mode 0666; n
 bool descriptor_write(int descriptor, const char *path, const void *data, size_t size, uint64_t offset, Error *error);
 bool descriptor_sync(int descriptor, const char *path, Error *error);
 bool descriptor_close(int descriptor, const char *path, Error *error);
+bool descriptor_parent(const char *path, char folder[PATH_MAX], Error *error); // the folder that holds the name
 // A new or renamed file is on disk when the folder that holds its name is.
 bool descriptor_sync_parent(const char *path, Error *error);
 

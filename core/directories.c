@@ -34,6 +34,11 @@ bool directory_make(const char *path, Error *error) {
     return true;
 }
 
+bool directory_make_parent(const char *path, Error *error) {
+    char folder[PATH_MAX];
+    return descriptor_parent(path, folder, error) && directory_make(folder, error);
+}
+
 static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *position) {
     (void)status, (void)type, (void)position;
     return remove(path) == 0 || errno == ENOENT ? 0 : -1;

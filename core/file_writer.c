@@ -84,6 +84,12 @@ void file_writer_abandon(FileWriter *writer) {
     free(writer);
 }
 
+bool file_begin(const char *path, char *temporary, size_t temporary_size, Error *error) {
+    const int wanted = snprintf(temporary, temporary_size, "%s.tmp", path);
+    return (wanted >= 0 && (size_t)wanted < temporary_size) ||
+           error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
+}
+
 bool file_commit(const char *temporary, const char *path, Error *error) {
     if (rename(temporary, path) == 0) return descriptor_sync_parent(path, error);
     error_errno(error, "Cannot rename %s to %s", temporary, path);
@@ -93,8 +99,7 @@ bool file_commit(const char *temporary, const char *path, Error *error) {
 
 bool file_write_atomic(const char *path, const void *data, size_t size, Error *error) {
     char temporary[PATH_MAX];
-    if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
-        return error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
+    if (!file_begin(path, temporary, sizeof temporary, error)) return false;
     FileWriter *writer = file_writer_open(temporary, error);
     if (!writer) return false;
     file_writer_write(writer, data, size); // a failure stays in the writer; close reports it

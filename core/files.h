@@ -20,10 +20,11 @@ bool file_writer_write_at(FileWriter *writer, uint64_t offset, const void *data,
 bool file_writer_close(FileWriter *writer, Error *error); // frees in every case
 void file_writer_abandon(FileWriter *writer);
 
-// Gives a file that is written and closed (path.tmp) its name: renames over path, fsyncs the folder. What cannot be
-// renamed is removed.
+// Files that appear whole: written and closed under the temporary name (path.tmp), then committed, which renames over path
+// and fsyncs the folder. What cannot be renamed is removed.
+bool file_begin(const char *path, char *temporary, size_t temporary_size, Error *error); // the name alone
 bool file_commit(const char *temporary, const char *path, Error *error);
-// Writes path.tmp, fsyncs, then file_commit.
+// All of that.
 bool file_write_atomic(const char *path, const void *data, size_t size, Error *error);
 // Appends the line, and a newline unless it ends with one, in one system call where possible. `descriptor` was opened
 // with O_APPEND, or stands at the end.
@@ -40,6 +41,7 @@ bool file_read_at(int descriptor, const char *path, void *data, size_t size, uin
 // Directories that appear whole: write into the temporary one (FINAL.tmp, empty, parents made; a leftover is removed),
 // then commit (fsync all in it, rename or exchange with the one that is there, fsync the parent).
 bool directory_make(const char *path, Error *error); // mkdir -p
+bool directory_make_parent(const char *path, Error *error); // of the folder that holds the path's last part
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
 bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
 bool directory_remove(const char *path, Error *error); // recursive, does not follow links; fine if it is gone

@@ -195,8 +195,7 @@ static bool write_gguf(const char *path, Model *model, const ExportVocabulary *v
 bool export_gguf(const char *path, Model *model, const ExportVocabulary *vocabulary, const char *name, Error *error) {
     char temporary[PATH_MAX];
     REQUIRE(!checkpoint_inexpressible(model_settings(model)));
-    if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
-        return error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
+    if (!directory_make_parent(path, error) || !file_begin(path, temporary, sizeof temporary, error)) return false;
     if (write_gguf(temporary, model, vocabulary, name, error)) return file_commit(temporary, path, error);
     unlink(temporary);
     return false;

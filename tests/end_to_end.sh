@@ -197,8 +197,8 @@ for size in 290 320; do # a tokenizer that knows fewer tokens than the model, an
     expect 0 prepare "$rope" prepare text.txt --out data_$size --vocab $size
     cp -a made/half half_$size && cp data_$size/tokenizer.model half_$size/
 done
-expect 0 'export with spare tokens' "$rope" export half_290 --format gguf --out spare.gguf
-grep -qaF '[PAD299]' spare.gguf && ! grep -qaF '[PAD289]' spare.gguf || fail 'export: tokens without a piece'
+expect 0 'export with spare tokens' "$rope" export half_290 --format gguf --out made/for/spare.gguf
+grep -qaF '[PAD299]' made/for/spare.gguf && ! grep -qaF '[PAD289]' made/for/spare.gguf || fail 'export: tokens without a piece'
 ok "export: gguf, llama2.c, and bf16 with a held-out loss of $half"
 
 expect 0 task $rope train --data.task=mqar --data.pairs=4 --model.layers=1 --model.width=16 --model.heads=1 \

@@ -62,7 +62,7 @@ typedef struct Scenario {
     bool (*whole)(char *why);
     // What is there after a failure must be as before or whole, or clearly refused where there was nothing; going on
     // without faults must then lead to `whole`. killed: by the fault, so that commands that only read are tried as well.
-    // least: what has been promised to be safe: this step of a run, or (1) all of the prepared data.
+    // least: what has been promised to be safe: this step of a run, or (1) all of what the command makes.
     bool (*recovers)(bool killed, size_t least, char *why);
     size_t promised; // `least` once the command has reported success
 } Scenario;
@@ -73,6 +73,8 @@ enum {
     SCENARIO_PREPARE_AGAIN,
     SCENARIO_PREPARE,
     SCENARIO_PREPARE_INPUT,
+    SCENARIO_EXPORT_FILE,
+    SCENARIO_EXPORT_FOLDER,
     SCENARIOS
 };
 extern const Scenario scenarios[SCENARIOS];

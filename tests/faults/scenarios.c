@@ -1,5 +1,6 @@
 // The commands that meet faults, on data of a few kilobytes: a run that goes on and saves over what it has, a run's first
-// save, and text that is prepared, over other prepared text or into a new folder, from files and from standard input.
+// save, text that is prepared, over other prepared text or into a new folder, from files and from standard input, and a
+// model that is exported, as one file or as a folder.
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -183,6 +184,40 @@ static bool prepare_input_recovers(bool killed, size_t least, char *why) {
     return prepare_recovers(preparing_input, "old_data", "input_data", least, why);
 }
 
+// ---- exported models -------------------------------------------------------------------------------------------------
+
+static const char *const exporting_file[] = {"export", "template", "--format", "gguf", "--out", "exported/a.gguf", NULL};
+static const char *const exporting_folder[] = {"export", "template", "--format", "bf16", "--out", "exported/a", NULL};
+
+static bool exported_file(char *why) {
+    return same_file("exported", "exported_file", "a.gguf", false, why) && clean("exported", why);
+}
+
+static bool exported_folder(char *why) {
+    static const char *const files[] = {"a/config.json", "a/model.safetensors", "a/tokenizer.model"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (!same_file("exported", "exported_folder", files[i], false, why)) return false;
+    return clean("exported", why);
+}
+
+// What has the name is whole, and is not written over; without it the command makes it.
+static bool export_recovers(const char *const *command, const char *name, size_t least, char *why) {
+    if (exists("exported", name)) return refuses(command, "exists already", why);
+    if (!least) return succeeds(command, why);
+    snprintf(why, PATHS, "%.200s is gone", name);
+    return false;
+}
+
+static bool export_file_recovers(bool killed, size_t least, char *why) {
+    (void)killed;
+    return export_recovers(exporting_file, "a.gguf", least, why) && exported_file(why);
+}
+
+static bool export_folder_recovers(bool killed, size_t least, char *why) {
+    (void)killed;
+    return export_recovers(exporting_folder, "a", least, why) && exported_folder(why);
+}
+
 // ---- all of them -----------------------------------------------------------------------------------------------------
 
 const Scenario scenarios[SCENARIOS] = {
@@ -193,6 +228,9 @@ const Scenario scenarios[SCENARIOS] = {
     [SCENARIO_PREPARE] = {"prepare", preparing_given, "prepared", NULL, prepared_given, prepare_given_recovers, 1},
     [SCENARIO_PREPARE_INPUT] = {"prepare from standard input", preparing_input, "prepared", "old_data", prepared_input,
                                 prepare_input_recovers, 1},
+    [SCENARIO_EXPORT_FILE] = {"export of a file", exporting_file, "exported", NULL, exported_file, export_file_recovers, 1},
+    [SCENARIO_EXPORT_FOLDER] = {"export of a folder", exporting_folder, "exported", NULL, exported_folder,
+                                export_folder_recovers, 1},
 };
 
 void scenario_reset(const Scenario *scenario) { reset_tree(scenario->folder, scenario->initial); }
@@ -233,4 +271,6 @@ void scenarios_set_up(void) {
     keep_result(&scenarios[SCENARIO_PREPARE_AGAIN], "new_data");
     keep_result(&scenarios[SCENARIO_PREPARE], "given_data");
     keep_result(&scenarios[SCENARIO_PREPARE_INPUT], "input_data");
+    keep_result(&scenarios[SCENARIO_EXPORT_FILE], "exported_file");
+    keep_result(&scenarios[SCENARIO_EXPORT_FOLDER], "exported_folder");
 }
