@@ -7,9 +7,9 @@
 
 #include "core/tile.h"
 
-#if defined(__AVX512F__)
+#if VECTOR_BYTES == 64
 enum { ROWS = 12 }; // 24 of 32 registers hold C
-#elif defined(__AVX2__)
+#elif VECTOR_BYTES == 32
 enum { ROWS = 6 }; // 12 of 16
 #else
 enum { ROWS = 4 }; // 8 of 16
@@ -61,11 +61,11 @@ static inline __attribute__((always_inline)) void panel(real *c, size_t ldc, con
         TAIL(1);
         TAIL(2);
         TAIL(3);
-#if defined(__AVX2__)
+#if VECTOR_BYTES >= 32
         TAIL(4);
         TAIL(5);
 #endif
-#if defined(__AVX512F__)
+#if VECTOR_BYTES == 64
         TAIL(6);
         TAIL(7);
         TAIL(8);

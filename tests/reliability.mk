@@ -3,13 +3,14 @@
 #   mutants  every planted bug of tests/mutants is caught       faults    every injected fault is survived
 #   fuzz     libFuzzer targets, FUZZ_SECONDS or FUZZ_RUNS each  soak      long forms, SOAK_SECONDS in all
 #   coverage branch coverage of the code that reads files       valgrind  the test programs under valgrind
+#   wide     the test suite with vectors as wide as AVX-512's, on machines that have AVX2 alone
 
 FUZZ_SECONDS ?= 20
 FUZZ_RUNS ?= -1
 SOAK_SECONDS ?= 3600
 FAULTS_DIRECTORY ?= $(if $(wildcard /dev/shm),/dev/shm,/tmp)/rope-faults
 
-.PHONY: mutants faults fuzz soak coverage valgrind
+.PHONY: mutants faults fuzz soak coverage valgrind wide
 
 mutants:
 	@MAKE='$(MAKE)' BUILD=$(BUILD) sh tests/mutants.sh
@@ -50,6 +51,11 @@ fuzz:
 valgrind: build-tests
 	@sh tests/deps.sh valgrind
 	@BUILD=$(BUILD) sh tests/valgrind.sh $(VALGRIND_TESTS)
+
+# In the place of AVX2's kernels, whose instructions they use.
+wide: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/wide ISA_FLAGS_avx2='$(ISA_FLAGS_avx2) -DROPE_WIDE' build-tests
+	@BUILD=build/wide sh tests/run.sh
 
 soak: $(BUILD)/tests/faults build-tests
 	@BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) sh tests/soak.sh
