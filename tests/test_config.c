@@ -360,6 +360,30 @@ static void overlay_takes_what_was_set(void **state) {
     check_count("overlays", 3);
 }
 
+// A run of exact attention is unbounded, because nothing asked for a bound; one of lowrank, because its user did.
+static void bounds_go_with_their_method(void **state) {
+    (void)state;
+    static const struct {
+        const char *method, *expected;
+    } cases[] = {{"exact", "ball"}, {"exact,exact", "ball"}, {"lowrank", "none"}, {"exact,lowrank", "none"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Config base, over;
+        Error error = {0};
+        char assignment[64];
+        snprintf(assignment, sizeof assignment, "attention.method=%s", cases[i].method);
+        config_defaults(&base);
+        config_defaults(&over);
+        assert_true(config_set(&base, "model.layers=2", ORIGIN_FILE, NULL));
+        assert_true(config_set(&base, assignment, ORIGIN_FILE, NULL));
+        assert_true(config_set(&base, "attention.bound=none", ORIGIN_FILE, NULL));
+        assert_true(config_set(&over, "attention.method=lowrank", ORIGIN_COMMAND_LINE, NULL));
+        config_overlay(&base, &over);
+        if (!config_resolve(&base, &error)) fail_msg("%s", error.message);
+        if (strcmp(base.bound, cases[i].expected)) fail_msg("%s, then lowrank: %s", cases[i].method, base.bound);
+    }
+    check_count("bounds of another method", 4);
+}
+
 // What the floors below are told.
 static void models_are_told(void **state) {
     (void)state;
@@ -434,6 +458,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(settings_are_refused), cmocka_unit_test(combinations_are_refused),
     cmocka_unit_test(tokens_become_steps),  cmocka_unit_test(files_that_cannot_be_read),
     cmocka_unit_test(printed_reads_back),   cmocka_unit_test(overlay_takes_what_was_set),
-    cmocka_unit_test(models_are_told),      cmocka_unit_test(words_are_near),
+    cmocka_unit_test(models_are_told),      cmocka_unit_test(bounds_go_with_their_method),
+    cmocka_unit_test(words_are_near),
 };
 TEST_MAIN(tests)

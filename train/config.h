@@ -59,7 +59,8 @@ bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Err
 // Derives what is 0 or unset, and checks what only makes sense together. Call once after all sources. With a data
 // directory and no vocabulary it reads the directory's meta.json.
 bool config_resolve(Config *config, Error *error);
-// Copies the values of `over` that came from files or the command line onto *base.
+// Copies the values of `over` that came from files or the command line onto *base. A bound of none that belonged to
+// method exact goes with it.
 void config_overlay(Config *base, const Config *over);
 // Every value with its origin and help (people), or as a plain INI that config_read reads back to the same Config.
 void config_print(const Config *config, FILE *out, bool with_help);

@@ -28,8 +28,6 @@ static bool overlay(Config *config, const Config *overrides, Error *error) {
         if (!is_free && strcmp(stored, wanted))
             return error_set(error, ERROR_USER, "%s is %s in the checkpoint and cannot be %s.", name, stored, wanted);
     }
-    // Unbounded because its method needed no bound: another method derives its own.
-    if (user_set(overrides, "attention.method") && !strcmp(config->bound, "none")) *config->bound = 0;
     config_overlay(config, overrides);
     return true;
 }
