@@ -265,7 +265,17 @@ static void tokens_become_steps(void **state) {
     for (size_t i = 0; i < 3; i++) assert_true(config_set(&config, huge[i], ORIGIN_COMMAND_LINE, &error));
     assert_false(config_resolve(&config, &error));
     assert_true(error.kind == ERROR_USER && strstr(error.message, "does not fit"));
-    check_count("tokens as steps", 3);
+    // Steps named on the command line outweigh tokens of a file, not tokens that are named there as well.
+    static const ConfigOrigin origins[] = {ORIGIN_FILE, ORIGIN_COMMAND_LINE};
+    for (size_t i = 0; i < 2; i++) {
+        config_defaults(&config);
+        assert_true(config_set(&config, "train.tokens=40960", origins[i], &error));
+        assert_true(config_set(&config, "train.steps=25", ORIGIN_COMMAND_LINE, &error));
+        if (!config_resolve(&config, &error)) fail_msg("%s", error.message);
+        assert_int_equal(config.steps, i == 0 ? 25 : 10); // of 8·512 tokens
+        assert_int_equal(config.train_tokens, i == 0 ? 0 : 40960);
+    }
+    check_count("tokens as steps", 5);
 }
 
 // What is not read as a file at all, and values as long as can be in sections as long as can be.

@@ -195,6 +195,10 @@ bool config_resolve(Config *config, Error *error) {
     derive_size(config, "model.qk_size", &config->qk_size, config->width / config->heads);
     derive_size(config, "model.v_size", &config->v_size, config->qk_size);
     derive_size(config, "model.ffn", &config->ffn, ((config->width * 8 + 2) / 3 + 63) / 64 * 64);
+    // A run's own config.ini holds both: steps asked for by name must not be lost to its tokens.
+    if (config_origin(config, "train.steps") == ORIGIN_COMMAND_LINE &&
+        config_origin(config, "train.tokens") != ORIGIN_COMMAND_LINE)
+        config->train_tokens = 0;
     if (config->train_tokens) {
         size_t per_step; // the first two are at most 2^20 each
         if (!size_multiply(config->batch * config->accumulate, config->tokens, &per_step))
