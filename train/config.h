@@ -80,6 +80,9 @@ void config_key_name(size_t key, char name[64]); // "section.key"
 void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings);
 OptimSettings config_optim(const Config *config);
 Schedule config_schedule(const Config *config);
+// Where method auto is to measure what attention costs here, does so and keeps it in *config: a run that measured again
+// whenever it goes on could choose otherwise, and would not go on bit for bit.
+bool config_measure_costs(Config *config, Error *error);
 // The other way: a checkpoint's shape as settings of origin `origin`.
 void config_take_model(Config *config, const ModelConfig *model, ConfigOrigin origin);
 

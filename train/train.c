@@ -20,7 +20,8 @@
 enum { SKIPS_IN_ROW = 10, SAMPLE_TOKENS = 60, TIMED_STEPS = 1024 };
 
 typedef struct Run {
-    const Config *config;
+    Config settings;
+    const Config *config; // those settings
     RunDirectory directory;
     Trainer trainer;
     Metrics metrics;
@@ -264,7 +265,6 @@ static void run_to_end(Run *run, bool resume, Error *error) {
 
 bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *error) {
     *outcome = (TrainOutcome){.loss = NAN, .held_out_loss = NAN, .accuracy = NAN, .step_seconds = NAN};
-    if (!train_estimate(config, &outcome->estimate, error)) return false;
     Run *run = calloc(1, sizeof *run);
     if (!run) {
         error_set(error, ERROR_MEMORY, "Out of memory.");
@@ -272,8 +272,12 @@ bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *
         return false;
     }
     *run = (Run){
-        .config = config, .outcome = outcome, .directory.lock = -1, .metrics.descriptor = -1, .saved_step = UINT64_MAX};
-    run_to_end(run, resume, error);
+        .settings = *config, .config = &run->settings, .outcome = outcome, .directory.lock = -1,
+        .metrics.descriptor = -1, .saved_step = UINT64_MAX};
+    if (!config_measure_costs(&run->settings, error))
+        command_fail(error);
+    else if (train_estimate(run->config, &outcome->estimate, error))
+        run_to_end(run, resume, error);
     free(run);
     return error->kind == ERROR_NONE;
 }
