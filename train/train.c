@@ -29,7 +29,6 @@ typedef struct Run {
     TrainOutcome *outcome;
     double step_seconds[TIMED_STEPS]; // of the last steps, in a ring
     uint64_t session_steps;
-    uint64_t saved_step; // UINT64_MAX: none yet
 } Run;
 
 static bool open_tokenizer(Run *run, Error *error) {
@@ -46,7 +45,6 @@ static bool save(Run *run, Error *error) {
     bool saved = metrics_flush(&run->metrics, error) &&
                  run_save(&run->directory, &run->trainer, run->tokenizer, run->outcome->checkpoint, error);
     phase_enter(before);
-    if (saved) run->saved_step = run->trainer.state.step;
     return saved;
 }
 
@@ -211,7 +209,6 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
     uint64_t step = run->trainer.state.step;
     if (found) {
-        run->saved_step = step;
         snprintf(run->outcome->checkpoint, RUN_PATH, "%.*s/step_%08llu", RUN_PATH - 32, path, (unsigned long long)step);
         fprintf(stderr, "resuming %s at step %llu\n", path, (unsigned long long)step);
     } else if (resume) {
@@ -273,7 +270,7 @@ bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *
     }
     *run = (Run){
         .settings = *config, .config = &run->settings, .outcome = outcome, .directory.lock = -1,
-        .metrics.descriptor = -1, .saved_step = UINT64_MAX};
+        .metrics.descriptor = -1};
     if (!config_measure_costs(&run->settings, error))
         command_fail(error);
     else if (train_estimate(run->config, &outcome->estimate, error))
