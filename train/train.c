@@ -60,6 +60,8 @@ static bool find_figures(Run *run, Evaluation *evaluation, Error *error) {
     return true;
 }
 
+static double unsigned_nan(double value) { return isnan(value) ? (double)NAN : value; } // "nan", not "-nan"
+
 // Sets *improved when this step is the best so far. A stop signal leaves the evaluation due.
 static bool run_evaluation(Run *run, bool *improved, Error *error) {
     RunState *state = &run->trainer.state;
@@ -74,8 +76,8 @@ static bool run_evaluation(Run *run, bool *improved, Error *error) {
         state->best_step = state->step;
     }
     metrics_say(&run->metrics, "held out at step %llu: loss %.4f, perplexity %.2f, accuracy %.2f %%%s",
-                (unsigned long long)state->step, evaluation.loss, exp(evaluation.loss), 100 * evaluation.accuracy,
-                *improved ? ", the best so far" : "");
+                (unsigned long long)state->step, unsigned_nan(evaluation.loss), unsigned_nan(exp(evaluation.loss)),
+                100 * evaluation.accuracy, *improved ? ", the best so far" : "");
     return metrics_evaluation(&run->metrics, &run->trainer, &evaluation, error);
 }
 
@@ -96,8 +98,6 @@ static bool show_sample(Run *run, Error *error) {
     fputc('\n', stderr);
     return fine;
 }
-
-static double unsigned_nan(double value) { return isnan(value) ? (double)NAN : value; } // "nan", not "-nan"
 
 static bool due(uint64_t step, size_t every) { return every && step % every == 0; }
 
@@ -128,6 +128,14 @@ static bool run_step(Run *run, Error *error) {
     return metrics_step(&run->metrics, trainer, &result, error);
 }
 
+static bool end_unsaved(Run *run, Error *error) {
+    run->outcome->diverged = true;
+    return error_set(error, ERROR_CORRUPT,
+                     "The last %llu of %zu steps had no finite loss and gradient, nor have the held-out data, so the "
+                     "weights are not saved. A lower optim.learning_rate, a longer optim.warmup or optim.clip help.",
+                     (unsigned long long)run->trainer.state.skipped_in_row, run->config->steps);
+}
+
 static bool run_steps(Run *run, Error *error) {
     RunState *state = &run->trainer.state;
     size_t steps = run->config->steps;
@@ -137,9 +145,13 @@ static bool run_steps(Run *run, Error *error) {
         if (state->eval_due && !run_evaluation(run, &improved, error)) return false;
         bool stop = signals_stop != 0;
         if (!stop && due(state->step, run->config->sample_every) && !show_sample(run, error)) return false;
+        bool ended = state->step == steps && !state->eval_due;
         bool wanted = stop || improved || due(state->step, run->config->save_every) || state->step == steps;
-        // While steps are being skipped the last good checkpoint stays the last one.
-        if (wanted && !state->skipped_in_row && !save(run, error)) return false;
+        // While steps are being skipped the last good checkpoint stays the last one, unless held-out data show at the
+        // end that the weights are good.
+        bool sound = !state->skipped_in_row || (ended && isfinite(run->outcome->held_out_loss));
+        if (wanted && sound && !save(run, error)) return false;
+        if (ended && !sound) return end_unsaved(run, error);
         if (stop) break;
     }
     return true;
