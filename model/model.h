@@ -14,6 +14,7 @@ typedef struct Model Model;
 typedef struct ModelNeeds {
     size_t parameters;        // count of numbers
     size_t parameter_bytes, gradient_bytes, activation_bytes, scratch_bytes;
+    size_t plan_bytes;        // held by attention's plans
     size_t decoder_bytes;     // of one decoder, not part of the model
     double forward_flops, backward_flops; // one batch of B·T tokens: 2 and 4 per weight and token, plus attention
 } ModelNeeds;
