@@ -24,7 +24,7 @@ typedef struct ModelSettings {
     size_t batch;                           // B
     bool training;                          // false: no gradients, activations of one layer only
     bool recompute;                         // training keeps only each layer's input, and runs it again in backward:
-                                            // (N,W) per layer instead of about 13 times that, for a third more time
+                                            // (N,W) per layer instead of about 13 times that, for a quarter more time
     size_t method_count;                    // attention methods: one for all layers, or one for each
     const AttentionMethod *methods[MODEL_MAX_LAYERS];
     AttentionSettings attention;            // shape fields: model_attention_settings
