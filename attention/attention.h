@@ -59,6 +59,7 @@ typedef struct AttentionNeeds {
     size_t saved_bytes;    // per layer, written by forward, read by backward
     size_t scratch_bytes;  // one for all layers and both directions
     size_t decode_bytes;   // state of one sequence in one layer, for `tokens` of context
+    size_t plan_bytes;     // what the plan itself holds while it lives: tables over positions, spectra
     size_t state_bytes;    // running state H, z of one batch row and key/value head (0 for exact)
     size_t features;       // R (0 for exact)
     double forward_flops;  // the method's own count (attention.md, section 5), per call

@@ -112,6 +112,7 @@ static void fill_needs(AutoPlan *plan) {
         needs->scratch_bytes = larger(needs->scratch_bytes, other->scratch_bytes);
         needs->state_bytes = larger(needs->state_bytes, other->state_bytes);
         needs->features = larger(needs->features, other->features);
+        needs->plan_bytes += other->plan_bytes;
         needs->saved_bytes = larger(needs->saved_bytes, exact_saved + other->saved_bytes);
     }
     needs->saved_bytes += choice_bytes(plan);

@@ -338,6 +338,7 @@ static AttentionNeeds count_needs(const ExactPlan *plan) {
         .saved_bytes = settings->batch * settings->heads * settings->tokens * sizeof(real),
         .scratch_bytes = plan->shared_bytes + plan->threads * plan->thread_bytes,
         .decode_bytes = settings->kv_heads * cache_head(settings) * sizeof(real),
+        .plan_bytes = position_bytes(&plan->position),
         .forward_flops = settings->causal ? forward : 2.0 * forward,
         .backward_flops = settings->causal ? 2.5 * forward : 5.0 * forward,
     };
@@ -357,11 +358,11 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     plan->tiles = (settings->tokens + KEY_TILE - 1) / KEY_TILE;
     plan->round = larger(1, smaller(settings->batch * settings->kv_heads, ROUND_TOKENS / settings->tokens));
     count_scratch(plan);
-    plan->base.needs = count_needs(plan);
     if (!position_create(&plan->position, settings, error)) {
         free(plan);
         return NULL;
     }
+    plan->base.needs = count_needs(plan);
     return &plan->base;
 }
 

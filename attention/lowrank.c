@@ -250,6 +250,7 @@ static void fill_needs(LowrankPlan *plan) {
     lowrank_saved_at(plan, NULL, &needs->saved_bytes);
     lowrank_shared_at(plan, NULL, &needs->scratch_bytes);
     needs->features = plan->features.count;
+    needs->plan_bytes = position_bytes(&plan->position) + 2 * plan->features.count * sizeof(real); // and their ratios
     needs->state_bytes = plan->state_size * sizeof(real);
     needs->decode_bytes = lowrank_decode_bytes(plan);
     const double near = 2 * (double)(plan->near < s->tokens ? plan->near : s->tokens) *

@@ -104,6 +104,13 @@ void position_destroy(Position *position) {
     *position = (Position){0};
 }
 
+size_t position_bytes(const Position *position) {
+    const size_t lag_tables = (position->factor != NULL) + (position->bias != NULL) + position->table.entries;
+    const size_t rotations = position->rotates ? position->tokens * (position->qk_size / 2 * 2) : 0;
+    return (rotations + lag_tables * position->lag_count) * sizeof(real) +
+           (position->table.entries + (position->table.bias != NULL)) * position->table.lags * sizeof(double);
+}
+
 bool position_is_rotation(const Position *position) { return position->kind <= POSITION_ROPE_DECAY; }
 
 double position_frequency(const Position *position, size_t pair) {

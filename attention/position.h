@@ -63,6 +63,7 @@ typedef struct Position {
 // settings are validated (attention_create). ERROR_USER for an unknown kernel or a wrong table file, ERROR_MEMORY.
 bool position_create(Position *position, const AttentionSettings *settings, Error *error);
 void position_destroy(Position *position);
+size_t position_bytes(const Position *position); // of its tables
 
 // True when x_ij is a dot product of rotated q and k, times γ^(i-j) at most, which factors too (γ^(i-a)·γ^(a-j)): what
 // the polynomial features need.

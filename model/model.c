@@ -208,6 +208,9 @@ static bool measure(Model *model, ModelNeeds *needs, Error *error) {
         AttentionNeeds attention = attention_needs(model->plans[layer]);
         needs->forward_flops += attention.forward_flops;
         needs->backward_flops += attention.backward_flops;
+        bool shared = false;
+        for (size_t other = 0; other < layer; other++) shared |= model->plans[other] == model->plans[layer];
+        needs->plan_bytes += shared ? 0 : attention.plan_bytes;
     }
     if (model->settings.training && model->settings.recompute) { // all but the last product of a layer, and the output
         const ModelConfig *config = &model->settings.config;

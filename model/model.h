@@ -14,6 +14,7 @@ typedef struct Model Model;
 typedef struct ModelNeeds {
     size_t parameters;        // count of numbers
     size_t parameter_bytes, gradient_bytes, activation_bytes, scratch_bytes;
+    size_t plan_bytes;        // held by attention's plans
     size_t decoder_bytes;     // of one decoder, not part of the model
     double forward_flops, backward_flops; // one batch of B·T tokens: 2 and 4 per weight and token, plus attention
 } ModelNeeds;
@@ -23,7 +24,7 @@ typedef struct ModelSettings {
     size_t batch;                           // B
     bool training;                          // false: no gradients, activations of one layer only
     bool recompute;                         // training keeps only each layer's input, and runs it again in backward:
-                                            // (N,W) per layer instead of about 13 times that, for a third more time
+                                            // (N,W) per layer instead of about 13 times that, for a quarter more time
     size_t method_count;                    // attention methods: one for all layers, or one for each
     const AttentionMethod *methods[MODEL_MAX_LAYERS];
     AttentionSettings attention;            // shape fields: model_attention_settings

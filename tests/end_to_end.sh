@@ -332,4 +332,15 @@ says NaN 'Safe is nan/step_00000030'
 [ "$("$get" skipped_in_row <"nan/latest/state.json")" = 0 ] || fail 'NaN: a skipped step was saved'
 ok 'ten steps without finite numbers end the run'
 
+# Fewer of them at the end of a run: it is saved if held-out data show that the weights are good, and has failed if not.
+cp -a whole late
+expect 1 'NaN at the end' "$rope" train --resume late --train.steps=33 --attention.logit_scale=1e300
+says 'NaN at the end' 'held out at step 33: loss nan, perplexity nan'
+says 'NaN at the end' 'The last 3 of 33 steps had no finite loss and gradient'
+says 'NaN at the end' 'Safe is late/step_00000030'
+expect 0 'too steep at the end' "$rope" train --resume late --train.steps=33 --attention.logit_scale=1e36 --optim.clip=0
+says 'too steep at the end' 'Step 33 is skipped'
+says 'too steep at the end' 'saved in late/step_00000033'
+ok 'skipped steps at the end of a run'
+
 echo "$checks checks passed"

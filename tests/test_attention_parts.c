@@ -1,6 +1,7 @@
 // What attention methods stand on: position kernels in their two views, powers of two in softmax tiles, and settings that
 // no method may accept. Built in single and (double_attention_parts.c) in double precision.
 
+#include <malloc.h>
 #include <math.h>
 #include <string.h>
 
@@ -168,9 +169,40 @@ static void test_exponential(void **state) {
 }
 #endif
 
+static size_t heap_bytes(void) {
+    const struct mallinfo2 heap = mallinfo2();
+    return heap.uordblks + heap.hblkhd;
+}
+
+// What a plan holds is what its needs say, so that a run's estimate can hold it: tables over tokens and lags, spectra.
+static void test_plan_bytes(void **state) {
+    (void)state;
+    if (CHECK_SANITIZER) return; // its own malloc says nothing
+    const char *const kernels[] = {"rope", "rope-decay", "alibi"};
+    size_t compared = 0;
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t kernel = 0; kernel < 3; kernel++) {
+            AttentionSettings s = make_settings(5000, 4);
+            s.kernel = kernels[kernel];
+            s.logit_bound = 0.5, s.near = 16, s.degree = 2;
+            const size_t before = heap_bytes();
+            AttentionPlan *plan = attention_create(attention_method_at(m), &s, NULL);
+            if (!plan) continue; // no method has all kernels
+            const double held = (double)(heap_bytes() - before), said = (double)attention_needs(plan).plan_bytes;
+            // besides: what FFTW keeps for its transforms, and a plan's own tables of its polynomial
+            if (!(fabs(held - said) < 0.4 * held + 110e3))
+                fail_msg("%s, %s: %g bytes instead of %g", attention_method_name(attention_method_at(m)), s.kernel, held,
+                         said);
+            attention_destroy(plan);
+            compared++;
+        }
+    check_count("memory of plans", compared);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_refusals),    cmocka_unit_test(test_slopes),
     cmocka_unit_test(test_factors),     cmocka_unit_test(test_weights),
+    cmocka_unit_test(test_plan_bytes),
 #ifndef ROPE_DOUBLE
     cmocka_unit_test(test_exponential),
 #endif

@@ -101,6 +101,28 @@ static void test_bench_step(void **state) {
     json_decref(document);
 }
 
+// An embedding that is only looked up is no product: a step has no more operations than its phases together.
+static void test_bench_step_operations(void **state) {
+    (void)state;
+    static const char *const more[] = {"model.tie=true", "model.tie=false", "train.recompute=true"};
+    for (size_t i = 0; i < 3; i++) {
+        Error error = {0};
+        const char *name;
+        json_t *phase;
+        double all = 0;
+        prepare();
+        set("model.vocabulary=2000");
+        set(more[i]);
+        json_t *document = bench_step(&config, &options, &error);
+        if (!document) fail_msg("%s", error.message);
+        json_object_foreach(json_object_get(document, "phases"), name, phase) all += number(phase, "flops");
+        const double step = 1e6 * number(document, "step_gflops") * number(document, "step_ms");
+        if (!(step > 0.8 * all && step < 1.001 * all)) fail_msg("%s: %g of %g operations", more[i], step, all);
+        json_decref(document);
+    }
+    check_count("steps whose operations add up", 3);
+}
+
 static void test_lengths(void **state) {
     (void)state;
     size_t lengths[3];
@@ -139,6 +161,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_bench_attention),
     cmocka_unit_test(test_bench_attention_leaves_out),
     cmocka_unit_test(test_bench_step),
+    cmocka_unit_test(test_bench_step_operations),
     cmocka_unit_test(test_lengths),
 };
 

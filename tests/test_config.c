@@ -265,7 +265,17 @@ static void tokens_become_steps(void **state) {
     for (size_t i = 0; i < 3; i++) assert_true(config_set(&config, huge[i], ORIGIN_COMMAND_LINE, &error));
     assert_false(config_resolve(&config, &error));
     assert_true(error.kind == ERROR_USER && strstr(error.message, "does not fit"));
-    check_count("tokens as steps", 3);
+    // Steps named on the command line outweigh tokens of a file, not tokens that are named there as well.
+    static const ConfigOrigin origins[] = {ORIGIN_FILE, ORIGIN_COMMAND_LINE};
+    for (size_t i = 0; i < 2; i++) {
+        config_defaults(&config);
+        assert_true(config_set(&config, "train.tokens=40960", origins[i], &error));
+        assert_true(config_set(&config, "train.steps=25", ORIGIN_COMMAND_LINE, &error));
+        if (!config_resolve(&config, &error)) fail_msg("%s", error.message);
+        assert_int_equal(config.steps, i == 0 ? 25 : 10); // of 8·512 tokens
+        assert_int_equal(config.train_tokens, i == 0 ? 0 : 40960);
+    }
+    check_count("tokens as steps", 5);
 }
 
 // What is not read as a file at all, and values as long as can be in sections as long as can be.
@@ -360,6 +370,30 @@ static void overlay_takes_what_was_set(void **state) {
     check_count("overlays", 3);
 }
 
+// A run of exact attention is unbounded, because nothing asked for a bound; one of lowrank, because its user did.
+static void bounds_go_with_their_method(void **state) {
+    (void)state;
+    static const struct {
+        const char *method, *expected;
+    } cases[] = {{"exact", "ball"}, {"exact,exact", "ball"}, {"lowrank", "none"}, {"exact,lowrank", "none"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Config base, over;
+        Error error = {0};
+        char assignment[64];
+        snprintf(assignment, sizeof assignment, "attention.method=%s", cases[i].method);
+        config_defaults(&base);
+        config_defaults(&over);
+        assert_true(config_set(&base, "model.layers=2", ORIGIN_FILE, NULL));
+        assert_true(config_set(&base, assignment, ORIGIN_FILE, NULL));
+        assert_true(config_set(&base, "attention.bound=none", ORIGIN_FILE, NULL));
+        assert_true(config_set(&over, "attention.method=lowrank", ORIGIN_COMMAND_LINE, NULL));
+        config_overlay(&base, &over);
+        if (!config_resolve(&base, &error)) fail_msg("%s", error.message);
+        if (strcmp(base.bound, cases[i].expected)) fail_msg("%s, then lowrank: %s", cases[i].method, base.bound);
+    }
+    check_count("bounds of another method", 4);
+}
+
 // What the floors below are told.
 static void models_are_told(void **state) {
     (void)state;
@@ -434,6 +468,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(settings_are_refused), cmocka_unit_test(combinations_are_refused),
     cmocka_unit_test(tokens_become_steps),  cmocka_unit_test(files_that_cannot_be_read),
     cmocka_unit_test(printed_reads_back),   cmocka_unit_test(overlay_takes_what_was_set),
-    cmocka_unit_test(models_are_told),      cmocka_unit_test(words_are_near),
+    cmocka_unit_test(models_are_told),      cmocka_unit_test(bounds_go_with_their_method),
+    cmocka_unit_test(words_are_near),
 };
 TEST_MAIN(tests)

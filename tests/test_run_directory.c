@@ -15,6 +15,7 @@
 #include "train/run_directory.h"
 #include "train/snapshot.h"
 #include "train/state.h"
+#include "train/train.h"
 
 enum { PATH = 512 };
 
@@ -344,6 +345,37 @@ static int one_thread(void **unused) {
     return 0;
 }
 
+// The costs of attention that the settings of a run hold after it has run to `steps`.
+static void run_with_costs(const char *directory, const char *steps, bool resume, double costs[2]) {
+    char out[2 * PATH];
+    snprintf(out, sizeof out, "train.out=%s", directory);
+    const char *const more[] = {"attention.method=auto", "train.eval_batches=1", "train.save_every=1", steps, out, NULL};
+    Config config = settings(more);
+    static TrainOutcome outcome;
+    Error error = {0};
+    if (resume) {
+        config_defaults(&config);
+        assert_true(config_read(&config, below(directory, "config.ini"), &error));
+        assert_true(config_set(&config, steps, ORIGIN_COMMAND_LINE, &error) && config_resolve(&config, &error));
+    }
+    if (!train_run(&config, resume, &outcome, &error)) fail_msg("%s", error.message);
+    config_defaults(&config);
+    if (!config_read(&config, below(directory, "config.ini"), &error)) fail_msg("%s", error.message);
+    costs[0] = config.cost_exact;
+    costs[1] = config.cost_lowrank;
+}
+
+// Method auto measures what attention costs once in the life of a run: measured again, it could choose otherwise.
+static void test_costs_are_kept(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    double first[2], resumed[2];
+    run_with_costs(directory, "train.steps=1", false, first);
+    assert_true(first[0] > 0 && first[1] > 0);
+    run_with_costs(directory, "train.steps=2", true, resumed);
+    check_same_bits("costs of a resumed run", first, resumed, sizeof first);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_keeps, one_thread),
     cmocka_unit_test(test_goes_on),
@@ -352,5 +384,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_settings_that_may_differ),
     cmocka_unit_test(test_carried_settings),
     cmocka_unit_test(test_sealed_nonsense),
+    cmocka_unit_test(test_costs_are_kept),
 };
 TEST_MAIN(tests)

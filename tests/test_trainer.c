@@ -144,6 +144,25 @@ static void test_gradient(void **unused) {
     }
 }
 
+// A step that is logged makes certificates; an evaluation after it, which nobody asks for any, leaves them as they are.
+static void test_evaluation_reports_nothing(void **unused) {
+    (void)unused;
+    const char *more[] = {"attention.method=lowrank", "attention.near=2", "train.log_every=1", NULL};
+    Config config = settings(more);
+    Trainer trainer;
+    Evaluation evaluation;
+    Error error = {0};
+    toy_trainer_create(&trainer, &config);
+    toy_trainer_step(&trainer);
+    const AttentionSummary before = trainer_attention(&trainer);
+    assert_true(before.output_bound > 0);
+    if (!evaluate(trainer.model, trainer.train, 2, NULL, &evaluation, &error)) fail_msg("%s", error.message);
+    const AttentionSummary after = trainer_attention(&trainer);
+    check_same_bits("reports of a step, after an evaluation", &before.logit_bound, &after.logit_bound,
+                    sizeof before - offsetof(AttentionSummary, logit_bound)); // without the padding in front of it
+    trainer_destroy(&trainer);
+}
+
 static void check_untouched(const char *what, Trainer *trainer, const Copy *before) {
     const Copy now = numbers_of(trainer);
     for (size_t i = 0; i < 3; i++)
@@ -310,6 +329,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_accumulation, one_thread),
     cmocka_unit_test(test_recompute),
     cmocka_unit_test(test_gradient),
+    cmocka_unit_test(test_evaluation_reports_nothing),
     cmocka_unit_test(test_threads),
     cmocka_unit_test(test_resume_everywhere),
     cmocka_unit_test(test_seal),

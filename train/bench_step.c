@@ -20,6 +20,7 @@
 enum { COPY_BYTES = 1 << 28, WARM_STEPS = 2, PATH_SIZE = 512 };
 
 typedef struct Times {
+    double flops;               // of a step
     double step, linear, sgemm; // medians: seconds, seconds, FLOP/s
     double share, linear_share; // medians of the rounds' shares of the sgemm rate
     PhaseTimes phases;          // sums over the rounds
@@ -91,15 +92,14 @@ static size_t linear_memory(const ModelConfig *c, size_t n) {
     return n * (c->width + largest) + c->width * largest;
 }
 
-static double step_flops(const Trainer *trainer) {
-    const Config *config = trainer->config;
-    const double tokens = (double)(config->batch * config->tokens);
-    double flops = 6.0 * (double)model_tensors(trainer->model)->parameters * tokens;
-    for (size_t layer = 0; layer < config->layers; layer++) {
-        const AttentionNeeds needs = attention_needs(model_attention(trainer->model, layer));
-        flops += needs.forward_flops + needs.backward_flops;
-    }
-    return flops * (double)config->accumulate;
+// Operations of a step as the model counts them, each once: what recompute runs again is no work done.
+static bool step_flops(const Trainer *trainer, double *flops, Error *error) {
+    ModelSettings settings = *model_settings(trainer->model);
+    ModelNeeds needs;
+    settings.recompute = false;
+    if (!model_needs(&settings, &needs, error)) return false;
+    *flops = (needs.forward_flops + needs.backward_flops) * (double)trainer->config->accumulate;
+    return true;
 }
 
 static bool measure(Trainer *trainer, const BenchOptions *options, Times *times, Error *error) {
@@ -111,7 +111,7 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
     real *memory = ARENA_TAKE(&arena, real, numbers);
     random_fill_normal(memory, numbers, 0.02, (Random){1, RANDOM_BENCH, 5});
     StepResult result;
-    bool fine = true;
+    bool fine = step_flops(trainer, &times->flops, error);
     for (size_t i = 0; fine && i < WARM_STEPS; i++) fine = trainer_step(trainer, &result, error);
     for (size_t r = 0; fine && r < options->rounds; r++) {
         PhaseTimes phases;
@@ -124,7 +124,7 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
         phase_take(&phases);
         phase_add(&times->phases, &phases, 1);
         linear[r] = all_linear_seconds(model, n, memory, &flops);
-        shares[0][r] = step_flops(trainer) / steps[r] / rates[r];
+        shares[0][r] = times->flops / steps[r] / rates[r];
         shares[1][r] = flops / linear[r] / rates[r];
     }
     arena_destroy(&arena);
@@ -166,7 +166,7 @@ json_t *bench_step(const Config *base, const BenchOptions *options, Error *error
     json_t *document = NULL;
     if (make_data(base, WARM_STEPS + options->rounds, &config, directory, error) &&
         trainer_create(&trainer, &config, false, error) && measure(&trainer, options, &times, error)) {
-        const double tokens = (double)(config.batch * config.tokens * config.accumulate), flops = step_flops(&trainer);
+        const double tokens = (double)(config.batch * config.tokens * config.accumulate), flops = times.flops;
         const double copy = copy_rate(COPY_BYTES, 3);
         fprintf(stderr,
                 "step %.1f ms, %.0f tokens/s, %.1f GFLOP/s: %.0f %% of sgemm (%.1f GFLOP/s); linear layers alone "

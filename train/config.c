@@ -103,9 +103,26 @@ bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Err
     return assign(config, section, name, assignment + equals + 1, origin, NULL, 0, &index, error);
 }
 
+static bool was_given(ConfigOrigin origin) { return origin == ORIGIN_FILE || origin == ORIGIN_COMMAND_LINE; }
+
+// The polynomial methods need bounded far logits; exact needs nothing.
+static bool needs_bound(const Config *config) {
+    bool polynomial = false;
+    const char *at = config->method;
+    while (*at) {
+        size_t length = strcspn(at, ",");
+        polynomial |= strncmp(at, "exact", length) != 0;
+        at += length + (at[length] == ',');
+    }
+    return polynomial;
+}
+
 void config_overlay(Config *base, const Config *over) {
+    // Unbounded because its method needed no bound: another method derives its own.
+    if (was_given(config_origin(over, "attention.method")) && !strcmp(base->bound, "none") && !needs_bound(base))
+        *base->bound = 0;
     for (size_t i = 0; i < config_keys_count; i++) {
-        if (over->origin[i] != ORIGIN_FILE && over->origin[i] != ORIGIN_COMMAND_LINE) continue;
+        if (!was_given((ConfigOrigin)over->origin[i])) continue;
         const ConfigKey *key = &config_keys[i];
         memcpy((char *)base + key->offset, (const char *)over + key->offset, key->room);
         base->origin[i] = over->origin[i];
@@ -120,17 +137,9 @@ static void derive_size(Config *config, const char *name, size_t *field, size_t 
     config->origin[config_key(name)] = ORIGIN_DERIVED;
 }
 
-// The polynomial methods need bounded far logits; exact needs nothing.
 static void derive_bound(Config *config) {
     if (*config->bound) return;
-    bool polynomial = false;
-    const char *at = config->method;
-    while (*at) {
-        size_t length = strcspn(at, ",");
-        polynomial |= strncmp(at, "exact", length) != 0;
-        at += length + (at[length] == ',');
-    }
-    snprintf(config->bound, sizeof config->bound, "%s", polynomial ? "ball" : "none");
+    snprintf(config->bound, sizeof config->bound, "%s", needs_bound(config) ? "ball" : "none");
     config->origin[config_key("attention.bound")] = ORIGIN_DERIVED;
 }
 
@@ -186,6 +195,10 @@ bool config_resolve(Config *config, Error *error) {
     derive_size(config, "model.qk_size", &config->qk_size, config->width / config->heads);
     derive_size(config, "model.v_size", &config->v_size, config->qk_size);
     derive_size(config, "model.ffn", &config->ffn, ((config->width * 8 + 2) / 3 + 63) / 64 * 64);
+    // A run's own config.ini holds both: steps asked for by name must not be lost to its tokens.
+    if (config_origin(config, "train.steps") == ORIGIN_COMMAND_LINE &&
+        config_origin(config, "train.tokens") != ORIGIN_COMMAND_LINE)
+        config->train_tokens = 0;
     if (config->train_tokens) {
         size_t per_step; // the first two are at most 2^20 each
         if (!size_multiply(config->batch * config->accumulate, config->tokens, &per_step))

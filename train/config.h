@@ -59,7 +59,8 @@ bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Err
 // Derives what is 0 or unset, and checks what only makes sense together. Call once after all sources. With a data
 // directory and no vocabulary it reads the directory's meta.json.
 bool config_resolve(Config *config, Error *error);
-// Copies the values of `over` that came from files or the command line onto *base.
+// Copies the values of `over` that came from files or the command line onto *base. A bound of none that belonged to
+// method exact goes with it.
 void config_overlay(Config *base, const Config *over);
 // Every value with its origin and help (people), or as a plain INI that config_read reads back to the same Config.
 void config_print(const Config *config, FILE *out, bool with_help);
@@ -79,6 +80,9 @@ void config_key_name(size_t key, char name[64]); // "section.key"
 void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings);
 OptimSettings config_optim(const Config *config);
 Schedule config_schedule(const Config *config);
+// Where method auto is to measure what attention costs here, does so and keeps it in *config: a run that measured again
+// whenever it goes on could choose otherwise, and would not go on bit for bit.
+bool config_measure_costs(Config *config, Error *error);
 // The other way: a checkpoint's shape as settings of origin `origin`.
 void config_take_model(Config *config, const ModelConfig *model, ConfigOrigin origin);
 

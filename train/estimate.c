@@ -39,6 +39,7 @@ static bool add_up(Estimate *estimate, Error *error) {
                             arena_bytes(model->activation_bytes),
                             arena_bytes(model->scratch_bytes),
                             arena_bytes(estimate->moment_bytes),
+                            model->plan_bytes,
                             estimate->buffer_bytes,
                             estimate->program_bytes};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
@@ -138,10 +139,10 @@ void estimate_print(const Config *config, const Estimate *estimate, FILE *out) {
     fprintf(out, "parameters  %.3f M\n", (double)model->parameters / 1e6);
     fprintf(out,
             "memory      %.0f MiB: weights %.1f, gradients %.1f, moments %.1f, activations %.1f, scratch %.1f, "
-            "batches %.1f, program %.1f; %.0f MiB available\n",
+            "tables %.1f, batches %.1f, program %.1f; %.0f MiB available\n",
             (double)estimate->total_bytes / mib, (double)model->parameter_bytes / mib,
             (double)model->gradient_bytes / mib, (double)estimate->moment_bytes / mib,
-            (double)model->activation_bytes / mib, (double)model->scratch_bytes / mib,
+            (double)model->activation_bytes / mib, (double)model->scratch_bytes / mib, (double)model->plan_bytes / mib,
             (double)estimate->buffer_bytes / mib, (double)estimate->program_bytes / mib,
             (double)estimate->available_bytes / mib);
     fprintf(out, "step        %zu sequences of %zu tokens, %.1f GFLOP", config->batch * config->accumulate,
@@ -155,10 +156,10 @@ void estimate_print(const Config *config, const Estimate *estimate, FILE *out) {
 json_t *estimate_json(const Estimate *estimate) {
     const ModelNeeds *model = &estimate->model;
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "parameters", (json_int_t)model->parameters,
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "parameters", (json_int_t)model->parameters,
         "parameter_bytes", (json_int_t)model->parameter_bytes, "gradient_bytes", (json_int_t)model->gradient_bytes,
         "moment_bytes", (json_int_t)estimate->moment_bytes, "activation_bytes", (json_int_t)model->activation_bytes,
-        "scratch_bytes", (json_int_t)model->scratch_bytes, "buffer_bytes", (json_int_t)estimate->buffer_bytes,
+        "scratch_bytes", (json_int_t)model->scratch_bytes, "table_bytes", (json_int_t)model->plan_bytes, "buffer_bytes", (json_int_t)estimate->buffer_bytes,
         "program_bytes", (json_int_t)estimate->program_bytes, "total_bytes", (json_int_t)estimate->total_bytes,
         "available_bytes", (json_int_t)estimate->available_bytes, "step_flops", estimate->step_flops, "step_seconds",
         estimate->step_seconds);

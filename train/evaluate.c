@@ -84,6 +84,7 @@ bool evaluate(Model *model, Batches *held_out, uint64_t limit, const volatile si
     Buffers buffers;
     bool fine = buffers_create(&buffers, batch * tokens, error);
     batches_seek(held_out, (DataPosition){0});
+    model_enable_report(model, MODEL_REPORT_NONE); // a logged step's certificates would be made for every batch here
     while (fine && served < windows) {
         if (stop && *stop) {
             evaluation->stopped = true;

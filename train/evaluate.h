@@ -25,7 +25,8 @@ typedef struct Evaluation {
     bool stopped; // *stop was raised before the end: the figures cover less
 } Evaluation;
 
-// Runs `limit` batches (0: one pass) from the start of the held-out data, each sequence once. Fails on read errors.
+// Runs `limit` batches (0: one pass) from the start of the held-out data, each sequence once; attention reports nothing
+// from here on. Fails on read errors.
 bool evaluate(Model *model, Batches *held_out, uint64_t limit, const volatile sig_atomic_t *stop,
               Evaluation *evaluation, Error *error);
 // First position of a bucket.

@@ -28,8 +28,6 @@ static bool overlay(Config *config, const Config *overrides, Error *error) {
         if (!is_free && strcmp(stored, wanted))
             return error_set(error, ERROR_USER, "%s is %s in the checkpoint and cannot be %s.", name, stored, wanted);
     }
-    // Unbounded because its method needed no bound: another method derives its own.
-    if (user_set(overrides, "attention.method") && !strcmp(config->bound, "none")) *config->bound = 0;
     config_overlay(config, overrides);
     return true;
 }
@@ -39,7 +37,7 @@ static bool fits(const ModelSettings *settings, Error *error) {
     CpuInfo cpu;
     if (!model_needs(settings, &needs, error)) return false;
     cpu_info(&cpu);
-    size_t total = needs.parameter_bytes + needs.activation_bytes + needs.scratch_bytes;
+    size_t total = needs.parameter_bytes + needs.activation_bytes + needs.scratch_bytes + needs.plan_bytes;
     if (total <= cpu.memory_available) return true;
     return error_set(error, ERROR_USER,
                      "The model needs %.2f GiB at %zu tokens and batch %zu, and %.2f GiB are available: "

@@ -29,10 +29,11 @@ static json_t *phases_json(const Profile *profile, const ProfileCell *cell) {
 
 static json_t *bytes_json(const Estimate *estimate) {
     const ModelNeeds *needs = &estimate->model;
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "parameters", (json_int_t)needs->parameter_bytes,
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "parameters", (json_int_t)needs->parameter_bytes,
                      "gradients", (json_int_t)needs->gradient_bytes, "moments", (json_int_t)estimate->moment_bytes,
                      "activations", (json_int_t)needs->activation_bytes, "scratch", (json_int_t)needs->scratch_bytes,
-                     "batches", (json_int_t)estimate->buffer_bytes, "program", (json_int_t)estimate->program_bytes);
+                     "tables", (json_int_t)needs->plan_bytes, "batches", (json_int_t)estimate->buffer_bytes, "program",
+                     (json_int_t)estimate->program_bytes);
 }
 
 static double phase_sum(const ProfileCell *cell) {
@@ -280,12 +281,12 @@ static void add_lengths(Report *report, const Profile *profile, const json_t *do
 static void add_memory(Report *report, const json_t *document) {
     static const char *const columns[] = {"method",          "tokens",        "total_bytes",       "bytes/parameters",
                                           "bytes/gradients", "bytes/moments", "bytes/activations", "bytes/scratch",
-                                          "bytes/batches",   "bytes/program"};
-    static const char *const headings[] = {"method",  "tokens",      "in all",  "parameters", "gradients",
-                                           "moments", "activations", "scratch", "batches",    "program"};
+                                          "bytes/tables",    "bytes/batches", "bytes/program"};
+    static const char *const headings[] = {"method",      "tokens",  "in all", "parameters", "gradients", "moments",
+                                           "activations", "scratch", "tables", "batches",    "program"};
     static const char *const rows = "rows";
     report_section(report, "Memory", NULL);
-    report_table(report, document, &(ReportTable){"Bytes by arena.", &rows, 1, columns, headings, 10});
+    report_table(report, document, &(ReportTable){"Bytes by arena.", &rows, 1, columns, headings, 11});
 }
 
 static void add_checks(Report *report, const json_t *document) {

@@ -20,7 +20,8 @@
 enum { SKIPS_IN_ROW = 10, SAMPLE_TOKENS = 60, TIMED_STEPS = 1024 };
 
 typedef struct Run {
-    const Config *config;
+    Config settings;
+    const Config *config; // those settings
     RunDirectory directory;
     Trainer trainer;
     Metrics metrics;
@@ -28,7 +29,6 @@ typedef struct Run {
     TrainOutcome *outcome;
     double step_seconds[TIMED_STEPS]; // of the last steps, in a ring
     uint64_t session_steps;
-    uint64_t saved_step; // UINT64_MAX: none yet
 } Run;
 
 static bool open_tokenizer(Run *run, Error *error) {
@@ -45,7 +45,6 @@ static bool save(Run *run, Error *error) {
     bool saved = metrics_flush(&run->metrics, error) &&
                  run_save(&run->directory, &run->trainer, run->tokenizer, run->outcome->checkpoint, error);
     phase_enter(before);
-    if (saved) run->saved_step = run->trainer.state.step;
     return saved;
 }
 
@@ -61,6 +60,8 @@ static bool find_figures(Run *run, Evaluation *evaluation, Error *error) {
     return true;
 }
 
+static double unsigned_nan(double value) { return isnan(value) ? (double)NAN : value; } // "nan", not "-nan"
+
 // Sets *improved when this step is the best so far. A stop signal leaves the evaluation due.
 static bool run_evaluation(Run *run, bool *improved, Error *error) {
     RunState *state = &run->trainer.state;
@@ -75,8 +76,8 @@ static bool run_evaluation(Run *run, bool *improved, Error *error) {
         state->best_step = state->step;
     }
     metrics_say(&run->metrics, "held out at step %llu: loss %.4f, perplexity %.2f, accuracy %.2f %%%s",
-                (unsigned long long)state->step, evaluation.loss, exp(evaluation.loss), 100 * evaluation.accuracy,
-                *improved ? ", the best so far" : "");
+                (unsigned long long)state->step, unsigned_nan(evaluation.loss), unsigned_nan(exp(evaluation.loss)),
+                100 * evaluation.accuracy, *improved ? ", the best so far" : "");
     return metrics_evaluation(&run->metrics, &run->trainer, &evaluation, error);
 }
 
@@ -97,8 +98,6 @@ static bool show_sample(Run *run, Error *error) {
     fputc('\n', stderr);
     return fine;
 }
-
-static double unsigned_nan(double value) { return isnan(value) ? (double)NAN : value; } // "nan", not "-nan"
 
 static bool due(uint64_t step, size_t every) { return every && step % every == 0; }
 
@@ -129,6 +128,14 @@ static bool run_step(Run *run, Error *error) {
     return metrics_step(&run->metrics, trainer, &result, error);
 }
 
+static bool end_unsaved(Run *run, Error *error) {
+    run->outcome->diverged = true;
+    return error_set(error, ERROR_CORRUPT,
+                     "The last %llu of %zu steps had no finite loss and gradient, nor have the held-out data, so the "
+                     "weights are not saved. A lower optim.learning_rate, a longer optim.warmup or optim.clip help.",
+                     (unsigned long long)run->trainer.state.skipped_in_row, run->config->steps);
+}
+
 static bool run_steps(Run *run, Error *error) {
     RunState *state = &run->trainer.state;
     size_t steps = run->config->steps;
@@ -138,9 +145,13 @@ static bool run_steps(Run *run, Error *error) {
         if (state->eval_due && !run_evaluation(run, &improved, error)) return false;
         bool stop = signals_stop != 0;
         if (!stop && due(state->step, run->config->sample_every) && !show_sample(run, error)) return false;
+        bool ended = state->step == steps && !state->eval_due;
         bool wanted = stop || improved || due(state->step, run->config->save_every) || state->step == steps;
-        // While steps are being skipped the last good checkpoint stays the last one.
-        if (wanted && !state->skipped_in_row && !save(run, error)) return false;
+        // While steps are being skipped the last good checkpoint stays the last one, unless held-out data show at the
+        // end that the weights are good.
+        bool sound = !state->skipped_in_row || (ended && isfinite(run->outcome->held_out_loss));
+        if (wanted && sound && !save(run, error)) return false;
+        if (ended && !sound) return end_unsaved(run, error);
         if (stop) break;
     }
     return true;
@@ -210,7 +221,6 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
     uint64_t step = run->trainer.state.step;
     if (found) {
-        run->saved_step = step;
         snprintf(run->outcome->checkpoint, RUN_PATH, "%.*s/step_%08llu", RUN_PATH - 32, path, (unsigned long long)step);
         fprintf(stderr, "resuming %s at step %llu\n", path, (unsigned long long)step);
     } else if (resume) {
@@ -264,7 +274,6 @@ static void run_to_end(Run *run, bool resume, Error *error) {
 
 bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *error) {
     *outcome = (TrainOutcome){.loss = NAN, .held_out_loss = NAN, .accuracy = NAN, .step_seconds = NAN};
-    if (!train_estimate(config, &outcome->estimate, error)) return false;
     Run *run = calloc(1, sizeof *run);
     if (!run) {
         error_set(error, ERROR_MEMORY, "Out of memory.");
@@ -272,8 +281,12 @@ bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *
         return false;
     }
     *run = (Run){
-        .config = config, .outcome = outcome, .directory.lock = -1, .metrics.descriptor = -1, .saved_step = UINT64_MAX};
-    run_to_end(run, resume, error);
+        .settings = *config, .config = &run->settings, .outcome = outcome, .directory.lock = -1,
+        .metrics.descriptor = -1};
+    if (!config_measure_costs(&run->settings, error))
+        command_fail(error);
+    else if (train_estimate(run->config, &outcome->estimate, error))
+        run_to_end(run, resume, error);
     free(run);
     return error->kind == ERROR_NONE;
 }
