@@ -155,12 +155,13 @@ void estimate_print(const Config *config, const Estimate *estimate, FILE *out) {
 
 json_t *estimate_json(const Estimate *estimate) {
     const ModelNeeds *model = &estimate->model;
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "parameters", (json_int_t)model->parameters,
-        "parameter_bytes", (json_int_t)model->parameter_bytes, "gradient_bytes", (json_int_t)model->gradient_bytes,
-        "moment_bytes", (json_int_t)estimate->moment_bytes, "activation_bytes", (json_int_t)model->activation_bytes,
-        "scratch_bytes", (json_int_t)model->scratch_bytes, "table_bytes", (json_int_t)model->plan_bytes, "buffer_bytes", (json_int_t)estimate->buffer_bytes,
-        "program_bytes", (json_int_t)estimate->program_bytes, "total_bytes", (json_int_t)estimate->total_bytes,
-        "available_bytes", (json_int_t)estimate->available_bytes, "step_flops", estimate->step_flops, "step_seconds",
-        estimate->step_seconds);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "parameters",
+                     (json_int_t)model->parameters, "parameter_bytes", (json_int_t)model->parameter_bytes,
+                     "gradient_bytes", (json_int_t)model->gradient_bytes, "moment_bytes",
+                     (json_int_t)estimate->moment_bytes, "activation_bytes", (json_int_t)model->activation_bytes,
+                     "scratch_bytes", (json_int_t)model->scratch_bytes, "table_bytes", (json_int_t)model->plan_bytes,
+                     "buffer_bytes", (json_int_t)estimate->buffer_bytes, "program_bytes",
+                     (json_int_t)estimate->program_bytes, "total_bytes", (json_int_t)estimate->total_bytes,
+                     "available_bytes", (json_int_t)estimate->available_bytes, "step_flops", estimate->step_flops,
+                     "step_seconds", estimate->step_seconds);
 }
