@@ -1,0 +1,25 @@
+#!/bin/bash
+# What a run must stand when its surroundings are strange: streams that are closed or full, data and checkpoints that change
+# under it, runs that were copied, names that no file can hold. $BUILD is the build directory. Prints "NAME: ok".
+set -u
+cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
+for i in $(seq 400); do echo "the king of hill $((i * i % 97)) went up to see what no man had seen before"; done >text.txt
+expect 0 prepare "$rope" prepare text.txt --out data --vocab 300
+train="$rope train --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.steps=30 --train.batch=2
+    --train.threads=1 --train.eval_batches=2 --train.log_every=3"
+task='--data.task=mqar --data.pairs=4'
+expect 0 'train' $train --data.dir=data --train.out=run
+
+# With standard output and error closed, their numbers must not go to the run's files.
+(exec $train $task --train.out=closed >&- 2>&-) || fail "closed streams: exit code $?"
+[ -s closed/metrics.jsonl ] && ! grep -qv '^{' closed/metrics.jsonl || fail 'closed streams: messages among the metrics'
+(exec "$rope" prepare text.txt --out closed_data --vocab 300 <&- >&- 2>&-) || fail "prepare, closed streams: exit code $?"
+cmp -s data/tokenizer.model closed_data/tokenizer.model || fail 'prepare, closed streams: another tokenizer'
+(exec "$rope" prepare - --out closed_data --vocab 300 <&-) >out 2>err
+[ $? -eq 1 ] || fail 'prepare from a closed standard input: exit code'
+says 'prepare from a closed standard input' 'cannot read'
+ok 'closed standard streams'
+
+echo "$checks checks passed"
