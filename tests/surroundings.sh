@@ -22,4 +22,8 @@ cmp -s data/tokenizer.model closed_data/tokenizer.model || fail 'prepare, closed
 says 'prepare from a closed standard input' 'cannot read'
 ok 'closed standard streams'
 
+expect 1 'settings on a full disk' sh -c "'$rope' train --print-config >/dev/full"
+says 'settings on a full disk' 'standard output'
+ok 'standard output is full'
+
 echo "$checks checks passed"

@@ -179,6 +179,11 @@ static void fill_options(const CommandOption *options, struct argp_option rows[M
                                  common[i].help,     1};
 }
 
+_Noreturn static void output_failed(void) {
+    fprintf(stderr, "rope: Writing to standard output failed.\n");
+    exit(1);
+}
+
 void command_parse(const Command *command, const CommandOption *options, const char **values, int argc, char **argv,
                    CommandLine *line) {
     Parsing parsing = {command, options, values, line};
@@ -212,6 +217,7 @@ void command_parse(const Command *command, const CommandOption *options, const c
         Config resolved = line->config;
         bool fine = config_resolve(&resolved, &error);
         config_print(fine ? &resolved : &line->config, stdout, true);
+        if (fflush(stdout) != 0 || ferror(stdout)) output_failed();
         exit(fine ? 0 : command_fail(&error));
     }
 }
@@ -247,7 +253,5 @@ void command_print_json(json_t *document) {
     bool written = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0 &&
                    putchar('\n') != EOF && fflush(stdout) == 0;
     json_decref(document);
-    if (written) return;
-    fprintf(stderr, "rope: Writing to standard output failed.\n");
-    exit(1);
+    if (!written) output_failed();
 }
