@@ -11,7 +11,7 @@
 #include "model/checkpoint.h"
 #include "train/state.h"
 
-enum { PATH_SIZE = 4096, TOKENIZER_LIMIT = 1 << 28, STATES = 2 };
+enum { PATH_SIZE = 4096, STATES = 2 };
 
 static bool carried(const char *name) { return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5); }
 
@@ -64,22 +64,14 @@ static bool write_moments(const char *directory, Trainer *trainer, Error *error)
            checkpoint_write_flat(path, model_tensors(trainer->model), names, (const real *const *)arrays, count, error);
 }
 
-bool snapshot_copy_tokenizer(const char *directory, const char *from, Error *error) {
-    char to[PATH_SIZE];
+bool snapshot_write_tokenizer(const char *directory, const Tokenizer *tokenizer, Error *error) {
+    char path[PATH_SIZE];
     size_t size;
-    if (!path_join(to, sizeof to, directory, "tokenizer.model", error)) return false;
-    char *bytes = file_read_all(from, TOKENIZER_LIMIT, &size, error);
-    if (!bytes) return false;
-    FileWriter *writer = file_writer_open(to, error);
-    if (writer) file_writer_write(writer, bytes, size);
-    free(bytes);
+    const char *model = tokenizer_model(tokenizer, &size);
+    if (!path_join(path, sizeof path, directory, "tokenizer.model", error)) return false;
+    FileWriter *writer = file_writer_open(path, error);
+    if (writer) file_writer_write(writer, model, size);
     return writer && file_writer_close(writer, error);
-}
-
-static bool copy_tokenizer(const char *directory, const char *data_dir, Error *error) {
-    char from[PATH_SIZE];
-    return path_join(from, sizeof from, data_dir, "tokenizer.model", error) &&
-           snapshot_copy_tokenizer(directory, from, error);
 }
 
 bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tokenizer, Error *error) {
@@ -93,7 +85,7 @@ bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tok
                            .bos = tokenizer ? tokenizer_bos(tokenizer) : -1,
                            .eos = tokenizer ? tokenizer_eos(tokenizer) : -1};
     bool fine = settings && checkpoint_write(temporary, trainer->model, &info, error) &&
-                (!tokenizer || copy_tokenizer(temporary, config->data_dir, error)) &&
+                (!tokenizer || snapshot_write_tokenizer(temporary, tokenizer, error)) &&
                 write_moments(temporary, trainer, error) &&
                 state_write(temporary, &trainer->state, config->seed, optim_step_count(trainer->optim),
                             config_fingerprint(config), error) &&
