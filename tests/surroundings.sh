@@ -48,4 +48,18 @@ for change in again gone; do
 done
 ok 'data that change while they are trained on'
 
+# Data of another tokenizer, of the same size: their ids would be taken for tokens that they are not.
+tr a-z A-Z <text.txt >upper.txt
+expect 0 'prepare other data' "$rope" prepare upper.txt --out data_other --vocab 300
+cp -a run other
+expect 2 'resume on other data' "$rope" train --resume other --data.dir=data_other --train.steps=40
+says 'resume on other data' 'another tokenizer'
+expect 2 'eval on other data' "$rope" eval run --data data_other
+says 'eval on other data' '--tokenizer run/'
+expect 2 'init on other data' $train --data.dir=data_other --train.init=run --train.out=begun
+says 'init on other data' 'another tokenizer'
+expect 0 'the same tokenizer' "$rope" prepare upper.txt --out data_other --tokenizer run/latest/tokenizer.model
+expect 0 'eval on other data with the same tokenizer' "$rope" eval run --data data_other
+ok 'data of another tokenizer'
+
 echo "$checks checks passed"

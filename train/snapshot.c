@@ -110,10 +110,34 @@ bool snapshot_check(const char *directory, Error *error) {
     return state_read(directory, NULL, NULL, NULL, NULL, error);
 }
 
+// The checksum of a directory's tokenizer.model; *there is false if it has none.
+static bool tokenizer_checksum(const char *directory, uint32_t *crc, bool *there, Error *error) {
+    char path[PATH_SIZE];
+    if (!path_join(path, sizeof path, directory, "tokenizer.model", error)) return false;
+    *there = access(path, F_OK) == 0;
+    return !*there || file_checksum(path, crc, error);
+}
+
+bool snapshot_check_data(const char *directory, const char *data_dir, Error *error) {
+    uint32_t known = 0, given = 0;
+    bool has_known, has_given;
+    if (!*data_dir) return true; // a task's tokens are numbers
+    if (!tokenizer_checksum(directory, &known, &has_known, error) ||
+        !tokenizer_checksum(data_dir, &given, &has_given, error))
+        return false;
+    if (!has_known || !has_given || known == given) return true;
+    return error_set(error, ERROR_USER,
+                     "The data in %s were made with another tokenizer than %s was trained with: their tokens mean "
+                     "something else. Make them with `rope prepare TEXT --out DIR --tokenizer %s/tokenizer.model`.",
+                     data_dir, directory, directory);
+}
+
 bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error) {
     const ModelConfig *wanted = &model_settings(trainer->model)->config;
     ModelConfig shape;
-    if (!snapshot_check(directory, error) || !checkpoint_read_config(directory, &shape, NULL, error)) return false;
+    if (!snapshot_check(directory, error) || !checkpoint_read_config(directory, &shape, NULL, error) ||
+        !snapshot_check_data(directory, trainer->config->data_dir, error))
+        return false;
     shape.tokens = wanted->tokens;
     shape.rope_theta = wanted->rope_theta;
     shape.norm_epsilon = wanted->norm_epsilon;
@@ -142,6 +166,7 @@ bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {
                          "%s was trained with train.seed = %llu, which decides the order of its data; "
                          "it is %llu now.",
                          directory, (unsigned long long)seed, (unsigned long long)trainer->config->seed);
+    if (!snapshot_check_data(directory, trainer->config->data_dir, error)) return false;
     if (!checkpoint_read_weights(directory, trainer->model, error)) return false;
 
     char path[PATH_SIZE], prefixes[STATES][64];
