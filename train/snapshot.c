@@ -135,9 +135,7 @@ bool snapshot_check_data(const char *directory, const char *data_dir, Error *err
 bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error) {
     const ModelConfig *wanted = &model_settings(trainer->model)->config;
     ModelConfig shape;
-    if (!snapshot_check(directory, error) || !checkpoint_read_config(directory, &shape, NULL, error) ||
-        !snapshot_check_data(directory, trainer->config->data_dir, error))
-        return false;
+    if (!snapshot_check(directory, error) || !checkpoint_read_config(directory, &shape, NULL, error)) return false;
     shape.tokens = wanted->tokens;
     shape.rope_theta = wanted->rope_theta;
     shape.norm_epsilon = wanted->norm_epsilon;

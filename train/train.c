@@ -187,7 +187,8 @@ static bool initialise(Run *run, Error *error) {
     char path[RUN_PATH];
     if (!*run->config->init) return true;
     if (!run_find_checkpoint(run->config->init, path, error) ||
-        !snapshot_load_weights(path, &run->trainer, error)) {
+        !snapshot_load_weights(path, &run->trainer, error) ||
+        !snapshot_check_data(path, run->config->data_dir, error)) {
         error_context(error, "train.init");
         return false;
     }
