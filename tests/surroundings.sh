@@ -62,4 +62,17 @@ expect 0 'the same tokenizer' "$rope" prepare upper.txt --out data_other --token
 expect 0 'eval on other data with the same tokenizer' "$rope" eval run --data data_other
 ok 'data of another tokenizer'
 
+# Copies that follow links (scp -r, cp -rL) have directories in the place of `latest` and `best`.
+cp -rL run copied
+cp -rL run alone && rm -r alone/step_* # a copy of `latest` and `best` only
+cp -rL run damaged && rm damaged/latest/model.safetensors
+for copy in copied alone; do
+    expect 0 "resume a run $copy" "$rope" train --resume $copy --train.steps=33
+    says "resume a run $copy" 'at step 30'
+    [ "$(readlink $copy/latest)" = step_00000033 ] && [ -L $copy/best ] || fail "a run $copy: its links"
+done
+expect 2 'resume a damaged copy' "$rope" train --resume damaged
+says 'resume a damaged copy' 'move it away'
+ok 'runs copied with their links followed'
+
 echo "$checks checks passed"

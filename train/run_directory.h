@@ -12,7 +12,8 @@ typedef struct RunDirectory {
     int lock; // descriptor of the locked directory
 } RunDirectory;
 
-// Makes the directory if need be, locks it against a second trainer, and removes what a killed run left half-written.
+// Makes the directory if need be, locks it against a second trainer, removes what a killed run left half-written, and puts
+// a copy's directories `latest` and `best`, if whole, in the place of their steps.
 bool run_open(RunDirectory *run, const char *path, Error *error);
 void run_close(RunDirectory *run);
 bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
@@ -25,7 +26,8 @@ bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokeni
 // *found is false if there is none: the trainer is as it was.
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error);
 
-// A checkpoint directory from what people type: itself, or of a run directory the newest (else the best).
+// A checkpoint directory from what people type: itself, or of a run directory the newest (else the best). A link is
+// followed, so that a run that goes on meanwhile does not change what is read.
 bool run_find_checkpoint(const char *argument, char *path, Error *error);
 
 #endif
