@@ -75,4 +75,15 @@ expect 2 'resume a damaged copy' "$rope" train --resume damaged
 says 'resume a damaged copy' 'move it away'
 ok 'runs copied with their links followed'
 
+# A line of metrics that is damaged, or all NUL, must not take those behind it along; lines of later steps go.
+cp -a run scratched
+{ sed '3s/.*/scratched/; 5s/.*//' run/metrics.jsonl; head -c 8 /dev/zero; echo; sed -n '$p' run/metrics.jsonl; } >scratched/metrics.jsonl
+cp scratched/metrics.jsonl before
+printf '{"step": 31}\nscratched\n{"step":' >>scratched/metrics.jsonl
+expect 0 'resume with damaged metrics' "$rope" train --resume scratched --train.steps=33
+head -n "$(wc -l <before)" scratched/metrics.jsonl | cmp -s - before || fail 'damaged metrics: lines were lost'
+[ "$(tail -n +$(($(wc -l <before) + 1)) scratched/metrics.jsonl | grep -c '^{"step":33,.*}$')" = 2 ] &&
+    [ $(($(wc -l <before) + 2)) = "$(wc -l <scratched/metrics.jsonl)" ] || fail 'damaged metrics: the lines that follow'
+ok 'damaged metrics'
+
 echo "$checks checks passed"
