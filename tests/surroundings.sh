@@ -86,4 +86,10 @@ head -n "$(wc -l <before)" scratched/metrics.jsonl | cmp -s - before || fail 'da
     [ $(($(wc -l <before) + 2)) = "$(wc -l <scratched/metrics.jsonl)" ] || fail 'damaged metrics: the lines that follow'
 ok 'damaged metrics'
 
+# No /proc, as in a bare chroot: what memory there is must be asked for elsewhere.
+if unshare -rm mount -t tmpfs none /proc 2>/dev/null; then
+    expect 0 'eval without /proc' unshare -rm sh -c "mount -t tmpfs none /proc && '$rope' eval run --data data --batches 1"
+    ok 'no /proc'
+fi
+
 echo "$checks checks passed"
