@@ -92,4 +92,20 @@ if unshare -rm mount -t tmpfs none /proc 2>/dev/null; then
     ok 'no /proc'
 fi
 
+# A terminal that closes (which may say so twice), and a reader of the messages that leaves: the step at hand is saved.
+long="$train --data.dir=data --train.steps=100000 --train.log_every=100 --train.save_every=100"
+$long --train.out=hung >out 2>err & pid=$!
+wait_for hung/latest $pid
+kill -HUP $pid
+kill -HUP $pid
+wait $pid || fail "SIGHUP: exit code $?"
+says 'SIGHUP' 'Go on with: rope train --resume hung'
+{ $long --train.out=unread 2>&1 >out; echo $? >code; } | grep -m 1 'step 500' >console
+[ "$(cat code)" = 0 ] && [ -L unread/latest ] || fail "a reader that leaves: exit code $(cat code)"
+(trap '' HUP; exec $long --train.steps=3000 --train.out=nohup) >out 2>err & pid=$!
+wait_for nohup/latest $pid
+kill -HUP $pid
+wait $pid && [ "$(readlink nohup/latest)" = step_00003000 ] || fail 'SIGHUP was to be ignored'
+ok 'a terminal that closes, a reader that leaves'
+
 echo "$checks checks passed"

@@ -251,6 +251,7 @@ bool train_estimate(const Config *config, Estimate *estimate, Error *error) {
 static void run_to_end(Run *run, bool resume, Error *error) {
     if (begin(run, resume, error)) {
         signals_catch();
+        signals_catch_pipe();
         run_steps(run, error);
         conclude(run, error);
         explain_end(run, error);
