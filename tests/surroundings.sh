@@ -108,4 +108,17 @@ kill -HUP $pid
 wait $pid && [ "$(readlink nohup/latest)" = step_00003000 ] || fail 'SIGHUP was to be ignored'
 ok 'a terminal that closes, a reader that leaves'
 
+# Names that config.ini or JSON could not give back, which a run gets when it is moved.
+for name in "$(printf 'two\nlines')" "$(printf 'no\377utf')"; do
+    cp -a run "$name"
+    expect 2 'resume a run of such a name' "$rope" train --resume "$name" --train.steps=33
+    says 'resume a run of such a name' 'train.out: The value'
+    cmp -s run/config.ini "$name/config.ini" || fail 'such a name: config.ini'
+    expect 0 'eval of such a name' "$rope" eval "$name" --data data --batches 1
+done
+expect 2 'eval --json of such a name' "$rope" eval "$name" --data data --batches 1 --json
+says 'eval --json of such a name' 'UTF-8'
+expect 2 'prepare --json into such a name' "$rope" prepare text.txt --out "$name" --json
+ok 'names that no file can hold'
+
 echo "$checks checks passed"

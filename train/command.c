@@ -184,6 +184,16 @@ _Noreturn static void output_failed(void) {
     exit(1);
 }
 
+// JSON is UTF-8, and reports name what they are about.
+static void check_names(const Command *command, const CommandLine *line) {
+    bool valid = true;
+    for (size_t i = 0; i < line->positional_count; i++)
+        valid &= text_valid(line->positional[i], strlen(line->positional[i]));
+    for (size_t i = 0; i < line->given_count; i++)
+        valid &= strcmp(line->given[i].name, "out") || text_valid(line->given[i].value, strlen(line->given[i].value));
+    if (!valid) mistake(command, "With --json names must be UTF-8.", 2);
+}
+
 void command_parse(const Command *command, const CommandOption *options, const char **values, int argc, char **argv,
                    CommandLine *line) {
     Parsing parsing = {command, options, values, line};
@@ -213,6 +223,7 @@ void command_parse(const Command *command, const CommandOption *options, const c
         if (!config_set(&line->config, settings[i], ORIGIN_COMMAND_LINE, &error)) exit(command_fail(&error));
     free(settings);
     threads_set(line->config.threads);
+    if (line->json) check_names(command, line);
     if (line->print_config) {
         Config resolved = line->config;
         bool fine = config_resolve(&resolved, &error);
