@@ -121,4 +121,14 @@ says 'eval --json of such a name' 'UTF-8'
 expect 2 'prepare --json into such a name' "$rope" prepare text.txt --out "$name" --json
 ok 'names that no file can hold'
 
+# Pipes in the place of files, which nobody writes to.
+cp -a data piped_data && rm piped_data/val.bin && mkfifo piped_data/val.bin
+cp -a run/latest/ piped && rm piped/model.safetensors && mkfifo piped/model.safetensors
+limit=20
+expect 2 'a pipe for a shard' "$rope" eval run --data piped_data
+says 'a pipe for a shard' 'not a regular file'
+expect 1 'a pipe for weights' "$rope" eval piped --data data
+says 'a pipe for weights' 'is damaged'
+ok 'pipes in the place of files'
+
 echo "$checks checks passed"
