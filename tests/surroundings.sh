@@ -29,7 +29,7 @@ ok 'standard output is full'
 # Data that are made again, or go, while a run trains on them: its checkpoints keep the tokenizer of its tokens.
 wait_for() { # wait_for FILE PID
     for _ in $(seq 600); do
-        [ -e "$1" ] && return
+        [ -s "$1" ] && return
         kill -0 "$2" 2>/dev/null || fail "the run ended before there was $1"
         sleep 0.02
     done
@@ -130,5 +130,25 @@ says 'a pipe for a shard' 'not a regular file'
 expect 1 'a pipe for weights' "$rope" eval piped --data data
 says 'a pipe for weights' 'is damaged'
 ok 'pipes in the place of files'
+
+# The directory of a run is moved while it goes on: it is made again, but never shared with another run.
+long="$train --data.dir=data --train.steps=100000 --train.save_every=0 --train.eval_every=0"
+$long --train.out=removed >out 2>err & pid=$!
+wait_for removed/metrics.jsonl $pid
+mv removed moved
+kill -TERM $pid
+wait $pid || fail "a run that was moved: exit code $?"
+says 'a run that was moved' 'removed or moved'
+expect 0 'a run that was moved can be resumed' "$rope" train --resume removed --dry-run
+cp -a run other_run
+$long --train.out=first >out 2>err & pid=$!
+wait_for first/metrics.jsonl $pid
+mv first away && mv other_run first # another run, which must stay as it is
+kill -TERM $pid
+wait $pid
+[ $? -eq 2 ] || fail "a run whose place is taken: exit code"
+says 'a run whose place is taken' 'holds another run'
+[ "$(cat run/latest/* | cksum)" = "$(cat first/latest/* | cksum)" ] || fail 'a run whose place is taken: it changed the other'
+ok 'a run that is moved, or whose place is taken'
 
 echo "$checks checks passed"

@@ -27,7 +27,7 @@ static Config settings(const char *const *more) {
     return toy_settings(common, more);
 }
 
-static void save(const RunDirectory *run, Trainer *trainer) {
+static void save(RunDirectory *run, Trainer *trainer) {
     char saved[RUN_PATH];
     Error error = {0};
     if (!run_save(run, trainer, NULL, saved, &error)) fail_msg("%s", error.message);

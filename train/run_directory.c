@@ -170,9 +170,44 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
     return fine;
 }
 
-bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
+// Is the directory of that name still the one that is locked?
+static bool find_place(const RunDirectory *run, bool *same, Error *error) {
+    struct stat locked, named = {0};
+    if (fstat(run->lock, &locked) != 0 || (stat(run->path, &named) != 0 && errno != ENOENT))
+        return error_errno(error, "Cannot look for %s", run->path);
+    *same = locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
+    return true;
+}
+
+// Makes and locks the directory again that was removed or moved while the run went on, unless another run is in its place.
+static bool begin_again(RunDirectory *run, const Config *config, Error *error) {
+    RunDirectory again;
+    char path[RUN_PATH];
+    bool any;
+    path_in(run, "config.ini", path);
+    if (!run_open(&again, run->path, error)) return false;
+    if (!run_has_checkpoints(&again, &any, error) ||
+        (any && !error_set(error, ERROR_USER, "%s was removed or moved, and holds another run now.", run->path)) ||
+        !config_write(config, path, error)) {
+        run_close(&again);
+        return false;
+    }
+    fprintf(stderr, "rope: %s was removed or moved; it is made again, for this checkpoint and those that follow.\n",
+            run->path);
+    run_close(run);
+    run->lock = again.lock;
+    return true;
+}
+
+bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
     const RunState *state = &trainer->state;
     char path[RUN_PATH];
+    bool same = false;
+    if (!find_place(run, &same, error)) return false;
+    if (!same) {
+        *saved = '\0'; // what was saved is no longer there
+        if (!begin_again(run, trainer->config, error)) return false;
+    }
     step_path(run, state->step, path);
     if (!snapshot_save(path, trainer, tokenizer, error)) return false;
     strcpy(saved, path);

@@ -20,8 +20,9 @@ bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
 
 // Writes step_NNNNNNNN/ of the trainer's state, points `latest` (and `best`, if this step is the best) to it, and
 // removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path once it is
-// whole, though links or the removal may fail then; until then it is left alone.
-bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error);
+// whole, though links or the removal may fail then; until then it is left alone, unless the directory was removed or moved:
+// then it is empty, and the directory is made again, or the save fails if another run is there.
+bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error);
 // Loads the newest checkpoint that is whole into the trainer; says on standard error which ones it passed over.
 // *found is false if there is none: the trainer is as it was.
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error);
