@@ -1,11 +1,13 @@
 #!/bin/bash
-# What a run must stand when its surroundings are strange: streams that are closed or full, data and checkpoints that change
-# under it, runs that were copied, names that no file can hold. $BUILD is the build directory. Prints "NAME: ok".
+# What a run must stand when its surroundings are strange: streams that are closed or full, data that change under it, runs
+# that were copied or moved, names that no file can hold. $BUILD is the build directory. Prints "NAME: ok".
 set -u
 cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
-for i in $(seq 400); do echo "the king of hill $((i * i % 97)) went up to see what no man had seen before"; done >text.txt
+for i in $(seq 400); do
+    echo "the king of hill $((i * i % 97)) went up to see what no man had seen before"
+done >text.txt
 expect 0 prepare "$rope" prepare text.txt --out data --vocab 300
 train="$rope train --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.steps=30 --train.batch=2
     --train.threads=1 --train.eval_batches=2 --train.log_every=3"
@@ -15,7 +17,8 @@ expect 0 'train' $train --data.dir=data --train.out=run
 # With standard output and error closed, their numbers must not go to the run's files.
 (exec $train $task --train.out=closed >&- 2>&-) || fail "closed streams: exit code $?"
 [ -s closed/metrics.jsonl ] && ! grep -qv '^{' closed/metrics.jsonl || fail 'closed streams: messages among the metrics'
-(exec "$rope" prepare text.txt --out closed_data --vocab 300 <&- >&- 2>&-) || fail "prepare, closed streams: exit code $?"
+(exec "$rope" prepare text.txt --out closed_data --vocab 300 <&- >&- 2>&-) ||
+    fail "prepare, closed streams: exit code $?"
 cmp -s data/tokenizer.model closed_data/tokenizer.model || fail 'prepare, closed streams: another tokenizer'
 (exec "$rope" prepare - --out closed_data --vocab 300 <&-) >out 2>err
 [ $? -eq 1 ] || fail 'prepare from a closed standard input: exit code'
@@ -40,7 +43,8 @@ for change in again gone; do
     $train --data.dir=data_$change --train.steps=100000 --train.save_every=100 --train.out=$change >out 2>err & pid=$!
     wait_for $change/latest $pid
     rm -rf data_$change
-    [ $change = gone ] || "$rope" prepare text.txt --out data_$change --vocab 290 --quiet 2>console || fail 'prepare again'
+    [ $change = gone ] || "$rope" prepare text.txt --out data_$change --vocab 290 --quiet 2>console ||
+        fail 'prepare again'
     kill -TERM $pid
     wait $pid || fail "data $change: exit code $?"
     says "data $change" "Go on with: rope train --resume $change"
@@ -77,8 +81,8 @@ ok 'runs copied with their links followed'
 
 # A line of metrics that is damaged, or all NUL, must not take those behind it along; lines of later steps go.
 cp -a run scratched
-{ sed '3s/.*/scratched/; 5s/.*//' run/metrics.jsonl; head -c 8 /dev/zero; echo; sed -n '$p' run/metrics.jsonl; } >scratched/metrics.jsonl
-cp scratched/metrics.jsonl before
+{ sed '3s/.*/scratched/; 5s/.*//' run/metrics.jsonl; head -c 8 /dev/zero; echo; sed -n '$p' run/metrics.jsonl; } >before
+cp before scratched/metrics.jsonl
 printf '{"step": 31}\nscratched\n{"step":' >>scratched/metrics.jsonl
 expect 0 'resume with damaged metrics' "$rope" train --resume scratched --train.steps=33
 head -n "$(wc -l <before)" scratched/metrics.jsonl | cmp -s - before || fail 'damaged metrics: lines were lost'
@@ -88,7 +92,8 @@ ok 'damaged metrics'
 
 # No /proc, as in a bare chroot: what memory there is must be asked for elsewhere.
 if unshare -rm mount -t tmpfs none /proc 2>/dev/null; then
-    expect 0 'eval without /proc' unshare -rm sh -c "mount -t tmpfs none /proc && '$rope' eval run --data data --batches 1"
+    expect 0 'eval without /proc' unshare -rm sh -c \
+        "mount -t tmpfs none /proc && '$rope' eval run --data data --batches 1"
     ok 'no /proc'
 fi
 
@@ -148,7 +153,8 @@ kill -TERM $pid
 wait $pid
 [ $? -eq 2 ] || fail "a run whose place is taken: exit code"
 says 'a run whose place is taken' 'holds another run'
-[ "$(cat run/latest/* | cksum)" = "$(cat first/latest/* | cksum)" ] || fail 'a run whose place is taken: it changed the other'
+[ "$(cat run/latest/* | cksum)" = "$(cat first/latest/* | cksum)" ] ||
+    fail 'a run whose place is taken: it changed the other'
 ok 'a run that is moved, or whose place is taken'
 
 echo "$checks checks passed"

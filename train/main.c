@@ -6,8 +6,8 @@
 #include "core/cpu.h"
 #include "train/command.h"
 
-// A file opened later would take the place of a standard stream that the caller closed, and messages would be written into
-// it. What stands there instead fails as a closed one does: such input cannot be read, such output cannot be written.
+// A file opened later would take the place of a standard stream that the caller closed, and messages would be written
+// into it. What stands there instead fails as a closed one does: it cannot be read as input, nor written as output.
 static void hold_closed_streams(void) {
     for (int stream = 0; stream < 3; stream++)
         if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream == 0 ? O_WRONLY : O_RDONLY) < 0) return;

@@ -77,8 +77,8 @@ static bool sweep(const RunDirectory *run, Error *error) {
 
 static const char *const links[] = {"latest", "best"};
 
-// A copy that followed the links has directories in their place, which no link can replace. What is whole goes where its
-// link pointed to; the step's own directory may be there too, or not.
+// A copy that followed the links has directories in their place, which no link can replace. What is whole goes where
+// its link pointed to; the step's own directory may be there too, or not.
 static bool take_copies_for_links(const RunDirectory *run, Error *error) {
     for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
         char path[RUN_PATH], step[RUN_PATH];
@@ -89,8 +89,8 @@ static bool take_copies_for_links(const RunDirectory *run, Error *error) {
         if (lstat(path, &status) != 0 || !S_ISDIR(status.st_mode)) continue;
         if (!state_read(path, &state, NULL, NULL, NULL, &why))
             return error_set(error, why.kind == ERROR_MEMORY ? ERROR_MEMORY : ERROR_USER,
-                             "%s is a directory in the place of a link, and no whole checkpoint; move it away: %s", path,
-                             why.message);
+                             "%s is a directory in the place of a link, and no whole checkpoint; move it away: %s",
+                             path, why.message);
         step_path(run, state.step, step);
         if (!directory_commit(path, step, error)) return false;
     }
@@ -179,7 +179,7 @@ static bool find_place(const RunDirectory *run, bool *same, Error *error) {
     return true;
 }
 
-// Makes and locks the directory again that was removed or moved while the run went on, unless another run is in its place.
+// Makes and locks the directory again that was removed or moved while the run went on, unless another run is there.
 static bool begin_again(RunDirectory *run, const Config *config, Error *error) {
     RunDirectory again;
     char path[RUN_PATH];

@@ -1,5 +1,5 @@
-// SIGINT and SIGTERM ask a run to stop: the step at hand finishes and is saved. A second one ends the program at once. So
-// does SIGHUP, unless nohup has it ignored; terminals that close send it more than once, so it never ends at once.
+// SIGINT and SIGTERM ask a run to stop: the step at hand finishes and is saved. A second one ends the program at once.
+// SIGHUP asks as well, unless nohup has it ignored; terminals that close may send it twice, so it never ends at once.
 #ifndef ROPE_TRAIN_SIGNALS_H
 #define ROPE_TRAIN_SIGNALS_H
 
