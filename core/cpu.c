@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 static Isa detect(void) {
@@ -105,8 +106,13 @@ static void apply_cgroups(size_t *total, size_t *available) {
 }
 
 void cpu_memory(size_t *total, size_t *available) {
+    struct sysinfo memory;
     *total = meminfo_bytes("MemTotal");
     *available = meminfo_bytes("MemAvailable");
+    if (*total == 0 && sysinfo(&memory) == 0) { // no /proc, as in some containers: without what caches could give back
+        *total = memory.totalram * memory.mem_unit;
+        *available = (memory.freeram + memory.bufferram) * memory.mem_unit;
+    }
     apply_cgroups(total, available);
 }
 

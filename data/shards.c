@@ -161,7 +161,8 @@ static bool check_header(Shard *shard, uint64_t file_bytes, Error *error) {
 }
 
 bool shard_open(Shard *shard, const char *path, Error *error) {
-    *shard = (Shard){.descriptor = open(path, O_RDONLY | O_CLOEXEC), .path = strdup(path)};
+    // O_NONBLOCK: a pipe in the place of a file must not stop the program
+    *shard = (Shard){.descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), .path = strdup(path)};
     struct stat status;
     bool good = false;
     if (!shard->path)

@@ -58,6 +58,7 @@ std::string surface_of(const sentencepiece::SentencePieceProcessor &processor, i
 
 struct Tokenizer {
     sentencepiece::SentencePieceProcessor processor;
+    std::string model;                 // the file's bytes
     std::vector<std::string> surfaces; // text of every id
     int byte_ids[256];                 // id of <0xNN>; the unknown id in models without byte pieces
     ModelFacts facts;                  // what the processor does not tell of its model
@@ -146,6 +147,7 @@ extern "C" Tokenizer *tokenizer_load(const char *path, Error *error) {
     try {
         tokenizer = std::make_unique<Tokenizer>();
         if (tokenizer->processor.LoadFromSerializedProto({model, size}).ok()) {
+            tokenizer->model.assign(model, size);
             tokenizer->facts = model_facts({model, size});
             tokenizer->prepare();
         } else {
@@ -161,6 +163,11 @@ extern "C" Tokenizer *tokenizer_load(const char *path, Error *error) {
 }
 
 extern "C" void tokenizer_free(Tokenizer *tokenizer) { delete tokenizer; }
+
+extern "C" const char *tokenizer_model(const Tokenizer *tokenizer, size_t *size) {
+    *size = tokenizer->model.size();
+    return tokenizer->model.data();
+}
 
 extern "C" size_t tokenizer_vocabulary(const Tokenizer *tokenizer) { return tokenizer->surfaces.size(); }
 

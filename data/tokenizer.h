@@ -32,6 +32,8 @@ bool tokenizer_train(const TokenizerTraining *training, Error *error);
 // ERROR_CORRUPT.
 Tokenizer *tokenizer_load(const char *path, Error *error);
 void tokenizer_free(Tokenizer *tokenizer);
+// The bytes of the file as it was when it was loaded; they are the tokenizer's.
+const char *tokenizer_model(const Tokenizer *tokenizer, size_t *size);
 size_t tokenizer_vocabulary(const Tokenizer *tokenizer);
 int32_t tokenizer_bos(const Tokenizer *tokenizer); // -1 if none
 int32_t tokenizer_eos(const Tokenizer *tokenizer);

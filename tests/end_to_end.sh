@@ -80,7 +80,7 @@ ok 'train: 30 steps, run directory, JSON'
 # Steps that change nothing leave the weights that the run began with.
 still='--train.steps=2 --train.save_every=0 --optim.learning_rate=1e-30 --optim.weight_decay=0 --optim.warmup=0'
 expect 0 'init' $train --train.init=whole --model.tokens=32 --attention.method=lowrank $still --train.out=begun
-says 'init' 'starting from the weights of whole/latest'
+says 'init' 'starting from the weights of whole/step_00000030'
 tensors() { tail -c +$((9 + $(od -An -t u8 -N 8 "$1"))) "$1"; } # what follows the header
 tensors whole/latest/model.safetensors >a.value && tensors begun/latest/model.safetensors >b.value &&
     [ -s a.value ] && cmp -s a.value b.value || fail 'train.init: the weights are not those of the run'
@@ -179,7 +179,7 @@ ok 'sample: repeatable, beyond the context, JSON'
 
 expect 0 'export gguf' "$rope" export whole --format gguf --out whole.gguf --json
 [ "$("$get" format <out)" = gguf ] && [ "$("$get" bytes <out)" = "$(wc -c <whole.gguf)" ] &&
-    [ "$("$get" checkpoint <out)" = whole/latest ] && [ "$("$get" parameters <out)" -gt 20000 ] || fail 'export --json'
+    [ "$("$get" checkpoint <out)" = whole/step_00000030 ] && [ "$("$get" parameters <out)" -gt 20000 ] || fail 'export --json'
 [ "$(head -c 4 whole.gguf)" = GGUF ] && grep -qaF '<0x0A>' whole.gguf || fail 'export: no GGUF file with a tokenizer'
 expect 0 'export llama2.c' "$rope" export whole/best --format llama2.c --out whole.bin
 [ "$(ls whole.bin)" = "$(printf 'model.bin\ntokenizer.bin')" ] || fail 'export: the files of llama2.c'

@@ -170,6 +170,7 @@ static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *erro
         return false;
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);
     signals_catch();
+    signals_catch_pipe();
     bool fine = ab_run(ab, error);
     bool any = ab->seed > 0 || ab->step > 0;
     Error late = {0};

@@ -179,6 +179,21 @@ static void fill_options(const CommandOption *options, struct argp_option rows[M
                                  common[i].help,     1};
 }
 
+_Noreturn static void output_failed(void) {
+    fprintf(stderr, "rope: Writing to standard output failed.\n");
+    exit(1);
+}
+
+// JSON is UTF-8, and reports name what they are about.
+static void check_names(const Command *command, const CommandLine *line) {
+    bool valid = true;
+    for (size_t i = 0; i < line->positional_count; i++)
+        valid &= text_valid(line->positional[i], strlen(line->positional[i]));
+    for (size_t i = 0; i < line->given_count; i++)
+        valid &= strcmp(line->given[i].name, "out") || text_valid(line->given[i].value, strlen(line->given[i].value));
+    if (!valid) mistake(command, "With --json names must be UTF-8.", 2);
+}
+
 void command_parse(const Command *command, const CommandOption *options, const char **values, int argc, char **argv,
                    CommandLine *line) {
     Parsing parsing = {command, options, values, line};
@@ -208,10 +223,12 @@ void command_parse(const Command *command, const CommandOption *options, const c
         if (!config_set(&line->config, settings[i], ORIGIN_COMMAND_LINE, &error)) exit(command_fail(&error));
     free(settings);
     threads_set(line->config.threads);
+    if (line->json) check_names(command, line);
     if (line->print_config) {
         Config resolved = line->config;
         bool fine = config_resolve(&resolved, &error);
         config_print(fine ? &resolved : &line->config, stdout, true);
+        if (fflush(stdout) != 0 || ferror(stdout)) output_failed();
         exit(fine ? 0 : command_fail(&error));
     }
 }
@@ -247,7 +264,5 @@ void command_print_json(json_t *document) {
     bool written = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0 &&
                    putchar('\n') != EOF && fflush(stdout) == 0;
     json_decref(document);
-    if (written) return;
-    fprintf(stderr, "rope: Writing to standard output failed.\n");
-    exit(1);
+    if (!written) output_failed();
 }

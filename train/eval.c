@@ -74,7 +74,9 @@ static void print_report(const Loaded *loaded, const Evaluation *evaluation, con
 static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *error) {
     Evaluation evaluation;
     PrepareResult meta;
-    if (!loaded_open(loaded, line->positional[0], &line->config, 0, error)) return false;
+    if (!loaded_open(loaded, line->positional[0], &line->config, 0, error) ||
+        !snapshot_check_data(loaded->path, loaded->config.data_dir, error))
+        return false;
     if (!*loaded->config.data_dir || !data_read_meta(loaded->config.data_dir, &meta, NULL)) meta = (PrepareResult){0};
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, loaded->config.batch, error);
     bool fine = held_out && evaluate(loaded->model, held_out, limit, NULL, &evaluation, error);

@@ -14,12 +14,11 @@
 #include "train/snapshot.h"
 #include "train/words.h"
 
-// What is exported. Without a tokenizer: path is empty, the others NULL.
+// What is exported. Without a tokenizer: NULL and an empty vocabulary.
 typedef struct Export {
     const Loaded *loaded;
     const char *out;
     char name[256]; // of the model, UTF-8
-    char tokenizer_path[RUN_PATH];
     Tokenizer *tokenizer;
     ExportVocabulary vocabulary;
 } Export;
@@ -54,12 +53,10 @@ static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, ExportVoca
 
 static bool open_tokenizer(Export *export, Error *error) {
     const Loaded *loaded = export->loaded;
+    char path[RUN_PATH];
     // A task's tokens are numbers, whatever lies in data.dir.
-    if (*loaded->config.task || !loaded_tokenizer_path(loaded, export->tokenizer_path)) {
-        *export->tokenizer_path = 0;
-        return true;
-    }
-    export->tokenizer = tokenizer_load(export->tokenizer_path, error);
+    if (*loaded->config.task || !loaded_tokenizer_path(loaded, path)) return true;
+    export->tokenizer = tokenizer_load(path, error);
     return export->tokenizer &&
            read_vocabulary(export->tokenizer, loaded->config.vocabulary, &export->vocabulary, error);
 }
@@ -85,7 +82,7 @@ static bool write_bf16(const Export *export, const char *directory, Error *error
                                  .bos = export->tokenizer ? export->vocabulary.bos : -1,
                                  .eos = export->tokenizer ? export->vocabulary.eos : -1};
     bool fine = checkpoint_write_as(directory, dtype_find("BF16"), export->loaded->model, &info, error) &&
-                (!export->tokenizer || snapshot_copy_tokenizer(directory, export->tokenizer_path, error));
+                (!export->tokenizer || snapshot_write_tokenizer(directory, export->tokenizer, error));
     json_decref(settings);
     return fine;
 }

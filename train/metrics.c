@@ -17,21 +17,24 @@
 
 static const size_t metrics_limit = (size_t)1 << 32;
 
-// Bytes of the leading lines that are whole, are JSON, and belong to steps up to `step`; *seconds of the last of them.
+// Bytes up to the end of the last line that is JSON and belongs to a step up to `step`, in front of any later step's;
+// *seconds of that line. A damaged line between whole ones stays where it is: its followers are not to be lost with it.
 // Means nothing if memory ran out since json_watch.
-static size_t kept_bytes(const char *text, uint64_t step, double *seconds) {
-    const char *at = text;
+static size_t kept_bytes(const char *text, size_t size, uint64_t step, double *seconds) {
+    const char *kept = text, *end;
+    bool later = false;
     json_watch();
-    for (const char *end; (end = strchr(at, '\n')); at = end + 1) {
+    for (const char *at = text; !later && (end = memchr(at, '\n', size - (size_t)(at - text))); at = end + 1) {
         json_t *line = json_read(at, (size_t)(end - at), 0, NULL);
         json_t *number = json_object_get(line, "step");
-        bool keep = json_is_integer(number) && (uint64_t)json_integer_value(number) <= step;
         json_t *spent = json_object_get(json_object_get(line, "time"), "seconds");
+        later = json_is_integer(number) && (uint64_t)json_integer_value(number) > step;
+        const bool keep = json_is_integer(number) && !later;
+        if (keep) kept = end + 1;
         if (keep && json_is_number(spent)) *seconds = json_number_value(spent);
         json_decref(line);
-        if (!keep) break;
     }
-    return (size_t)(at - text);
+    return (size_t)(kept - text);
 }
 
 bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Error *error) {
@@ -43,7 +46,7 @@ bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Erro
     size_t size;
     char *text = file_read_all(path, metrics_limit, &size, error);
     if (!text) return false;
-    size_t kept = kept_bytes(text, step, &metrics->before);
+    size_t kept = kept_bytes(text, size, step, &metrics->before);
     free(text);
     if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
     if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0)

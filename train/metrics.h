@@ -19,7 +19,7 @@ typedef struct Metrics {
     bool terminal, live; // standard error is a terminal; a live line is on it
 } Metrics;
 
-// Opens OUT/metrics.jsonl and drops every line after `step`: what a resumed run will write again.
+// Opens OUT/metrics.jsonl and drops every line after `step`, which a resumed run will write again, and a torn last one.
 bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Error *error);
 // Appends the line of a step (mean loss and time since the last line, then reset), or of an evaluation.
 bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, Error *error);

@@ -13,6 +13,7 @@
 
 #include "core/files.h"
 #include "train/snapshot.h"
+#include "train/state.h"
 
 // The number of step_NNNNNNNN; false for any other name.
 static bool step_number(const char *name, uint64_t *step) {
@@ -74,6 +75,28 @@ static bool sweep(const RunDirectory *run, Error *error) {
     return fine;
 }
 
+static const char *const links[] = {"latest", "best"};
+
+// A copy that followed the links has directories in their place, which no link can replace. What is whole goes where
+// its link pointed to; the step's own directory may be there too, or not.
+static bool take_copies_for_links(const RunDirectory *run, Error *error) {
+    for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
+        char path[RUN_PATH], step[RUN_PATH];
+        struct stat status;
+        RunState state;
+        Error why = {0};
+        path_in(run, links[i], path);
+        if (lstat(path, &status) != 0 || !S_ISDIR(status.st_mode)) continue;
+        if (!state_read(path, &state, NULL, NULL, NULL, &why))
+            return error_set(error, why.kind == ERROR_MEMORY ? ERROR_MEMORY : ERROR_USER,
+                             "%s is a directory in the place of a link, and no whole checkpoint; move it away: %s",
+                             path, why.message);
+        step_path(run, state.step, step);
+        if (!directory_commit(path, step, error)) return false;
+    }
+    return true;
+}
+
 bool run_open(RunDirectory *run, const char *path, Error *error) {
     *run = (RunDirectory){.lock = -1};
     enum { ROOM = 2 * (NAME_MAX + 1) }; // for a checkpoint and a file in it
@@ -86,7 +109,7 @@ bool run_open(RunDirectory *run, const char *path, Error *error) {
         run_close(run);
         return error_set(error, ERROR_USER, "%s is being trained by another process.", path);
     }
-    if (sweep(run, error)) return true;
+    if (sweep(run, error) && take_copies_for_links(run, error)) return true;
     run_close(run);
     return false;
 }
@@ -147,9 +170,44 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
     return fine;
 }
 
-bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
+// Is the directory of that name still the one that is locked?
+static bool find_place(const RunDirectory *run, bool *same, Error *error) {
+    struct stat locked, named = {0};
+    if (fstat(run->lock, &locked) != 0 || (stat(run->path, &named) != 0 && errno != ENOENT))
+        return error_errno(error, "Cannot look for %s", run->path);
+    *same = locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
+    return true;
+}
+
+// Makes and locks the directory again that was removed or moved while the run went on, unless another run is there.
+static bool begin_again(RunDirectory *run, const Config *config, Error *error) {
+    RunDirectory again;
+    char path[RUN_PATH];
+    bool any;
+    path_in(run, "config.ini", path);
+    if (!run_open(&again, run->path, error)) return false;
+    if (!run_has_checkpoints(&again, &any, error) ||
+        (any && !error_set(error, ERROR_USER, "%s was removed or moved, and holds another run now.", run->path)) ||
+        !config_write(config, path, error)) {
+        run_close(&again);
+        return false;
+    }
+    fprintf(stderr, "rope: %s was removed or moved; it is made again, for this checkpoint and those that follow.\n",
+            run->path);
+    run_close(run);
+    run->lock = again.lock;
+    return true;
+}
+
+bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
     const RunState *state = &trainer->state;
     char path[RUN_PATH];
+    bool same = false;
+    if (!find_place(run, &same, error)) return false;
+    if (!same) {
+        *saved = '\0'; // what was saved is no longer there
+        if (!begin_again(run, trainer->config, error)) return false;
+    }
     step_path(run, state->step, path);
     if (!snapshot_save(path, trainer, tokenizer, error)) return false;
     strcpy(saved, path);
@@ -186,6 +244,19 @@ static bool is_checkpoint(const char *path) {
     return path_join(config, sizeof config, path, "config.json", NULL) && access(config, F_OK) == 0;
 }
 
+// Where a link points to now: a run that goes on meanwhile may turn it to another checkpoint between two reads.
+static void follow(char path[RUN_PATH]) {
+    char target[RUN_PATH];
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') path[--length] = '\0';
+    const ssize_t size = readlink(path, target, sizeof target - 1);
+    if (size <= 0) return;
+    target[size] = '\0';
+    const char *slash = strrchr(path, '/');
+    const size_t kept = *target == '/' || !slash ? 0 : (size_t)(slash + 1 - path);
+    if (kept + (size_t)size < RUN_PATH) memcpy(path + kept, target, (size_t)size + 1);
+}
+
 bool run_find_checkpoint(const char *argument, char *path, Error *error) {
     struct stat status;
     if (stat(argument, &status) != 0)
@@ -194,11 +265,14 @@ bool run_find_checkpoint(const char *argument, char *path, Error *error) {
         return error_set(error, ERROR_USER, "%s is a file; a checkpoint is a directory with a config.json.", argument);
     if (is_checkpoint(argument)) {
         snprintf(path, RUN_PATH, "%s", argument);
+        follow(path);
         return true;
     }
-    static const char *const links[] = {"latest", "best"};
-    for (size_t i = 0; i < 2; i++)
-        if (path_join(path, RUN_PATH, argument, links[i], NULL) && is_checkpoint(path)) return true;
+    for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
+        if (!path_join(path, RUN_PATH, argument, links[i], NULL) || !is_checkpoint(path)) continue;
+        follow(path);
+        return true;
+    }
     return error_set(error, ERROR_USER, "%s is neither a checkpoint (there is no config.json) nor a run with one.",
                      argument);
 }

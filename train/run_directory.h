@@ -12,20 +12,23 @@ typedef struct RunDirectory {
     int lock; // descriptor of the locked directory
 } RunDirectory;
 
-// Makes the directory if need be, locks it against a second trainer, and removes what a killed run left half-written.
+// Makes the directory if need be, locks it against a second trainer, removes what a killed run left half-written, and
+// puts a copy's directories `latest` and `best`, if whole, in the place of their steps.
 bool run_open(RunDirectory *run, const char *path, Error *error);
 void run_close(RunDirectory *run);
 bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
 
 // Writes step_NNNNNNNN/ of the trainer's state, points `latest` (and `best`, if this step is the best) to it, and
 // removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path once it is
-// whole, though links or the removal may fail then; until then it is left alone.
-bool run_save(const RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error);
+// whole, though links or the removal may fail then; until then it is left alone, unless the directory was removed or
+// moved: then it is empty, and the directory is made again, or the save fails if another run is there.
+bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error);
 // Loads the newest checkpoint that is whole into the trainer; says on standard error which ones it passed over.
 // *found is false if there is none: the trainer is as it was.
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error);
 
-// A checkpoint directory from what people type: itself, or of a run directory the newest (else the best).
+// A checkpoint directory from what people type: itself, or of a run directory the newest (else the best). A link is
+// followed, so that a run that goes on meanwhile does not change what is read.
 bool run_find_checkpoint(const char *argument, char *path, Error *error);
 
 #endif

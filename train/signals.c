@@ -1,5 +1,6 @@
 #include "train/signals.h"
 
+#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,6 +12,8 @@ static void say(const char *text) {
 }
 
 static void ask_to_stop(int number) {
+    const bool insists = number == SIGINT || number == SIGTERM;
+    if (signals_stop && !insists) return;
     if (signals_stop) {
         say("\nrope: Stopped at once; the last saved checkpoint is whole.\n");
         _exit(128 + number);
@@ -19,9 +22,21 @@ static void ask_to_stop(int number) {
     say("\nrope: Finishing this step and saving; once more stops at once.\n");
 }
 
-void signals_catch(void) {
+static void catch(int number) {
     struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    sigaction(number, &action, NULL);
 }
+
+static void catch_unless_ignored(int number) {
+    struct sigaction before;
+    if (sigaction(number, NULL, &before) == 0 && before.sa_handler != SIG_IGN) catch(number);
+}
+
+void signals_catch(void) {
+    catch(SIGINT);
+    catch(SIGTERM);
+    catch_unless_ignored(SIGHUP);
+}
+
+void signals_catch_pipe(void) { catch_unless_ignored(SIGPIPE); }

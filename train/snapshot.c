@@ -11,7 +11,7 @@
 #include "model/checkpoint.h"
 #include "train/state.h"
 
-enum { PATH_SIZE = 4096, TOKENIZER_LIMIT = 1 << 28, STATES = 2 };
+enum { PATH_SIZE = 4096, STATES = 2 };
 
 static bool carried(const char *name) { return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5); }
 
@@ -64,22 +64,14 @@ static bool write_moments(const char *directory, Trainer *trainer, Error *error)
            checkpoint_write_flat(path, model_tensors(trainer->model), names, (const real *const *)arrays, count, error);
 }
 
-bool snapshot_copy_tokenizer(const char *directory, const char *from, Error *error) {
-    char to[PATH_SIZE];
+bool snapshot_write_tokenizer(const char *directory, const Tokenizer *tokenizer, Error *error) {
+    char path[PATH_SIZE];
     size_t size;
-    if (!path_join(to, sizeof to, directory, "tokenizer.model", error)) return false;
-    char *bytes = file_read_all(from, TOKENIZER_LIMIT, &size, error);
-    if (!bytes) return false;
-    FileWriter *writer = file_writer_open(to, error);
-    if (writer) file_writer_write(writer, bytes, size);
-    free(bytes);
+    const char *model = tokenizer_model(tokenizer, &size);
+    if (!path_join(path, sizeof path, directory, "tokenizer.model", error)) return false;
+    FileWriter *writer = file_writer_open(path, error);
+    if (writer) file_writer_write(writer, model, size);
     return writer && file_writer_close(writer, error);
-}
-
-static bool copy_tokenizer(const char *directory, const char *data_dir, Error *error) {
-    char from[PATH_SIZE];
-    return path_join(from, sizeof from, data_dir, "tokenizer.model", error) &&
-           snapshot_copy_tokenizer(directory, from, error);
 }
 
 bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tokenizer, Error *error) {
@@ -93,7 +85,7 @@ bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tok
                            .bos = tokenizer ? tokenizer_bos(tokenizer) : -1,
                            .eos = tokenizer ? tokenizer_eos(tokenizer) : -1};
     bool fine = settings && checkpoint_write(temporary, trainer->model, &info, error) &&
-                (!tokenizer || copy_tokenizer(temporary, config->data_dir, error)) &&
+                (!tokenizer || snapshot_write_tokenizer(temporary, tokenizer, error)) &&
                 write_moments(temporary, trainer, error) &&
                 state_write(temporary, &trainer->state, config->seed, optim_step_count(trainer->optim),
                             config_fingerprint(config), error) &&
@@ -116,6 +108,28 @@ bool snapshot_check(const char *directory, Error *error) {
     if (!path_join(state, sizeof state, directory, "state.json", error)) return false;
     if (access(state, F_OK) != 0 && errno == ENOENT) return true;
     return state_read(directory, NULL, NULL, NULL, NULL, error);
+}
+
+// The checksum of a directory's tokenizer.model; *there is false if it has none.
+static bool tokenizer_checksum(const char *directory, uint32_t *crc, bool *there, Error *error) {
+    char path[PATH_SIZE];
+    if (!path_join(path, sizeof path, directory, "tokenizer.model", error)) return false;
+    *there = access(path, F_OK) == 0;
+    return !*there || file_checksum(path, crc, error);
+}
+
+bool snapshot_check_data(const char *directory, const char *data_dir, Error *error) {
+    uint32_t known = 0, given = 0;
+    bool has_known, has_given;
+    if (!*data_dir) return true; // a task's tokens are numbers
+    if (!tokenizer_checksum(directory, &known, &has_known, error) ||
+        !tokenizer_checksum(data_dir, &given, &has_given, error))
+        return false;
+    if (!has_known || !has_given || known == given) return true;
+    return error_set(error, ERROR_USER,
+                     "The data in %s were made with another tokenizer than %s was trained with: their tokens mean "
+                     "something else. Make them with `rope prepare TEXT --out DIR --tokenizer %s/tokenizer.model`.",
+                     data_dir, directory, directory);
 }
 
 bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error) {
@@ -150,6 +164,7 @@ bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {
                          "%s was trained with train.seed = %llu, which decides the order of its data; "
                          "it is %llu now.",
                          directory, (unsigned long long)seed, (unsigned long long)trainer->config->seed);
+    if (!snapshot_check_data(directory, trainer->config->data_dir, error)) return false;
     if (!checkpoint_read_weights(directory, trainer->model, error)) return false;
 
     char path[PATH_SIZE], prefixes[STATES][64];

@@ -17,8 +17,10 @@ bool snapshot_check(const char *directory, Error *error);
 // Weights alone, from a checkpoint of the same shape: context length, rope_theta and norm_epsilon may differ.
 bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error);
 
-// Copies the file `from` to tokenizer.model in that directory, with an fsync.
-bool snapshot_copy_tokenizer(const char *directory, const char *from, Error *error);
+// ERROR_USER if both have a tokenizer.model, and not the same one: the data's ids mean something else to the weights.
+bool snapshot_check_data(const char *directory, const char *data_dir, Error *error);
+// Writes tokenizer.model into that directory, with an fsync: as it was loaded, whatever became of its file.
+bool snapshot_write_tokenizer(const char *directory, const Tokenizer *tokenizer, Error *error);
 
 // The settings that config.json carries under "rope_c": [attention] and [data]. A new reference, or NULL when
 // memory runs out.

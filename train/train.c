@@ -198,7 +198,8 @@ static bool initialise(Run *run, Error *error) {
     char path[RUN_PATH];
     if (!*run->config->init) return true;
     if (!run_find_checkpoint(run->config->init, path, error) ||
-        !snapshot_load_weights(path, &run->trainer, error)) {
+        !snapshot_load_weights(path, &run->trainer, error) ||
+        !snapshot_check_data(path, run->config->data_dir, error)) {
         error_context(error, "train.init");
         return false;
     }
@@ -260,6 +261,7 @@ bool train_estimate(const Config *config, Estimate *estimate, Error *error) {
 static void run_to_end(Run *run, bool resume, Error *error) {
     if (begin(run, resume, error)) {
         signals_catch();
+        signals_catch_pipe();
         run_steps(run, error);
         conclude(run, error);
         explain_end(run, error);
@@ -301,9 +303,10 @@ static bool find_settings(CommandLine *line, bool resume, bool sweep, Config *co
     for (size_t i = 0; i < config_key_count(); i++) from_file |= line->config.origin[i] == ORIGIN_FILE;
     *config = line->config;
     if (line->positional_count) {
-        if (strlen(line->positional[0]) >= sizeof config->out)
+        char assignment[CONFIG_TEXT + 16]; // a name that config.ini could not give back is refused
+        if (snprintf(assignment, sizeof assignment, "train.out=%s", line->positional[0]) >= (int)sizeof assignment)
             return error_set(error, ERROR_USER, "The path %s is too long.", line->positional[0]);
-        snprintf(config->out, sizeof config->out, "%s", line->positional[0]);
+        if (!config_set(config, assignment, ORIGIN_COMMAND_LINE, error)) return false;
     }
     if (!resume || sweep || from_file) return true; // a sweep's own directory holds no settings, its runs' do
     char out[CONFIG_TEXT];

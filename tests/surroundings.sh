@@ -1,0 +1,160 @@
+#!/bin/bash
+# What a run must stand when its surroundings are strange: streams that are closed or full, data that change under it, runs
+# that were copied or moved, names that no file can hold. $BUILD is the build directory. Prints "NAME: ok".
+set -u
+cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
+for i in $(seq 400); do
+    echo "the king of hill $((i * i % 97)) went up to see what no man had seen before"
+done >text.txt
+expect 0 prepare "$rope" prepare text.txt --out data --vocab 300
+train="$rope train --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.steps=30 --train.batch=2
+    --train.threads=1 --train.eval_batches=2 --train.log_every=3"
+task='--data.task=mqar --data.pairs=4'
+expect 0 'train' $train --data.dir=data --train.out=run
+
+# With standard output and error closed, their numbers must not go to the run's files.
+(exec $train $task --train.out=closed >&- 2>&-) || fail "closed streams: exit code $?"
+[ -s closed/metrics.jsonl ] && ! grep -qv '^{' closed/metrics.jsonl || fail 'closed streams: messages among the metrics'
+(exec "$rope" prepare text.txt --out closed_data --vocab 300 <&- >&- 2>&-) ||
+    fail "prepare, closed streams: exit code $?"
+cmp -s data/tokenizer.model closed_data/tokenizer.model || fail 'prepare, closed streams: another tokenizer'
+(exec "$rope" prepare - --out closed_data --vocab 300 <&-) >out 2>err
+[ $? -eq 1 ] || fail 'prepare from a closed standard input: exit code'
+says 'prepare from a closed standard input' 'cannot read'
+ok 'closed standard streams'
+
+expect 1 'settings on a full disk' sh -c "'$rope' train --print-config >/dev/full"
+says 'settings on a full disk' 'standard output'
+ok 'standard output is full'
+
+# Data that are made again, or go, while a run trains on them: its checkpoints keep the tokenizer of its tokens.
+wait_for() { # wait_for FILE PID
+    for _ in $(seq 600); do
+        [ -s "$1" ] && return
+        kill -0 "$2" 2>/dev/null || fail "the run ended before there was $1"
+        sleep 0.02
+    done
+    fail "no $1"
+}
+for change in again gone; do
+    cp -a data data_$change
+    $train --data.dir=data_$change --train.steps=100000 --train.save_every=100 --train.out=$change >out 2>err & pid=$!
+    wait_for $change/latest $pid
+    rm -rf data_$change
+    [ $change = gone ] || "$rope" prepare text.txt --out data_$change --vocab 290 --quiet 2>console ||
+        fail 'prepare again'
+    kill -TERM $pid
+    wait $pid || fail "data $change: exit code $?"
+    says "data $change" "Go on with: rope train --resume $change"
+    cmp -s data/tokenizer.model $change/latest/tokenizer.model || fail "data $change: the tokenizer of the checkpoint"
+done
+ok 'data that change while they are trained on'
+
+# Data of another tokenizer, of the same size: their ids would be taken for tokens that they are not.
+tr a-z A-Z <text.txt >upper.txt
+expect 0 'prepare other data' "$rope" prepare upper.txt --out data_other --vocab 300
+cp -a run other
+expect 2 'resume on other data' "$rope" train --resume other --data.dir=data_other --train.steps=40
+says 'resume on other data' 'another tokenizer'
+expect 2 'eval on other data' "$rope" eval run --data data_other
+says 'eval on other data' '--tokenizer run/'
+expect 2 'init on other data' $train --data.dir=data_other --train.init=run --train.out=begun
+says 'init on other data' 'another tokenizer'
+expect 0 'the same tokenizer' "$rope" prepare upper.txt --out data_other --tokenizer run/latest/tokenizer.model
+expect 0 'eval on other data with the same tokenizer' "$rope" eval run --data data_other
+ok 'data of another tokenizer'
+
+# Copies that follow links (scp -r, cp -rL) have directories in the place of `latest` and `best`.
+cp -rL run copied
+cp -rL run alone && rm -r alone/step_* # a copy of `latest` and `best` only
+cp -rL run damaged && rm damaged/latest/model.safetensors
+for copy in copied alone; do
+    expect 0 "resume a run $copy" "$rope" train --resume $copy --train.steps=33
+    says "resume a run $copy" 'at step 30'
+    [ "$(readlink $copy/latest)" = step_00000033 ] && [ -L $copy/best ] || fail "a run $copy: its links"
+done
+expect 2 'resume a damaged copy' "$rope" train --resume damaged
+says 'resume a damaged copy' 'move it away'
+ok 'runs copied with their links followed'
+
+# A line of metrics that is damaged, or all NUL, must not take those behind it along; lines of later steps go.
+cp -a run scratched
+{ sed '3s/.*/scratched/; 5s/.*//' run/metrics.jsonl; head -c 8 /dev/zero; echo; sed -n '$p' run/metrics.jsonl; } >before
+cp before scratched/metrics.jsonl
+printf '{"step": 31}\nscratched\n{"step":' >>scratched/metrics.jsonl
+expect 0 'resume with damaged metrics' "$rope" train --resume scratched --train.steps=33
+head -n "$(wc -l <before)" scratched/metrics.jsonl | cmp -s - before || fail 'damaged metrics: lines were lost'
+[ "$(tail -n +$(($(wc -l <before) + 1)) scratched/metrics.jsonl | grep -c '^{"step":33,.*}$')" = 2 ] &&
+    [ $(($(wc -l <before) + 2)) = "$(wc -l <scratched/metrics.jsonl)" ] || fail 'damaged metrics: the lines that follow'
+ok 'damaged metrics'
+
+# No /proc, as in a bare chroot: what memory there is must be asked for elsewhere.
+if unshare -rm mount -t tmpfs none /proc 2>/dev/null; then
+    expect 0 'eval without /proc' unshare -rm sh -c \
+        "mount -t tmpfs none /proc && '$rope' eval run --data data --batches 1"
+    ok 'no /proc'
+fi
+
+# A terminal that closes (which may say so twice), and a reader of the messages that leaves: the step at hand is saved.
+long="$train --data.dir=data --train.steps=100000 --train.log_every=100 --train.save_every=100"
+$long --train.out=hung >out 2>err & pid=$!
+wait_for hung/latest $pid
+kill -HUP $pid
+kill -HUP $pid
+wait $pid || fail "SIGHUP: exit code $?"
+says 'SIGHUP' 'Go on with: rope train --resume hung'
+{ $long --train.out=unread 2>&1 >out; echo $? >code; } | grep -m 1 'step 500' >console
+[ "$(cat code)" = 0 ] && [ -L unread/latest ] || fail "a reader that leaves: exit code $(cat code)"
+(trap '' HUP; exec $long --train.steps=3000 --train.out=nohup) >out 2>err & pid=$!
+wait_for nohup/latest $pid
+kill -HUP $pid
+wait $pid && [ "$(readlink nohup/latest)" = step_00003000 ] || fail 'SIGHUP was to be ignored'
+ok 'a terminal that closes, a reader that leaves'
+
+# Names that config.ini or JSON could not give back, which a run gets when it is moved.
+for name in "$(printf 'two\nlines')" "$(printf 'no\377utf')"; do
+    cp -a run "$name"
+    expect 2 'resume a run of such a name' "$rope" train --resume "$name" --train.steps=33
+    says 'resume a run of such a name' 'train.out: The value'
+    cmp -s run/config.ini "$name/config.ini" || fail 'such a name: config.ini'
+    expect 0 'eval of such a name' "$rope" eval "$name" --data data --batches 1
+done
+expect 2 'eval --json of such a name' "$rope" eval "$name" --data data --batches 1 --json
+says 'eval --json of such a name' 'UTF-8'
+expect 2 'prepare --json into such a name' "$rope" prepare text.txt --out "$name" --json
+ok 'names that no file can hold'
+
+# Pipes in the place of files, which nobody writes to.
+cp -a data piped_data && rm piped_data/val.bin && mkfifo piped_data/val.bin
+cp -a run/latest/ piped && rm piped/model.safetensors && mkfifo piped/model.safetensors
+limit=20
+expect 2 'a pipe for a shard' "$rope" eval run --data piped_data
+says 'a pipe for a shard' 'not a regular file'
+expect 1 'a pipe for weights' "$rope" eval piped --data data
+says 'a pipe for weights' 'is damaged'
+ok 'pipes in the place of files'
+
+# The directory of a run is moved while it goes on: it is made again, but never shared with another run.
+long="$train --data.dir=data --train.steps=100000 --train.save_every=0 --train.eval_every=0"
+$long --train.out=removed >out 2>err & pid=$!
+wait_for removed/metrics.jsonl $pid
+mv removed moved
+kill -TERM $pid
+wait $pid || fail "a run that was moved: exit code $?"
+says 'a run that was moved' 'removed or moved'
+expect 0 'a run that was moved can be resumed' "$rope" train --resume removed --dry-run
+cp -a run other_run
+$long --train.out=first >out 2>err & pid=$!
+wait_for first/metrics.jsonl $pid
+mv first away && mv other_run first # another run, which must stay as it is
+kill -TERM $pid
+wait $pid
+[ $? -eq 2 ] || fail "a run whose place is taken: exit code"
+says 'a run whose place is taken' 'holds another run'
+[ "$(cat run/latest/* | cksum)" = "$(cat first/latest/* | cksum)" ] ||
+    fail 'a run whose place is taken: it changed the other'
+ok 'a run that is moved, or whose place is taken'
+
+echo "$checks checks passed"
