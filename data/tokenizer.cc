@@ -146,9 +146,12 @@ extern "C" Tokenizer *tokenizer_load(const char *path, Error *error) {
     std::unique_ptr<Tokenizer> tokenizer;
     try {
         tokenizer = std::make_unique<Tokenizer>();
-        if (tokenizer->processor.LoadFromSerializedProto({model, size}).ok()) {
+        bool good = tokenizer->processor.LoadFromSerializedProto({model, size}).ok();
+        if (good) tokenizer->facts = model_facts({model, size});
+        // The library passes over more than our reader does: groups, which the format has not.
+        good = good && tokenizer->facts.types.size() == static_cast<size_t>(tokenizer->processor.GetPieceSize());
+        if (good) {
             tokenizer->model.assign(model, size);
-            tokenizer->facts = model_facts({model, size});
             tokenizer->prepare();
         } else {
             error_set(error, ERROR_CORRUPT, "%s: not a SentencePiece model", path);

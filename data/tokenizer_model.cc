@@ -12,6 +12,7 @@ namespace {
 struct Field {
     uint64_t number, value; // value: of a varint
     std::string_view bytes; // of a message within, or a string
+    bool is_message;        // or a string: a field of another type than the format has is unknown, whatever its number
 };
 
 bool take_varint(std::string_view &message, uint64_t &value) {
@@ -29,7 +30,7 @@ bool take_varint(std::string_view &message, uint64_t &value) {
 bool take_field(std::string_view &message, Field &field) {
     uint64_t tag, size = 0;
     if (!take_varint(message, tag)) return false;
-    field = {tag >> 3, 0, {}};
+    field = {tag >> 3, 0, {}, (tag & 7) == 2};
     switch (tag & 7) {
     case 0: return take_varint(message, field.value);
     case 1: size = 8; break;
@@ -61,6 +62,7 @@ ModelFacts model_facts(std::string_view model) {
     ModelFacts facts{{}, true, false};
     uint64_t type = UNIGRAM;
     for (Field field; take_field(model, field);) {
+        if (!field.is_message) continue;
         if (field.number == PIECES)
             facts.types.push_back(static_cast<unsigned char>(number_in(field.bytes, PIECE_TYPE, PIECE_NORMAL)));
         else if (field.number == TRAINER)

@@ -87,6 +87,12 @@ says 'a comparison is there' '--resume'
 expect 0 'a seed more' $ab --out more --control --seeds 2 --resume --json
 expect 2 'other settings' $ab --out more --control --seeds 2 --resume --b attention.degree=3
 says 'other settings' 'other settings'
+cp more/progress.json whole.json
+for damage in 's/"layer":1/"layer":9/' 's/"head":1/"head":0/' 's/"eval_step":\[10/"eval_step":[50/' 's/"eval_step"/"eval_left"/'; do
+    sed "$damage" whole.json >more/progress.json
+    expect 1 "a damaged record: $damage" $ab --out more --control --seeds 2 --resume
+    says "a damaged record: $damage" 'is incomplete'
+done
 for key in a b control; do for seed in 0 1; do same whole/report.json more/report.json $key curves $seed loss; done; done
 for key in by_seed positions distances fidelity; do same whole/report.json more/report.json $key; done
 ok 'a seed added later gives what two at once give'

@@ -230,6 +230,9 @@ for i in 0 1 2 3; do
     done
 done
 best=$("$get" best <out)
+printf '{"learning_rate=1e-3,steps=20": {}}' >cut/sweep.json
+expect 1 'a damaged sweep' $sweep --train.out=cut --resume
+says 'a damaged sweep' 'sweep.json is not a sweep'
 "$get" rows <swept.json >rows && [ "$best" = learning_rate=3e-3,steps=1000 ] || fail "sweep: the best is $best"
 expect 0 'a run that explodes' $train --train.out=exploded --sweep attention.logit_scale=1e300,1/d
 says 'a run that explodes' 'diverged at step 10'

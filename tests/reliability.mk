@@ -35,9 +35,14 @@ faults: $(BUILD)/tests/faults
 build-tests: $(if $(SANITIZE),,$(BUILD)/tests/faults)
 
 FUZZ_SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-$(BUILD)/tests/fuzz: $(BUILD)/float/tests/fuzz/driver.o $(BUILD)/float/tests/fuzz/targets.o $(BUILD)/librope.a
+FUZZ_TARGET_OBJECTS := $(patsubst %.c,$(BUILD)/float/%.o,$(filter-out %/driver.c,$(wildcard tests/fuzz/*.c)))
+$(BUILD)/tests/fuzz: $(BUILD)/float/tests/fuzz/driver.o $(FUZZ_TARGET_OBJECTS) $(BUILD)/librope.a
 	@mkdir -p $(@D)
 	$(CXX) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+$(BUILD)/tests/test_fuzz: $(BUILD)/float/tests/test_fuzz.o $(FUZZ_TARGET_OBJECTS) $(SUPPORT_FLOAT) $(BUILD)/librope.a
+	@mkdir -p $(@D)
+	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
 # Kernels see no bytes from outside, and instrumented ones take clang minutes.
 build/fuzz/%_kernels.portable.o build/fuzz/%_kernels.avx2.o build/fuzz/%_kernels.avx512.o: override SANITIZE :=

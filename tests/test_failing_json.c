@@ -1,6 +1,7 @@
 // JSON when memory runs out at any one allocation while a text is read: nothing, and the reason; no overrun and no leak.
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/json_text.h"
 #include "tests/failing/calls.h"
@@ -54,8 +55,24 @@ static void test_broken(void **state) {
     }
 }
 
+// Time that grew as the square of the length would be many minutes here: the alarm ends the program.
+static void test_long_and_broken(void **state) {
+    (void)state;
+    enum { NUMBERS = 2000000, SECONDS = 120 };
+    static char text[2 * NUMBERS + 1];
+    Error error = {0};
+    text[0] = '[';
+    for (size_t i = 1; i < sizeof text; i++) text[i] = i % 2 ? '0' : ',';
+    alarm(SECONDS);
+    assert_null(json_parse("FILE", "contents", text, sizeof text, &error));
+    alarm(0);
+    assert_true(error.kind == ERROR_CORRUPT && json_whole());
+    check_count("numbers of a list that is cut short", NUMBERS);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_reading),
     cmocka_unit_test(test_broken),
+    cmocka_unit_test(test_long_and_broken),
 };
 TEST_MAIN(tests)

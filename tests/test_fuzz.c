@@ -1,5 +1,5 @@
 // The fuzz targets without a fuzzer: inputs that once broke something (tests/fuzz/regressions/TARGET/), the seeds, and
-// seeds changed at random. Coverage-guided runs: `make fuzz`. $FUZZ_RUNS: changed seeds for each target (3000).
+// seeds changed at random. Coverage-guided runs: `make fuzz`. $FUZZ_RUNS: changed seeds for each target (1000).
 #include "tests/support/check.h"
 
 #include <dirent.h>
@@ -9,13 +9,13 @@
 
 #include "core/files.h"
 #include "core/random.h"
-#include "tests/fuzz/targets.c"
+#include "tests/fuzz/targets.h"
 
 enum { LARGEST = 1 << 16, NAME = 320 };
 
 typedef struct Mutation {
     const FuzzTarget *target;
-    size_t runs, seed;
+    size_t seeds, runs, seed; // runs: of each seed
     unsigned char bytes[LARGEST];
     size_t size;
 } Mutation;
@@ -45,9 +45,15 @@ static void change(Mutation *m, Random random, uint64_t draw) {
     }
 }
 
-static void run_seed(void *context, const void *bytes, size_t size) {
+static void count_seed(void *context, const void *bytes, size_t size, bool taken) {
+    (void)bytes, (void)size, (void)taken;
+    ((Mutation *)context)->seeds++;
+}
+
+static void run_seed(void *context, const void *bytes, size_t size, bool taken) {
     Mutation *m = context;
-    m->target->run(bytes, size);
+    if (m->target->run(bytes, size) != taken)
+        fail_msg("%s: seed %zu is %s by mistake", m->target->name, m->seed + 1, taken ? "refused" : "taken");
     if (size > LARGEST) return;
     Random random = {m->seed++, RANDOM_TEST, 0};
     for (size_t run = 0; run < m->runs; run++) {
@@ -69,8 +75,10 @@ static void test_changed_seeds(void **unused) {
     Mutation *mutation = calloc(1, sizeof *mutation);
     assert_non_null(mutation);
     for (size_t t = 0; t < fuzz_target_count; t++) {
-        mutation->target = &fuzz_targets[t];
-        mutation->runs = wanted ? strtoul(wanted, NULL, 10) : 1000;
+        mutation->target = fuzz_targets[t];
+        mutation->seeds = mutation->seed = 0;
+        fuzz_each_seed(mutation->target, count_seed, mutation);
+        mutation->runs = (wanted ? strtoul(wanted, NULL, 10) : 1000) / mutation->seeds;
         fuzz_each_seed(mutation->target, run_seed, mutation);
     }
     free(mutation);
@@ -80,7 +88,7 @@ static void test_regressions(void **unused) {
     (void)unused;
     for (size_t t = 0; t < fuzz_target_count; t++) {
         char folder[NAME], path[2 * NAME];
-        snprintf(folder, sizeof folder, "tests/fuzz/regressions/%s", fuzz_targets[t].name);
+        snprintf(folder, sizeof folder, "tests/fuzz/regressions/%s", fuzz_targets[t]->name);
         DIR *listing = opendir(folder);
         for (struct dirent *entry; listing && (entry = readdir(listing));) {
             if (entry->d_name[0] == '.') continue;
@@ -89,7 +97,7 @@ static void test_regressions(void **unused) {
             snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
             char *bytes = file_read_all(path, LARGEST, &size, &error);
             if (!bytes) fail_msg("%s", error.message);
-            fuzz_targets[t].run((const uint8_t *)bytes, size);
+            fuzz_targets[t]->run((const uint8_t *)bytes, size);
             free(bytes);
             check_count("inputs that were once found", 1);
         }

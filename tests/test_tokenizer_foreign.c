@@ -44,13 +44,14 @@ static size_t put_piece(unsigned char *out, const Piece *piece) {
     return put(out, 1, message, size);
 }
 
-static Tokenizer *load(const Spec *spec) {
+// The model with other bytes in front. NULL: refused.
+static Tokenizer *load_behind(const Spec *spec, const void *front, size_t size, Error *error) {
     static const Piece common[] = {{"<unk>", UNKNOWN},       {"<s>", CONTROL}, {"</s>", CONTROL},
                                    {"\xE2\x96\x81", NORMAL}, {"a", NORMAL},    {"b", NORMAL}};
     const unsigned char trainer[] = {3 << 3, spec->characters ? 4 : 1}; // model_type: char or unigram
     const unsigned char normalizer[] = {3 << 3, spec->dummy_prefix, 4 << 3, 0, 5 << 3, 1};
     unsigned char model[1000];
-    size_t size = 0;
+    memcpy(model, front, size);
     for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
         bool replaced = false;
         for (size_t k = 0; k < 5 && spec->pieces[k].text; k++)
@@ -62,11 +63,15 @@ static Tokenizer *load(const Spec *spec) {
     size += put(model + size, 3, normalizer, sizeof normalizer);
     char path[512];
     static const char *directory;
-    Error error = {0};
     if (!directory) directory = temporary_directory();
     snprintf(path, sizeof path, "%s/foreign.model", directory);
     check_write_file(path, model, size);
-    Tokenizer *tokenizer = tokenizer_load(path, &error);
+    return tokenizer_load(path, error);
+}
+
+static Tokenizer *load(const Spec *spec) {
+    Error error = {0};
+    Tokenizer *tokenizer = load_behind(spec, "", 0, &error);
     if (!tokenizer) fail_msg("%s: %s", spec->what, error.message);
     return tokenizer;
 }
@@ -141,8 +146,25 @@ static void test_cannot_encode(void **state) {
     tokenizer_free(tokenizer);
 }
 
+// What the library passes over: a number where pieces are, then a group (field 9), behind which nothing would be found.
+static void test_unknown_fields(void **state) {
+    (void)state;
+    static const unsigned char number[] = {1 << 3, 1}, group[] = {9 << 3 | 3, 9 << 3 | 4};
+    const Spec spec = {"unknown fields", false, {{"\n", NORMAL}}, false};
+    Error error = {0};
+    Tokenizer *tokenizer = load_behind(&spec, number, sizeof number, &error);
+    if (!tokenizer) fail_msg("%s", error.message);
+    static const TokenizerPieceType types[] = {PIECE_UNKNOWN, PIECE_CONTROL, PIECE_CONTROL, PIECE_NORMAL};
+    for (int32_t id = 0; id < 4; id++) assert_int_equal(tokenizer_piece(tokenizer, id).type, types[id]);
+    tokenizer_free(tokenizer);
+    assert_null(load_behind(&spec, group, sizeof group, &error));
+    assert_true(error.kind == ERROR_CORRUPT && strstr(error.message, "not a SentencePiece model"));
+    check_count("models with unknown fields", 2);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_pieces),
     cmocka_unit_test(test_cannot_encode),
+    cmocka_unit_test(test_unknown_fields),
 };
 TEST_MAIN(tests)

@@ -84,6 +84,35 @@ static bool read_track(const json_t *object, AbTrack *track, size_t steps) {
     return whole;
 }
 
+// Evaluations follow one another, all arms have the same ones, and a seed that is done ends with one.
+static bool evaluations_fit(const Ab *ab, size_t seed) {
+    const AbTrack *first = ab_track(ab, seed, 0);
+    double last = 0;
+    for (size_t e = 0; e < first->evaluations; last = first->eval_step[e++])
+        if (!(first->eval_step[e] > last && first->eval_step[e] <= (double)ab->steps)) return false;
+    for (size_t i = 1; i < ab->arm_count; i++) {
+        const AbTrack *track = ab_track(ab, seed, i);
+        if (track->evaluations != first->evaluations ||
+            memcmp(track->eval_step, first->eval_step, first->evaluations * sizeof *track->eval_step))
+            return false;
+    }
+    return seed == ab->seed || last == (double)ab->steps;
+}
+
+// Every measurement has a row for each layer of b, the last one first, and each of its heads.
+static bool fidelity_fits(const Ab *ab) {
+    const size_t layers = ab->arms[1].config.layers, heads = ab->arms[1].config.heads;
+    size_t index;
+    json_t *row;
+    json_array_foreach(ab->fidelity, index, row) {
+        const json_t *layer = json_object_get(row, "layer"), *head = json_object_get(row, "head");
+        if (!json_is_integer(layer) || json_integer_value(layer) != (json_int_t)(layers - 1 - index / heads % layers) ||
+            !json_is_integer(head) || json_integer_value(head) != (json_int_t)(index % heads))
+            return false;
+    }
+    return json_array_size(ab->fidelity) % (layers * heads) == 0;
+}
+
 // The settings that the arms' numbers depend on, as checksums.
 static json_t *fingerprints(const Ab *ab) {
     json_t *array = json_array();
@@ -132,9 +161,11 @@ static bool take(Ab *ab, const json_t *document, const char *path, Error *error)
             whole = read_track(json_array_get(tracks, s * ab->arm_count + i), ab_track(ab, s, i),
                                s < seed ? ab->steps : step) &&
                     whole;
+    for (size_t s = 0; s <= seed; s++) whole = whole && evaluations_fit(ab, s);
     json_array_extend(ab->fidelity, json_object_get(document, "fidelity"));
     json_array_extend(ab->gradients, json_object_get(document, "gradients"));
     json_array_extend(ab->sessions, json_object_get(document, "sessions"));
+    whole = whole && fidelity_fits(ab);
     return whole || error_set(error, ERROR_CORRUPT, "%s is incomplete: remove it, or choose another --out.", path);
 }
 

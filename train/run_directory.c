@@ -15,11 +15,11 @@
 #include "train/snapshot.h"
 #include "train/state.h"
 
-// The number of step_NNNNNNNN; false for any other name.
+// The number of step_NNNNNNNN; false for any other name, such as one with more zeros than step_path puts there.
 static bool step_number(const char *name, uint64_t *step) {
     if (strncmp(name, "step_", 5)) return false;
     size_t digits = strspn(name + 5, "0123456789");
-    if (digits < 8 || digits > 18 || name[5 + digits]) return false;
+    if (digits < 8 || digits > 18 || (digits > 8 && name[5] == '0') || name[5 + digits]) return false;
     *step = strtoull(name + 5, NULL, 10);
     return true;
 }

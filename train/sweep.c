@@ -142,7 +142,12 @@ static bool open_record(Sweep *sweep, bool resume, Error *error) {
     char *text = file_read_all(sweep->record, record_limit, &size, error);
     sweep->rows = text ? json_parse(sweep->record, "contents", text, size, error) : NULL;
     free(text);
-    return json_is_object(sweep->rows) || error_set(error, ERROR_CORRUPT, "%s is not a sweep's.", sweep->record);
+    bool whole = json_is_object(sweep->rows);
+    const char *name;
+    json_t *row;
+    json_object_foreach(sweep->rows, name, row)
+        whole = whole && json_is_string(json_object_get(row, "name")) && json_is_string(json_object_get(row, "state"));
+    return whole || error_set(error, ERROR_CORRUPT, "%s is not a sweep's.", sweep->record);
 }
 
 static bool save_record(const Sweep *sweep, Error *error) {
