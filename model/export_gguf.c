@@ -195,7 +195,11 @@ static bool write_gguf(const char *path, Model *model, const ExportVocabulary *v
 bool export_gguf(const char *path, Model *model, const ExportVocabulary *vocabulary, const char *name, Error *error) {
     char temporary[PATH_MAX];
     REQUIRE(!checkpoint_inexpressible(model_settings(model)));
-    if (!directory_make_parent(path, error) || !file_begin(path, temporary, sizeof temporary, error)) return false;
+    if (!file_begin(path, temporary, sizeof temporary, error)) return false;
+    if (!directory_make_parent(path, error)) {
+        error_context(error, "%s", path);
+        return false;
+    }
     if (write_gguf(temporary, model, vocabulary, name, error)) return file_commit(temporary, path, error);
     unlink(temporary);
     return false;
