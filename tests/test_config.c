@@ -224,12 +224,12 @@ static void combinations_are_refused(void **state) {
         {"attention.method=exact,exact", "model.layers=3", "one for each"},
         {"attention.far_size=7", "model.heads=4", "far_size"},
         {"attention.far_size=66", "model.qk_size=64", "far_size"},
-        {"optim.warmup=50", "train.steps=50", "warmup"},
+        {"optim.warmup=50", "train.steps=50", "optim.warmup = 50 leaves"},
         {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
         {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
         {"model.width=3", "model.heads=4", "size 0"},
-        {"optim.epsilon=0", "model.heads=4", "epsilon"},
-        {"optim.learning_rate=1", "optim.weight_decay=2", "weight_decay"},
+        {"optim.epsilon=0", "model.heads=4", "optim.epsilon = 0"},
+        {"optim.learning_rate=1", "optim.weight_decay=2", "optim.weight_decay = 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config config;
