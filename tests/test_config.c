@@ -170,7 +170,7 @@ static void files_are_refused(void **state) {
 
 static void settings_are_refused(void **state) {
     (void)state;
-    refuse_setting("model.width", "needs a value");
+    refuse_setting("model.width", "model.width needs a value: model.width=VALUE");
     refuse_setting("width=3", "section.key=value");
     refuse_setting("model.width=-1", "outside of");
     refuse_setting("model.width=1e3", "whole number");
@@ -206,6 +206,9 @@ static void settings_are_refused(void **state) {
     refuse_setting("optim.betas=0.9,", "not a number");
     refuse_setting("optim.betas=-0.1,0.9", "outside of");
     refuse_setting("optim.betas=0.9,1", "outside of");
+    refuse_setting("optim.beta2=1", "1 is outside of 0 to 0.9999999.");
+    refuse_setting("train.keep=0", "outside of 1 to 1048576.");
+    refuse_setting("nothing", "'nothing' is not of the form section.key=value");
     char methods[2 * CONFIG_TEXT] = "attention.method=auto";
     while (strlen(methods) < CONFIG_TEXT + 30) strcat(methods, ",auto");
     refuse_setting(methods, "longer than");
