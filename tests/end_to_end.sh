@@ -271,6 +271,8 @@ mistake 'cannot be read' "$rope" eval nowhere
 mistake 'neither a checkpoint' "$rope" eval data
 mistake 'takes text files' "$rope" prepare --out x
 mistake '--out' "$rope" prepare text.txt
+mistake 'ab takes no arguments' "$rope" ab --config run.ini whole
+mistake 'profile takes no arguments' "$rope" profile --config run.ini whole
 mistake '--tokenizer comes with' "$rope" prepare text.txt --out given --tokenizer data/tokenizer.model --vocab 300
 mistake '1e-09 to 0.9' "$rope" prepare text.txt --out given --validation 0
 mistake 'GiB are available' $train --train.batch=1000000 --model.width=4096 --train.out=x
