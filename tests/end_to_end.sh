@@ -271,6 +271,7 @@ mistake 'cannot be read' "$rope" eval nowhere
 mistake 'neither a checkpoint' "$rope" eval data
 mistake 'takes text files' "$rope" prepare --out x
 mistake '--out' "$rope" prepare text.txt
+mistake 'is neither rope, rope-decay' $train --attention.kernel=rope-dcay --train.out=x
 mistake '--size: 3 is odd' "$rope" verify --size 3
 mistake 'features' "$rope" verify --size 64 --degree 10 --tokens 16,32 --method lowrank
 ! grep -q 'limit' err || fail 'verify: what cannot be solved was said to take too long'
