@@ -339,7 +339,7 @@ static void printed_reads_back(void **state) {
         if (strcmp(first, second)) fail_msg("%s was %s and read back as %s", name, first, second);
     }
     check_count("settings written and read back", config_key_count());
-    // --print-config is a file, too: its remarks are comments, and say where a value comes from.
+    // --print-config is a file, too: its remarks are comments, and say where a value comes from and which there are.
     assert_true(config_set(&again, "model.width=96", ORIGIN_COMMAND_LINE, NULL));
     assert_true(config_set(&again, "data.dir=", ORIGIN_DEFAULT, NULL) &&
                 config_set(&again, "data.task=", ORIGIN_DERIVED, NULL));
@@ -348,9 +348,14 @@ static void printed_reads_back(void **state) {
     fclose(file);
     size_t size;
     char *printed = file_read_all(path, 1 << 20, &size, &error);
-    static const char *const origins[] = {" ; command line | ", " ; default | ", " ; derived | ", "written.ini:"};
-    for (size_t i = 0; i < 4; i++)
-        if (!printed || !strstr(printed, origins[i])) fail_msg("\"%s\" is not in:\n%s", origins[i], printed);
+    static const char *const remarks[] = {" ; command line | ",
+                                          " ; default | ",
+                                          " ; derived | ",
+                                          "written.ini:",
+                                          "| learning rate over steps (cosine,linear,wsd,constant)\n",
+                                          "(mqar,induction,copy,needle)\n"};
+    for (size_t i = 0; i < sizeof remarks / sizeof *remarks; i++)
+        if (!printed || !strstr(printed, remarks[i])) fail_msg("\"%s\" is not in:\n%s", remarks[i], printed);
     free(printed);
     config_defaults(&again);
     for (size_t i = 0; i < config_key_count(); i++) config_value(&again, i, (char[CONFIG_TEXT]){0});

@@ -236,6 +236,7 @@ void config_print(const Config *config, FILE *out, bool with_help) {
             fprintf(out, "%*s ; ", column < 32 ? 32 - column : 0, "");
             print_origin(config, i, out);
             fprintf(out, " | %s", key->help);
+            if (key->choices) fprintf(out, " (%s)", key->choices);
         }
         fputc('\n', out);
     }
