@@ -72,6 +72,9 @@ for key in verdict report distances differences by_seed; do value whole.json $ke
 # 2 seeds, 4 evaluations, 2 layers, 2 heads, 4 quantities
 [ "$(value whole.json fidelity certificates_checked)" = 128 ] || fail 'certificates were left out'
 [ "$(value whole.json fidelity certificates_violated)" = 0 ] || fail 'a certificate was exceeded'
+for quantity in output dq dk dv; do
+    grep -q "$quantity certificate</li>" whole/report.html || fail "the chart of certificates has no $quantity"
+done
 ok 'three arms, two seeds: JSON, certificates'
 
 # Alternating, evaluating and lending weights for fidelity leave no trace in an arm.
