@@ -44,7 +44,8 @@ ab="$rope ab --config tiny.ini"
 expect 0 'dry run' $ab --out dry --dry-run
 [ ! -e dry ] || fail 'a dry run left files'
 
-expect 0 'a against itself' $ab --out same --b attention.method=exact --b attention.bound=none --json
+expect 0 'a against itself' $ab --out same --resume --b attention.method=exact --b attention.bound=none --json
+says 'resuming nothing' 'same has no comparison to resume; starting at step 0'
 cp out same.json
 for key in loss evaluations; do
     value same.json a curves 0 $key | sed 's/"seconds":[^,}]*//g' >a.value

@@ -169,6 +169,7 @@ static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *erro
     if (!make_tracks(ab, error) || !run_open(&ab->run, out, error) || !ab_progress_load(ab, resume, &found, error))
         return false;
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);
+    if (!found && resume) fprintf(stderr, "rope: %s has no comparison to resume; starting at step 0.\n", out);
     signals_catch();
     signals_catch_pipe();
     bool fine = ab_run(ab, error);
