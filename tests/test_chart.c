@@ -259,8 +259,8 @@ static void test_escapes(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_axes),     cmocka_unit_test(test_context_lengths), cmocka_unit_test(test_ticks),
-    cmocka_unit_test(test_drawings), cmocka_unit_test(test_bars_and_heat),   cmocka_unit_test(test_escapes),
+    cmocka_unit_test(test_axes),          cmocka_unit_test(test_context_lengths), cmocka_unit_test(test_ticks),
+    cmocka_unit_test(test_drawings),      cmocka_unit_test(test_bars_and_heat),   cmocka_unit_test(test_escapes),
     cmocka_unit_test(test_room_for_text),
 };
 TEST_MAIN(tests)

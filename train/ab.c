@@ -206,8 +206,8 @@ int command_ab(int argc, char **argv) {
     const char *out = values[OUT] ? values[OUT] : line.config.out;
     if (line.positional_count)
         error_set(&error, ERROR_USER, "ab takes no arguments, only options: --a and --b are its arms.");
-    bool fine = error.kind == ERROR_NONE &&
-                make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
+    bool fine =
+        error.kind == ERROR_NONE && make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
     if (fine) threads_set(ab->arms[0].config.threads);
     fine = fine && check_needs(ab, &error) &&
            (values[DRY_RUN] || compare(ab, out, values[RESUME] != NULL, line.json, &error));

@@ -95,8 +95,7 @@ bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Err
     char section[64], name[64];
     if (dot >= equals || dot >= sizeof section || equals - dot > sizeof name)
         return error_set(error, ERROR_USER, "'%s' is not of the form section.key=value.", assignment);
-    if (!assignment[equals])
-        return error_set(error, ERROR_USER, "%s needs a value: %s=VALUE.", assignment, assignment);
+    if (!assignment[equals]) return error_set(error, ERROR_USER, "%s needs a value: %s=VALUE.", assignment, assignment);
     snprintf(section, sizeof section, "%.*s", (int)dot, assignment);
     snprintf(name, sizeof name, "%.*s", (int)(equals - dot - 1), assignment + dot + 1);
     size_t index;

@@ -9,11 +9,11 @@
 
 static json_t *report(const PrepareSettings *settings, const PrepareResult *result) {
     return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "out", settings->out, "type",
-                     settings->tokenizer ? "given" : settings->type, "vocabulary",
-                     (json_int_t)result->vocabulary, "train_tokens", (json_int_t)result->train_tokens,
-                     "val_tokens", (json_int_t)result->val_tokens, "train_bytes", (json_int_t)result->train_bytes,
-                     "val_bytes", (json_int_t)result->val_bytes, "unigram_loss", result->unigram_loss,
-                     "unigram_bits_per_byte", bits_per_byte(result->unigram_loss, result));
+                     settings->tokenizer ? "given" : settings->type, "vocabulary", (json_int_t)result->vocabulary,
+                     "train_tokens", (json_int_t)result->train_tokens, "val_tokens", (json_int_t)result->val_tokens,
+                     "train_bytes", (json_int_t)result->train_bytes, "val_bytes", (json_int_t)result->val_bytes,
+                     "unigram_loss", result->unigram_loss, "unigram_bits_per_byte",
+                     bits_per_byte(result->unigram_loss, result));
 }
 
 static void print_report(const PrepareSettings *settings, const PrepareResult *result) {
