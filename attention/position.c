@@ -3,9 +3,11 @@
 // and Section 3 (W_t supported on S, |S| = O(D)); Su et al., RoFormer; Press et al., ALiBi.
 #include "attention/position.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "attention/position_kernels.h"
 #include "attention/table.h"
@@ -84,7 +86,12 @@ bool position_create(Position *position, const AttentionSettings *settings, Erro
         if (strcmp(settings->kernel, kernel_names[i]) == 0) position->kind = (PositionKind)i;
     position->rotates = position->kind <= POSITION_ROPE_WINDOW;
     bool created = true;
-    if (position->kind == POSITION_TABLE)
+    if (position->kind == POSITION_TABLE && access(settings->kernel, F_OK) != 0 && errno == ENOENT)
+        created = error_set(error, ERROR_USER,
+                            "attention.kernel=%s is neither rope, rope-decay, rope-window nor alibi, and there is no "
+                            "table file of that name.",
+                            settings->kernel);
+    else if (position->kind == POSITION_TABLE)
         created = table_read(&position->table, settings->kernel, position->qk_size, position->tokens, settings->causal,
                              error);
     created = created && (!position->rotates || create_rotation(position, error)) && create_lags(position, error) &&

@@ -22,7 +22,7 @@
 #include "data/tokenizer.h"
 #include "data/utf8.h"
 
-enum { PIECE_BYTES = 1 << 20, SAMPLE_BYTES = 8 << 20, PATH_BYTES = 4096, BAR_WIDTH = 30, MODEL_BYTES_LIMIT = 1 << 30 };
+enum { PIECE_BYTES = 1 << 20, SAMPLE_BYTES = 8 << 20, PATH_BYTES = 4096, BAR_WIDTH = 30 };
 
 enum { FILE_TOKENIZER, FILE_TRAIN, FILE_VAL, FILE_COUNT };
 static const char *const file_names[FILE_COUNT] = {"tokenizer.model", "train.bin", "val.bin"};
@@ -147,10 +147,10 @@ static bool make_tokenizer(Preparation *p, Error *error) {
     const char *path = p->temporary[FILE_TOKENIZER];
     size_t size = 0;
     if (settings->tokenizer) {
-        char *model = file_read_all(settings->tokenizer, MODEL_BYTES_LIMIT, &size, error);
-        bool good = model && file_write_atomic(path, model, size, error);
-        free(model);
-        if (!good) return false;
+        p->tokenizer = tokenizer_load(settings->tokenizer, error);
+        if (!p->tokenizer) return false;
+        const char *model = tokenizer_model(p->tokenizer, &size);
+        if (!file_write_atomic(path, model, size, error)) return false;
     } else {
         // One piece more than fits, so that trimmed pieces still fill the sample.
         uint64_t stride = p->split > SAMPLE_BYTES + PIECE_BYTES ? p->split / (SAMPLE_BYTES / PIECE_BYTES + 1) : 0;
@@ -165,13 +165,12 @@ static bool make_tokenizer(Preparation *p, Error *error) {
             fprintf(stderr, "training a %s tokenizer of %zu on %.1f MB of text\n", settings->type, settings->vocabulary,
                     fmin((double)p->split, SAMPLE_BYTES) * 1e-6);
         if (!tokenizer_train(&training, error)) return false;
+        p->tokenizer = tokenizer_load(path, error);
+        if (!p->tokenizer) return false;
     }
-    char *model = file_read_all(path, MODEL_BYTES_LIMIT, &size, error);
-    if (!model) return false;
+    const char *model = tokenizer_model(p->tokenizer, &size);
     p->checksums.tokenizer = checksum(0, model, size);
-    free(model);
-    p->tokenizer = tokenizer_load(path, error);
-    return p->tokenizer != NULL;
+    return true;
 }
 
 // Encodes [start, end) into a shard and counts how often every id occurs.

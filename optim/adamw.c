@@ -14,13 +14,14 @@
 static bool check_beta(const char *name, double beta, Error *error) {
     // A β that rounds to 1 would never take in a gradient.
     if (beta >= 0 && (real)beta < 1) return true;
-    return error_set(error, ERROR_USER, "%s = %.9g must be at least 0 and below 1.", name, beta);
+    return error_set(error, ERROR_USER, "optim.%s = %.9g must be at least 0 and below 1.", name, beta);
 }
 
 static bool check(const OptimSettings *settings, Error *error) {
     // ε must survive rounding: 0/0 is what a parameter without gradient would get.
     if (!((real)settings->epsilon >= (sizeof(real) == 4 ? FLT_MIN : DBL_MIN)) || isinf((real)settings->epsilon))
-        return error_set(error, ERROR_USER, "epsilon = %g must be a positive number that single precision can hold.",
+        return error_set(error, ERROR_USER,
+                         "optim.epsilon = %g must be a positive number that single precision can hold.",
                          settings->epsilon);
     return check_beta("beta1", settings->beta1, error) && check_beta("beta2", settings->beta2, error);
 }

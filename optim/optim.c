@@ -54,13 +54,15 @@ bool optim_check(const OptimSettings *settings, Error *error) {
                          settings->method ? settings->method : "", methods[0]->name);
     // Negated comparisons, so that NaN is refused as well.
     if (!(settings->learning_rate > 0 && settings->learning_rate <= 1e6))
-        return error_set(error, ERROR_USER, "learning_rate = %g must be above 0 and at most 1e6.",
+        return error_set(error, ERROR_USER, "optim.learning_rate = %g must be above 0 and at most 1e6.",
                          settings->learning_rate);
     if (!(settings->clip >= 0) || isinf(settings->clip))
-        return error_set(error, ERROR_USER, "clip = %g must be a norm above 0, or 0 for no clipping.", settings->clip);
+        return error_set(error, ERROR_USER, "optim.clip = %g must be a norm above 0, or 0 for no clipping.",
+                         settings->clip);
     if (!(settings->weight_decay >= 0 && settings->weight_decay * settings->learning_rate < 1))
         return error_set(error, ERROR_USER,
-                         "weight_decay = %g must be 0 or more, and below 1 / learning_rate, or weights change sign.",
+                         "optim.weight_decay = %g must be 0 or more, and below 1 / optim.learning_rate, or weights "
+                         "change sign.",
                          settings->weight_decay);
     return method->check(settings, error);
 }

@@ -63,19 +63,25 @@ bool schedule_check(const Schedule *schedule, Error *error) {
     if (shape == SHAPE_COUNT)
         return error_set(error, ERROR_USER, "Schedule '%s' is unknown; there are cosine, linear, wsd and constant.",
                          schedule->name ? schedule->name : "");
-    if (schedule->steps == 0) return error_set(error, ERROR_USER, "steps = 0: a run needs at least one step.");
+    if (schedule->steps == 0) return error_set(error, ERROR_USER, "train.steps = 0: a run needs at least one step.");
     if (schedule->warmup >= schedule->steps)
-        return error_set(error, ERROR_USER, "warmup = %zu leaves none of the %zu steps at full learning rate.",
+        return error_set(error, ERROR_USER,
+                         "optim.warmup = %zu leaves none of the %zu steps at full learning rate: lower it, or raise "
+                         "train.steps.",
                          schedule->warmup, schedule->steps);
     if (!(schedule->floor >= 0 && schedule->floor <= 1)) // negated: NaN is refused as well
-        return error_set(error, ERROR_USER, "The smallest learning rate must be 0 to 1 times the largest, not %g.",
+        return error_set(error, ERROR_USER,
+                         "optim.min_lr_share = %g: the smallest learning rate must be 0 to 1 times the largest.",
                          schedule->floor);
     if (shape != WSD) return true;
     if (!(schedule->decay_share >= 0 && schedule->decay_share <= 1))
-        return error_set(error, ERROR_USER, "The share of steps that wsd decays over must be between 0 and 1, not %g.",
+        return error_set(error, ERROR_USER,
+                         "optim.wsd_decay_share = %g: the share of the steps must be between 0 and 1.",
                          schedule->decay_share);
     if (decay_steps(schedule) > schedule->steps - schedule->warmup)
-        return error_set(error, ERROR_USER, "warmup = %zu and wsd's %zu decaying steps are more than the %zu steps.",
+        return error_set(error, ERROR_USER,
+                         "optim.warmup = %zu and wsd's %zu decaying steps are more than the %zu steps: lower it or "
+                         "optim.wsd_decay_share.",
                          schedule->warmup, decay_steps(schedule), schedule->steps);
     return true;
 }

@@ -44,7 +44,8 @@ ab="$rope ab --config tiny.ini"
 expect 0 'dry run' $ab --out dry --dry-run
 [ ! -e dry ] || fail 'a dry run left files'
 
-expect 0 'a against itself' $ab --out same --b attention.method=exact --b attention.bound=none --json
+expect 0 'a against itself' $ab --out same --resume --b attention.method=exact --b attention.bound=none --json
+says 'resuming nothing' 'same has no comparison to resume; starting at step 0'
 cp out same.json
 for key in loss evaluations; do
     value same.json a curves 0 $key | sed 's/"seconds":[^,}]*//g' >a.value
@@ -72,6 +73,9 @@ for key in verdict report distances differences by_seed; do value whole.json $ke
 # 2 seeds, 4 evaluations, 2 layers, 2 heads, 4 quantities
 [ "$(value whole.json fidelity certificates_checked)" = 128 ] || fail 'certificates were left out'
 [ "$(value whole.json fidelity certificates_violated)" = 0 ] || fail 'a certificate was exceeded'
+for quantity in output dq dk dv; do
+    grep -q "$quantity certificate</li>" whole/report.html || fail "the chart of certificates has no $quantity"
+done
 ok 'three arms, two seeds: JSON, certificates'
 
 # Alternating, evaluating and lending weights for fidelity leave no trace in an arm.

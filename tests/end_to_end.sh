@@ -274,6 +274,15 @@ mistake 'cannot be read' "$rope" eval nowhere
 mistake 'neither a checkpoint' "$rope" eval data
 mistake 'takes text files' "$rope" prepare --out x
 mistake '--out' "$rope" prepare text.txt
+mistake '--tokenizer comes with' "$rope" prepare text.txt --out given --tokenizer data/tokenizer.model --vocab 300
+mistake '1e-09 to 0.9' "$rope" prepare text.txt --out given --validation 0
+mistake 'ab takes no arguments' "$rope" ab --config run.ini whole
+mistake 'profile takes no arguments' "$rope" profile --config run.ini whole
+mistake '--size: 3 is odd' "$rope" verify --size 3
+mistake 'features' "$rope" verify --size 64 --degree 10 --tokens 16,32 --method lowrank
+! grep -q 'limit' err || fail 'verify: what cannot be solved was said to take too long'
+mistake 'is neither rope, rope-decay' $train --attention.kernel=rope-dcay --train.out=x
+mistake "Arm a: 'foo' is not of the form" "$rope" ab --config run.ini --a foo
 mistake 'GiB are available' $train --train.batch=1000000 --model.width=4096 --train.out=x
 printf '[model]\nlayers = 1\nwidht = 3\n' >bad.ini
 mistake 'bad.ini:3:' "$rope" train --config bad.ini

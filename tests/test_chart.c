@@ -182,6 +182,40 @@ static void test_drawings(void **state) {
     check_count("charts", cases);
 }
 
+// On a narrow page (report.c) ticks are 23 and labels 25 units high: the one at the top of the axis must not run into
+// the label above it, nor the lowest one into the first of the other axis, nor that into the label below.
+static void test_room_for_text(void **state) {
+    (void)state;
+    enum { TICK = 23, LABEL = 25 };
+    const double x[] = {128, 4096}, y[] = {10, 10000}, digit = 0.75 * TICK, capital = 0.75 * LABEL,
+                 descender = 0.25 * LABEL;
+    const ChartSeries series = {"a", x, y, 2, false, 0};
+    char *svg = drawn(draw_chart, &(Chart){"title", "caption", "x", "gyp", true, true, &series, 1});
+    double ticks[32], labels[2];
+    size_t tick_count = 0, label_count = 0;
+    for (const char *at = svg; (at = strstr(at, "<text ")); at++) {
+        double height;
+        char class[16];
+        assert_int_equal(sscanf(at, "<text x=\"%*f\" y=\"%lf\" class=\"%15[a-z]\"", &height, class), 2);
+        if (!strcmp(class, "tick"))
+            ticks[tick_count++] = height;
+        else
+            labels[label_count++] = height;
+        assert_true(tick_count < 32 && label_count <= 2);
+    }
+    free(svg);
+    assert_int_equal(label_count, 2);
+    double top = INFINITY, low = -INFINITY;
+    for (size_t i = 0; i < tick_count; i++) {
+        top = fmin(top, ticks[i]);
+        if (ticks[i] != ticks[0]) low = fmax(low, ticks[i]); // the first ones are those of the x axis, in a line
+    }
+    assert_true(top - digit >= labels[1] + descender + 1);
+    assert_true(ticks[0] - digit >= low + 1);
+    assert_true(labels[0] - capital >= ticks[0] + 1);
+    check_count("gaps between lines of text", 3);
+}
+
 static void test_bars_and_heat(void **state) {
     (void)state;
     static const char *const names[] = {"one", "two"}, *const parts[] = {"p", "q", "r"};
@@ -225,7 +259,8 @@ static void test_escapes(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_axes),     cmocka_unit_test(test_context_lengths), cmocka_unit_test(test_ticks),
-    cmocka_unit_test(test_drawings), cmocka_unit_test(test_bars_and_heat),   cmocka_unit_test(test_escapes),
+    cmocka_unit_test(test_axes),          cmocka_unit_test(test_context_lengths), cmocka_unit_test(test_ticks),
+    cmocka_unit_test(test_drawings),      cmocka_unit_test(test_bars_and_heat),   cmocka_unit_test(test_escapes),
+    cmocka_unit_test(test_room_for_text),
 };
 TEST_MAIN(tests)

@@ -170,7 +170,7 @@ static void files_are_refused(void **state) {
 
 static void settings_are_refused(void **state) {
     (void)state;
-    refuse_setting("model.width", "needs a value");
+    refuse_setting("model.width", "model.width needs a value: model.width=VALUE");
     refuse_setting("width=3", "section.key=value");
     refuse_setting("model.width=-1", "outside of");
     refuse_setting("model.width=1e3", "whole number");
@@ -206,6 +206,9 @@ static void settings_are_refused(void **state) {
     refuse_setting("optim.betas=0.9,", "not a number");
     refuse_setting("optim.betas=-0.1,0.9", "outside of");
     refuse_setting("optim.betas=0.9,1", "outside of");
+    refuse_setting("optim.beta2=1", "1 is outside of 0 to 0.9999999.");
+    refuse_setting("train.keep=0", "outside of 1 to 1048576.");
+    refuse_setting("nothing", "'nothing' is not of the form section.key=value");
     char methods[2 * CONFIG_TEXT] = "attention.method=auto";
     while (strlen(methods) < CONFIG_TEXT + 30) strcat(methods, ",auto");
     refuse_setting(methods, "longer than");
@@ -224,12 +227,12 @@ static void combinations_are_refused(void **state) {
         {"attention.method=exact,exact", "model.layers=3", "one for each"},
         {"attention.far_size=7", "model.heads=4", "far_size"},
         {"attention.far_size=66", "model.qk_size=64", "far_size"},
-        {"optim.warmup=50", "train.steps=50", "warmup"},
+        {"optim.warmup=50", "train.steps=50", "optim.warmup = 50 leaves"},
         {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
         {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
         {"model.width=3", "model.heads=4", "size 0"},
-        {"optim.epsilon=0", "model.heads=4", "epsilon"},
-        {"optim.learning_rate=1", "optim.weight_decay=2", "weight_decay"},
+        {"optim.epsilon=0", "model.heads=4", "optim.epsilon = 0"},
+        {"optim.learning_rate=1", "optim.weight_decay=2", "optim.weight_decay = 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Config config;
@@ -336,7 +339,7 @@ static void printed_reads_back(void **state) {
         if (strcmp(first, second)) fail_msg("%s was %s and read back as %s", name, first, second);
     }
     check_count("settings written and read back", config_key_count());
-    // --print-config is a file, too: its remarks are comments, and say where a value comes from.
+    // --print-config is a file, too: its remarks are comments, and say where a value comes from and which there are.
     assert_true(config_set(&again, "model.width=96", ORIGIN_COMMAND_LINE, NULL));
     assert_true(config_set(&again, "data.dir=", ORIGIN_DEFAULT, NULL) &&
                 config_set(&again, "data.task=", ORIGIN_DERIVED, NULL));
@@ -345,9 +348,14 @@ static void printed_reads_back(void **state) {
     fclose(file);
     size_t size;
     char *printed = file_read_all(path, 1 << 20, &size, &error);
-    static const char *const origins[] = {" ; command line | ", " ; default | ", " ; derived | ", "written.ini:"};
-    for (size_t i = 0; i < 4; i++)
-        if (!printed || !strstr(printed, origins[i])) fail_msg("\"%s\" is not in:\n%s", origins[i], printed);
+    static const char *const remarks[] = {" ; command line | ",
+                                          " ; default | ",
+                                          " ; derived | ",
+                                          "written.ini:",
+                                          "| learning rate over steps (cosine,linear,wsd,constant)\n",
+                                          "(mqar,induction,copy,needle)\n"};
+    for (size_t i = 0; i < sizeof remarks / sizeof *remarks; i++)
+        if (!printed || !strstr(printed, remarks[i])) fail_msg("\"%s\" is not in:\n%s", remarks[i], printed);
     free(printed);
     config_defaults(&again);
     for (size_t i = 0; i < config_key_count(); i++) config_value(&again, i, (char[CONFIG_TEXT]){0});

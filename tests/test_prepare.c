@@ -333,7 +333,7 @@ static void test_refusals(void **state) {
     inputs[0] = input;
     bad = good;
     bad.tokenizer = input;
-    expect_refused(&bad, ERROR_CORRUPT, "not a SentencePiece model");
+    expect_refused(&bad, ERROR_CORRUPT, "/text.txt: not a SentencePiece model");
     bad = good;
     bad.out = input; // a file where the folder should be
     PrepareResult result;

@@ -169,6 +169,7 @@ static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *erro
     if (!make_tracks(ab, error) || !run_open(&ab->run, out, error) || !ab_progress_load(ab, resume, &found, error))
         return false;
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);
+    if (!found && resume) fprintf(stderr, "rope: %s has no comparison to resume; starting at step 0.\n", out);
     signals_catch();
     signals_catch_pipe();
     bool fine = ab_run(ab, error);
@@ -203,7 +204,10 @@ int command_ab(int argc, char **argv) {
                         command_repeated(&line, "b", overrides + COMMAND_REPEATS)};
     ab->seed_count = (size_t)command_integer("seeds", values[SEEDS], 1, 1, 1000);
     const char *out = values[OUT] ? values[OUT] : line.config.out;
-    bool fine = make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
+    if (line.positional_count)
+        error_set(&error, ERROR_USER, "ab takes no arguments, only options: --a and --b are its arms.");
+    bool fine =
+        error.kind == ERROR_NONE && make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
     if (fine) threads_set(ab->arms[0].config.threads);
     fine = fine && check_needs(ab, &error) &&
            (values[DRY_RUN] || compare(ab, out, values[RESUME] != NULL, line.json, &error));

@@ -132,10 +132,11 @@ static void add_certificates(Report *report, const json_t *document) {
     static const char *const columns[] = {"certificates_checked", "certificates_violated", "fell_back"};
     static const char *const headings[] = {"certificates checked", "exceeded", "heads that fell back"};
     const json_t *rows = json_object_get(json_object_get(document, "fidelity"), "rows");
-    static const char *const keys[] = {"output_error", "output_bound", "dq_error", "dq_bound", "dk_error", "dk_bound"};
-    static const char *const names[] = {"output error",   "output certificate", "dq error",
-                                        "dq certificate", "dk error",           "dk certificate"};
-    enum { SERIES = 6 };
+    static const char *const keys[] = {"output_error", "output_bound", "dq_error", "dq_bound",
+                                       "dk_error",     "dk_bound",     "dv_error", "dv_bound"};
+    static const char *const names[] = {"output error", "output certificate", "dq error", "dq certificate",
+                                        "dk error",     "dk certificate",     "dv error", "dv certificate"};
+    enum { SERIES = 8 };
     Points points[SERIES];
     ChartSeries series[SERIES];
     for (size_t i = 0; i < SERIES; i++) {
@@ -143,7 +144,7 @@ static void add_certificates(Report *report, const json_t *document) {
         series[i] = (ChartSeries){names[i], points[i].x, points[i].y, points[i].count, i % 2 == 1, i / 2 * 2 + 1};
     }
     report_chart(report, &(Chart){"Error against certificate",
-                                  "Largest over layers and heads on b's weights, against the "
+                                  "Largest over layers and heads on b's weights, first seed, against the "
                                   "same far field with the true exp; dashed: what is certified.",
                                   "step", "max-norm error", false, true, series, SERIES});
     for (size_t i = 0; i < SERIES; i++) free(points[i].x);

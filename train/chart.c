@@ -4,7 +4,7 @@
 
 #include "train/chart_internal.h"
 
-enum { WIDTH = CHART_WIDTH, HEIGHT = 420, LEFT = 84, RIGHT = CHART_RIGHT, TOP = 36, BOTTOM = 62 };
+enum { WIDTH = CHART_WIDTH, HEIGHT = 420, LEFT = 84, RIGHT = CHART_RIGHT, TOP = 40, BOTTOM = 62 };
 
 void chart_escape(FILE *out, const char *text) {
     for (; *text; text++) switch (*text) {
@@ -134,7 +134,7 @@ static void axes_svg(FILE *out, const Chart *chart, const ChartAxis *x_axis, con
         fprintf(out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/>\n", x, x, TOP,
                 HEIGHT - BOTTOM);
         chart_tick(label, sizeof label, x_axis->ticks[i]);
-        chart_text_at(out, x, HEIGHT - BOTTOM + 22, "tick", "middle", label);
+        chart_text_at(out, x, HEIGHT - BOTTOM + 26, "tick", "middle", label);
     }
     for (size_t i = 0; i < y_axis->tick_count; i++) {
         double y = place(y_axis, y_axis->ticks[i], HEIGHT - BOTTOM, TOP);

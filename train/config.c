@@ -93,10 +93,9 @@ void config_defaults(Config *config) {
 bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Error *error) {
     size_t equals = strcspn(assignment, "="), dot = strcspn(assignment, ".");
     char section[64], name[64];
-    if (!assignment[equals])
-        return error_set(error, ERROR_USER, "--%s needs a value: --%s=VALUE.", assignment, assignment);
-    if (dot > equals || dot >= sizeof section || equals - dot > sizeof name)
-        return error_set(error, ERROR_USER, "--%s is not of the form --section.key=value.", assignment);
+    if (dot >= equals || dot >= sizeof section || equals - dot > sizeof name)
+        return error_set(error, ERROR_USER, "'%s' is not of the form section.key=value.", assignment);
+    if (!assignment[equals]) return error_set(error, ERROR_USER, "%s needs a value: %s=VALUE.", assignment, assignment);
     snprintf(section, sizeof section, "%.*s", (int)dot, assignment);
     snprintf(name, sizeof name, "%.*s", (int)(equals - dot - 1), assignment + dot + 1);
     size_t index;
@@ -236,6 +235,7 @@ void config_print(const Config *config, FILE *out, bool with_help) {
             fprintf(out, "%*s ; ", column < 32 ? 32 - column : 0, "");
             print_origin(config, i, out);
             fprintf(out, " | %s", key->help);
+            if (key->choices) fprintf(out, " (%s)", key->choices);
         }
         fputc('\n', out);
     }

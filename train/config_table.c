@@ -44,7 +44,7 @@ const ConfigKey config_keys[] = {
     REAL("attention", "logit_bound", logit_bound, "4", 1e-3, 80, "interval of the polynomial, and radius of the ball"),
     WORDS("attention", "near_bound", KEY_CHOICE, near_bound, "none", "none,same", "bounding of the near field"),
     WORDS("attention", "far", KEY_CHOICE, far, "polynomial", "polynomial,exact,none",
-          "far field: polynomial, its exact reference, or none (the window alone)"),
+          "far field; exact: the reference of polynomial, none: the window alone"),
     SIZE("attention", "far_size", far_size, "8", 0, 1 << 16,
          "rotary dimensions the far field sees, the slowest ones; 0: all"),
     SIZE("attention", "degree", degree, "4", 1, 64, "degree of the polynomial"),

@@ -35,7 +35,7 @@ static bool parse_real(const char *text, double *value, Error *error) {
 
 static bool in_range(const ConfigKey *key, double value, const char *text, Error *error) {
     if (value >= key->low && value <= key->high) return true;
-    return error_set(error, ERROR_USER, "%s is outside of %g to %g.", text, key->low, key->high);
+    return error_set(error, ERROR_USER, "%s is outside of %.10g to %.10g.", text, key->low, key->high);
 }
 
 static bool parse_integer(const ConfigKey *key, const char *text, uint64_t *value, Error *error) {

@@ -8,11 +8,12 @@
 #include "train/evaluate.h"
 
 static json_t *report(const PrepareSettings *settings, const PrepareResult *result) {
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "out", settings->out, "type", settings->type,
-                     "vocabulary", (json_int_t)result->vocabulary, "train_tokens", (json_int_t)result->train_tokens,
-                     "val_tokens", (json_int_t)result->val_tokens, "train_bytes", (json_int_t)result->train_bytes,
-                     "val_bytes", (json_int_t)result->val_bytes, "unigram_loss", result->unigram_loss,
-                     "unigram_bits_per_byte", bits_per_byte(result->unigram_loss, result));
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "out", settings->out, "type",
+                     settings->tokenizer ? "given" : settings->type, "vocabulary", (json_int_t)result->vocabulary,
+                     "train_tokens", (json_int_t)result->train_tokens, "val_tokens", (json_int_t)result->val_tokens,
+                     "train_bytes", (json_int_t)result->train_bytes, "val_bytes", (json_int_t)result->val_bytes,
+                     "unigram_loss", result->unigram_loss, "unigram_bits_per_byte",
+                     bits_per_byte(result->unigram_loss, result));
 }
 
 static void print_report(const PrepareSettings *settings, const PrepareResult *result) {
@@ -48,7 +49,7 @@ int command_prepare(int argc, char **argv) {
         .out = values[OUT],
         .type = values[TYPE] ? values[TYPE] : "bpe",
         .vocabulary = (size_t)command_integer("vocab", values[VOCAB], 4096, 1, 1u << 30),
-        .validation_share = command_number("validation", values[VALIDATION], 0.05, 0, 0.9),
+        .validation_share = command_number("validation", values[VALIDATION], 0.05, 1e-9, 0.9),
         .tokenizer = values[TOKENIZER],
         .quiet = values[QUIET] != NULL,
     };
@@ -57,6 +58,8 @@ int command_prepare(int argc, char **argv) {
         error_set(&error, ERROR_USER, "prepare takes text files, or - for standard input.");
     else if (!settings.out || !*settings.out)
         error_set(&error, ERROR_USER, "prepare needs --out DIR.");
+    else if (settings.tokenizer && (values[VOCAB] || values[TYPE]))
+        error_set(&error, ERROR_USER, "--tokenizer comes with its vocabulary and type: leave --vocab and --type out.");
     else
         data_prepare(&settings, &result, &error);
     if (error.kind != ERROR_NONE) return command_fail(&error);

@@ -302,7 +302,9 @@ int command_profile(int argc, char **argv) {
         snprintf(assignment, sizeof assignment, "train.out=%s", values[OUT]);
         fine = config_set(&line.config, assignment, ORIGIN_COMMAND_LINE, &error);
     }
-    if (!profile.length_count)
+    if (line.positional_count)
+        fine = error_set(&error, ERROR_USER, "profile takes no arguments, only options.");
+    else if (!profile.length_count)
         fine = error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.",
                          lengths);
     fine = fine && profile_run(&profile, &line.config, &limits, line.json, &error);

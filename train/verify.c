@@ -93,7 +93,7 @@ static bool expect_too_long(const Verify *verify, size_t method, size_t length) 
     const double growth = (double)verify->lengths[length] / (double)verify->lengths[length - 1];
     // both sides are run; exact grows with n², the fast one with n·log n and with d
     const double expected = before->exact_seconds * growth * growth + 1.5 * before->fast_seconds * growth;
-    return !before->measured || expected > verify->limit;
+    return expected > verify->limit;
 }
 
 static bool measure_row(Verify *verify, const Config *config, const Instance *instance, size_t method, size_t length,
@@ -102,6 +102,10 @@ static bool measure_row(Verify *verify, const Config *config, const Instance *in
     *row = (Row){.n = instance->n, .d = instance->d, .bound = instance->bound, .logit_bound = instance->logit_bound};
     row->degree = verify->degree ? verify->degree : choose_degree(instance, verify->epsilon, error);
     if (row->degree == 0) return false;
+    if (length > 0 && !row[-1].measured) { // for the same reason
+        memcpy(row->left_out, row[-1].left_out, sizeof row->left_out);
+        return true;
+    }
     if (expect_too_long(verify, method, length)) {
         snprintf(row->left_out, sizeof row->left_out, "would take longer than --limit=%g s", verify->limit);
         return true;
@@ -275,6 +279,8 @@ int command_verify(int argc, char **argv) {
     else if (!verify.length_count || verify.lengths[0] < 2)
         good = error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 256,512,1K.",
                          values[TOKENS]);
+    else if (verify.size % 2)
+        good = error_set(&error, ERROR_USER, "--size: %zu is odd, and rotations turn pairs.", verify.size);
     good = good && check_methods(&verify, &error) && measure(&verify, &line.config, &error);
     if (!good) {
         free(methods);
