@@ -34,8 +34,9 @@ static bool add_shard(Loader *loader, const char *path, size_t vocabulary, Error
     if (!shard_open(shard, path, error)) return false;
     loader->shard_count++;
     if (vocabulary > 0 && shard->vocabulary > vocabulary)
-        return error_set(error, ERROR_USER, "%s: made with a vocabulary of %zu; the model has %zu", path,
-                         shard->vocabulary, vocabulary);
+        return error_set(error, ERROR_USER,
+                         "%s: made with a vocabulary of %zu; the model has %zu: name other data or set model.vocabulary",
+                         path, shard->vocabulary, vocabulary);
     if (shard->vocabulary > 0 && shard->vocabulary < loader->limit) loader->limit = shard->vocabulary;
     return true;
 }

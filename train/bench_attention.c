@@ -293,12 +293,15 @@ static json_t *fit_json(const BenchOptions *options, Cell (*cells)[BENCH_MAX_MET
     static const char *const keys[] = {"forward_exponent", "backward_exponent"};
     double x[BENCH_MAX_LENGTHS], y[BENCH_MAX_LENGTHS], first[BENCH_MAX_LENGTHS];
     json_t *fit = json_pack("{s:s}", "method", options->methods[method]);
+    bool fitted = false;
     fprintf(stderr, "%s (from %d tokens on):", options->methods[method], FIT_FROM);
     for (int which = 0; which < 2; which++) {
         const double exponent = growth_exponent(x, y, curve(options, cells, method, FIT_FROM, which, x, y));
         json_object_set_new(fit, keys[which], bench_number(exponent));
         if (isfinite(exponent)) fprintf(stderr, " %s grows as T^%.2f;", which ? "backward" : "forward", exponent);
+        fitted |= isfinite(exponent);
     }
+    if (!fitted) fprintf(stderr, " too few lengths to see it grow;");
     const size_t count = curve(options, cells, 0, 0, 2, x, first), own = curve(options, cells, method, 0, 2, x, y);
     const double crossing = method ? crossover(x, first, y, count < own ? count : own) : NAN;
     json_object_set_new(fit, "crossover_tokens", bench_number(crossing));
