@@ -59,23 +59,35 @@ static void step_path(const RunDirectory *run, uint64_t step, char path[RUN_PATH
     path_in(run, name, path);
 }
 
-// Half-written checkpoints and links of a run that was killed carry .tmp or .old; nobody else writes while we hold the
-// lock.
+static const char *const links[] = {"latest", "best"};
+
+// What a run that was killed may leave, under the names that it is written with. Whatever else ends in .tmp or .old is
+// not ours: train.out may be any folder.
+static bool is_half_written(const char *name) {
+    const char *suffix = strrchr(name, '.');
+    char stem[NAME_MAX + 1];
+    uint64_t step;
+    if (!suffix || (strcmp(suffix, ".tmp") && strcmp(suffix, ".old"))) return false;
+    snprintf(stem, sizeof stem, "%.*s", (int)(suffix - name), name);
+    if (step_number(stem, &step)) return true;
+    bool written = !strcmp(stem, "config.ini");
+    for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) written |= !strcmp(stem, links[i]);
+    return written && !strcmp(suffix, ".tmp");
+}
+
+// Nobody else writes while we hold the lock.
 static bool sweep(const RunDirectory *run, Error *error) {
     DirectoryList list;
     bool fine = directory_list(&list, run->path, error);
     for (size_t i = 0; fine && i < list.count; i++) {
-        const char *name = list.entries[i]->d_name, *suffix = strrchr(name, '.');
         char path[RUN_PATH];
-        if (!suffix || (strcmp(suffix, ".tmp") && strcmp(suffix, ".old"))) continue;
-        path_in(run, name, path);
+        if (!is_half_written(list.entries[i]->d_name)) continue;
+        path_in(run, list.entries[i]->d_name, path);
         fine = directory_remove(path, error);
     }
     directory_list_free(&list);
     return fine;
 }
-
-static const char *const links[] = {"latest", "best"};
 
 // A copy that followed the links has directories in their place, which no link can replace. What is whole goes where
 // its link pointed to; the step's own directory may be there too, or not.
