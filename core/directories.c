@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,6 +33,18 @@ bool directory_make(const char *path, Error *error) {
     if (stat(path, &status) < 0) return error_errno(error, "Cannot create the folder %s", path);
     if (!S_ISDIR(status.st_mode)) return error_set(error, ERROR_USER, "%s exists and is not a folder.", path);
     return true;
+}
+
+int directory_lock(const char *path, const char *what, Error *error) {
+    const int descriptor = descriptor_open(path, O_RDONLY | O_DIRECTORY);
+    if (descriptor < 0) {
+        error_errno(error, "Opening %s", path);
+    } else if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        error_set(error, ERROR_USER, "%s is being %s by another process.", path, what);
+        close(descriptor);
+        return -1;
+    }
+    return descriptor;
 }
 
 bool directory_make_parent(const char *path, Error *error) {

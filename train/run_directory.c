@@ -3,11 +3,9 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -115,12 +113,8 @@ bool run_open(RunDirectory *run, const char *path, Error *error) {
     if (snprintf(run->path, sizeof run->path, "%s", path) >= RUN_PATH - ROOM || !*path)
         return error_set(error, ERROR_USER, "train.out is empty or too long.");
     if (!directory_make(path, error)) return false;
-    run->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (run->lock < 0) return error_errno(error, "Opening %s", path);
-    if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        run_close(run);
-        return error_set(error, ERROR_USER, "%s is being trained by another process.", path);
-    }
+    run->lock = directory_lock(path, "trained", error);
+    if (run->lock < 0) return false;
     if (sweep(run, error) && take_copies_for_links(run, error)) return true;
     run_close(run);
     return false;
