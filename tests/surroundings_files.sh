@@ -20,4 +20,16 @@ says 'two that prepare one folder' 'data is being written by another process'
 expect 0 'eval of what the first prepared' "$rope" eval run --data data
 ok 'two that prepare one folder'
 
+# A file system without symbolic links is refused before the first step: no checkpoint could ever be called the latest.
+printf '%s' '#include <errno.h>
+int symlink(const char *target, const char *path) { (void)target, (void)path; errno = EPERM; return -1; }' >links.c
+if ${CC:-cc} -shared -fPIC -o links.so links.c 2>/dev/null; then
+    without_links="env LD_PRELOAD=./links.so ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-}"
+    expect 1 'no links' $without_links $train --data.dir=data --train.out=linkless
+    says 'no links' 'takes symbolic links: Creating the link linkless/latest.tmp: Operation not permitted'
+    [ ! -s linkless/metrics.jsonl ] || fail 'no links: it trained'
+    expect 0 'eval without links' $without_links "$rope" eval run/step_00000030 --data data --batches 1
+    ok 'no symbolic links'
+fi
+
 echo "$checks checks passed"

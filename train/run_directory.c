@@ -87,6 +87,18 @@ static bool sweep(const RunDirectory *run, Error *error) {
     return fine;
 }
 
+// Found out before the first step instead of at the first checkpoint, hours later.
+static bool check_links(const RunDirectory *run, Error *error) {
+    char path[RUN_PATH];
+    path_in(run, "latest.tmp", path);
+    if (symlink(".", path) != 0) {
+        error_errno(error, "Creating the link %s", path);
+        error_context(error, "train.out needs a place that can be written to and takes symbolic links");
+        return false;
+    }
+    return unlink(path) == 0 || error_errno(error, "Cannot remove %s", path);
+}
+
 // A copy that followed the links has directories in their place, which no link can replace. What is whole goes where
 // its link pointed to; the step's own directory may be there too, or not.
 static bool take_copies_for_links(const RunDirectory *run, Error *error) {
@@ -115,7 +127,7 @@ bool run_open(RunDirectory *run, const char *path, Error *error) {
     if (!directory_make(path, error)) return false;
     run->lock = directory_lock(path, "trained", error);
     if (run->lock < 0) return false;
-    if (sweep(run, error) && take_copies_for_links(run, error)) return true;
+    if (sweep(run, error) && check_links(run, error) && take_copies_for_links(run, error)) return true;
     run_close(run);
     return false;
 }
