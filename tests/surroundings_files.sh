@@ -20,6 +20,21 @@ says 'two that prepare one folder' 'data is being written by another process'
 expect 0 'eval of what the first prepared' "$rope" eval run --data data
 ok 'two that prepare one folder'
 
+# A checkpoint that may not be read (written under sudo, say) is not damaged: it must be neither passed over nor removed.
+user=
+if [ "$(id -u)" -eq 0 ]; then user='setpriv --reuid=65534 --regid=65534 --clear-groups'; fi
+if [ -z "$user" ] || { chmod 755 . && $user test -x "$rope"; } 2>/dev/null; then
+    expect 0 'train with checkpoints' $train --data.dir=data --train.out=kept --train.save_every=10 --train.keep=5
+    chmod 000 kept/step_00000030/state.json
+    [ -z "$user" ] || chown -R 65534:65534 kept
+    expect 2 'a checkpoint that may not be read' $user "$rope" train --resume kept --train.steps=25
+    says 'a checkpoint that may not be read' 'kept/step_00000030/state.json may not be read'
+    chmod 600 kept/step_00000030/state.json
+    expect 0 'it may be read again' $user "$rope" train --resume kept --train.steps=33
+    says 'it may be read again' 'at step 30'
+    ok 'a checkpoint that may not be read'
+fi
+
 # A file system without symbolic links is refused before the first step: no checkpoint could ever be called the latest.
 printf '%s' '#include <errno.h>
 int symlink(const char *target, const char *path) { (void)target, (void)path; errno = EPERM; return -1; }' >links.c

@@ -232,6 +232,19 @@ bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, c
     return point_links(run, state, error) && prune(run, trainer, error);
 }
 
+// What may not be read is not damaged: it would be passed over, and removed by the next checkpoint.
+static bool may_be_read(const char *checkpoint, Error *error) {
+    static const char *const files[] = {"state.json", "config.json", "model.safetensors", "optimizer.safetensors"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        char path[RUN_PATH];
+        if (!path_join(path, sizeof path, checkpoint, files[i], error)) return false;
+        if (access(path, R_OK) == 0 || errno != EACCES) continue;
+        return error_set(error, ERROR_USER, "%s may not be read; give yourself the right to, or move %s away.", path,
+                         checkpoint);
+    }
+    return true;
+}
+
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error) {
     Steps steps;
     *found = false;
@@ -241,7 +254,7 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
         char path[RUN_PATH];
         Error why = {0};
         step_path(run, steps.numbers[i], path);
-        *found = snapshot_load(path, trainer, &why);
+        *found = may_be_read(path, &why) && snapshot_load(path, trainer, &why);
         if (*found) break;
         refused = why.kind == ERROR_USER || why.kind == ERROR_MEMORY;
         if (refused)
