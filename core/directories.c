@@ -37,14 +37,20 @@ bool directory_make(const char *path, Error *error) {
 
 int directory_lock(const char *path, const char *what, Error *error) {
     const int descriptor = descriptor_open(path, O_RDONLY | O_DIRECTORY);
+    struct stat locked, named = {0};
     if (descriptor < 0) {
         error_errno(error, "Opening %s", path);
-    } else if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        error_set(error, ERROR_USER, "%s is being %s by another process.", path, what);
-        close(descriptor);
         return -1;
     }
-    return descriptor;
+    const bool held = flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    // Whoever held it a moment ago may have removed it, and another may have made it again.
+    if (!held && (fstat(descriptor, &locked) != 0 || (stat(path, &named) != 0 && errno != ENOENT)))
+        error_errno(error, "Cannot look for %s", path);
+    else if (!held && locked.st_dev == named.st_dev && locked.st_ino == named.st_ino)
+        return descriptor;
+    error_set(error, ERROR_USER, "%s is being %s by another process.", path, what);
+    close(descriptor);
+    return -1;
 }
 
 bool directory_make_parent(const char *path, Error *error) {
@@ -92,12 +98,31 @@ static int without_slashes(const char *path) {
     return (int)length;
 }
 
+static bool name_temporary(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
+    const int wanted = snprintf(temporary, temporary_size, "%.*s.tmp", without_slashes(final_path), final_path);
+    return (wanted >= 0 && (size_t)wanted < temporary_size) ||
+           error_set(error, ERROR_USER, "The path %.100s... is too long.", final_path);
+}
+
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
-    int wanted = snprintf(temporary, temporary_size, "%.*s.tmp", without_slashes(final_path), final_path);
-    if (wanted < 0 || (size_t)wanted >= temporary_size)
-        return error_set(error, ERROR_USER, "The path %.100s... is too long.", final_path);
+    if (!name_temporary(final_path, temporary, temporary_size, error)) return false;
     // What is there now was left by a program that was stopped while it wrote.
     return directory_remove(temporary, error) && directory_make(temporary, error);
+}
+
+int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
+    if (!name_temporary(final_path, temporary, temporary_size, error) || !directory_make_parent(final_path, error))
+        return -1;
+    struct stat status;
+    if (lstat(temporary, &status) == 0) { // left by a program that was stopped, or another is at it
+        const int lock = directory_lock(temporary, "written", error);
+        const bool removed = lock >= 0 && directory_remove(temporary, error);
+        if (lock >= 0) close(lock);
+        if (!removed) return -1;
+    }
+    if (mkdir(temporary, 0777) == 0) return directory_lock(temporary, "written", error);
+    error_errno(error, "Cannot create the folder %s", temporary);
+    return -1;
 }
 
 static _Thread_local Error *sync_error; // nftw passes nothing through to its callback

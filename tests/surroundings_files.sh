@@ -20,6 +20,17 @@ says 'two that prepare one folder' 'data is being written by another process'
 expect 0 'eval of what the first prepared' "$rope" eval run --data data
 ok 'two that prepare one folder'
 
+for format in gguf bf16; do
+    mkdir exported.tmp
+    expect 2 "two that export, $format" flock exported.tmp "$rope" export run --format $format --out exported
+    says "two that export, $format" 'exported.tmp is being written by another process'
+    [ ! -e exported ] && [ -d exported.tmp ] || fail "two that export, $format: what it left"
+    expect 0 "export over what a killed one left, $format" "$rope" export run --format $format --out exported
+    [ ! -e exported.tmp ] || fail "export over what a killed one left, $format: it is still there"
+    rm -r exported
+done
+ok 'two that export to one path'
+
 # A checkpoint that may not be read (written under sudo, say) is not damaged: it must be neither passed over nor removed.
 user=
 if [ "$(id -u)" -eq 0 ]; then user='setpriv --reuid=65534 --regid=65534 --clear-groups'; fi
