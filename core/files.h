@@ -43,12 +43,13 @@ bool file_read_at(int descriptor, const char *path, void *data, size_t size, uin
 bool directory_make(const char *path, Error *error); // mkdir -p
 bool directory_make_parent(const char *path, Error *error); // of the folder that holds the path's last part
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
-// For a path that no other lock keeps programs away from: the temporary one is locked, until the descriptor is closed; -1
-// if another holds it, or after another failure.
+// For a path that no other lock keeps programs away from: the temporary one is locked until the descriptor is closed;
+// -1 if another holds it, or after another failure.
 int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error);
 bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
-// Opens a directory and keeps others out that do the same, until the descriptor is closed. -1 if that fails; what another
-// program holds is the user's error, "PATH is being WHAT by another process." File systems without locks keep nobody out.
+// Opens a directory and keeps others out that do the same, until the descriptor is closed. -1 if that fails; what
+// another program holds is the user's error, "PATH is being WHAT by another process." File systems without locks keep
+// nobody out.
 int directory_lock(const char *path, const char *what, Error *error);
 bool directory_remove(const char *path, Error *error); // recursive, does not follow links; fine if it is gone
 // What is in it but for names that begin with a dot, sorted by their bytes. A listing that breaks off is an error, and not

@@ -31,7 +31,7 @@ for format in gguf bf16; do
 done
 ok 'two that export to one path'
 
-# A checkpoint that may not be read (written under sudo, say) is not damaged: it must be neither passed over nor removed.
+# A checkpoint that may not be read (written under sudo, say) is not damaged: it must neither be passed over nor go.
 user=
 if [ "$(id -u)" -eq 0 ]; then user='setpriv --reuid=65534 --regid=65534 --clear-groups'; fi
 if [ -z "$user" ] || { chmod 755 . && $user test -x "$rope"; } 2>/dev/null; then
