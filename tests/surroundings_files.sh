@@ -41,10 +41,22 @@ if [ -z "$user" ] || { chmod 755 . && $user test -x "$rope"; } 2>/dev/null; then
     expect 2 'a checkpoint that may not be read' $user "$rope" train --resume kept --train.steps=25
     says 'a checkpoint that may not be read' 'kept/step_00000030/state.json may not be read'
     chmod 600 kept/step_00000030/state.json
+    cp -a data secret && chmod 000 secret
+    expect 1 'data that may not be read' $user $train --data.dir=secret --train.out=none
+    says 'data that may not be read' 'secret/meta.json: Permission denied'
     expect 0 'it may be read again' $user "$rope" train --resume kept --train.steps=33
     says 'it may be read again' 'at step 30'
     ok 'a checkpoint that may not be read'
 fi
+
+# Pipes in the place of files, which nobody writes to.
+for file in run/metrics.jsonl run/latest/state.json data/meta.json data/tokenizer.model; do
+    rm -rf piped && mkdir piped && cp -a run data piped && rm piped/$file && mkfifo piped/$file
+    timeout 20 "$rope" train --resume piped/run --data.dir=piped/data --train.steps=33 >out 2>err </dev/null
+    case $? in 1 | 2) ;; *) fail "a pipe for $file: exit code" ;; esac
+    says "a pipe for $file" ": piped/"
+done
+ok 'pipes in the place of files'
 
 # A file system without symbolic links is refused before the first step: no checkpoint could ever be called the latest.
 printf '%s' '#include <errno.h>
