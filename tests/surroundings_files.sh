@@ -4,6 +4,7 @@
 # "NAME: ok".
 set -u
 cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
+checkout=$OLDPWD
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 for i in $(seq 400); do
@@ -30,6 +31,11 @@ for format in gguf bf16; do
     rm -r exported
 done
 ok 'two that export to one path'
+
+expect 0 'install' make -s -C "$checkout" -o all install BUILD="$BUILD" DESTDIR="$work/two words"
+[ -x "two words/usr/local/bin/rope" ] && [ -f "two words/usr/local/share/rope/configs/tiny.ini" ] ||
+    fail 'install: what is there'
+ok 'installing below a name with blanks'
 
 # A checkpoint that may not be read (written under sudo, say) is not damaged: it must neither be passed over nor go.
 user=
