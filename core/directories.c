@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -37,20 +36,7 @@ bool directory_make(const char *path, Error *error) {
 
 int directory_lock(const char *path, const char *what, Error *error) {
     const int descriptor = descriptor_open(path, O_RDONLY | O_DIRECTORY);
-    struct stat locked, named = {0};
-    if (descriptor < 0) {
-        error_errno(error, "Opening %s", path);
-        return -1;
-    }
-    const bool held = flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    // Whoever held it a moment ago may have removed it, and another may have made it again.
-    if (!held && (fstat(descriptor, &locked) != 0 || (stat(path, &named) != 0 && errno != ENOENT)))
-        error_errno(error, "Cannot look for %s", path);
-    else if (!held && locked.st_dev == named.st_dev && locked.st_ino == named.st_ino)
-        return descriptor;
-    error_set(error, ERROR_USER, "%s is being %s by another process.", path, what);
-    close(descriptor);
-    return -1;
+    return descriptor_lock(descriptor, path, what, error);
 }
 
 bool directory_make_parent(const char *path, Error *error) {

@@ -23,6 +23,9 @@ void file_writer_abandon(FileWriter *writer);
 // Files that appear whole: written and closed under the temporary name (path.tmp), then committed, which renames over path
 // and fsyncs the folder. What cannot be renamed is removed.
 bool file_begin(const char *path, char *temporary, size_t temporary_size, Error *error); // the name alone
+// For a path that several programs may write: makes the temporary file, locked until the descriptor is closed; -1 if
+// another holds it, or after another failure.
+int file_begin_alone(const char *path, char *temporary, size_t temporary_size, Error *error);
 bool file_commit(const char *temporary, const char *path, Error *error);
 // All of that.
 bool file_write_atomic(const char *path, const void *data, size_t size, Error *error);
@@ -44,8 +47,7 @@ bool file_read_at(int descriptor, const char *path, void *data, size_t size, uin
 bool directory_make(const char *path, Error *error); // mkdir -p
 bool directory_make_parent(const char *path, Error *error); // of the folder that holds the path's last part
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
-// For a path that no other lock keeps programs away from: the temporary one is locked until the descriptor is closed;
-// -1 if another holds it, or after another failure.
+// As file_begin_alone.
 int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error);
 bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
 // Opens a directory and keeps others out that do the same, until the descriptor is closed. -1 if that fails; what

@@ -129,21 +129,17 @@ static bool must_be_free(const char *out, Error *error) {
     return error_set(error, ERROR_USER, "%s exists already: choose another --out or remove it.", out);
 }
 
-// A file is made in a directory of its own, too, so that the same lock holds for both.
-static bool write_in(const char *temporary, const Export *export, const Format *format, Error *error) {
-    char path[RUN_PATH];
-    if (format->directory)
-        return format->write(export, temporary, error) && directory_commit(temporary, export->out, error);
-    return path_join(path, sizeof path, temporary, "file", error) && format->write(export, path, error) &&
-           file_commit(path, export->out, error) && directory_remove(temporary, error);
-}
-
-// All of it or nothing, and by one program at a time.
+// All of it or nothing, and by one program at a time: what is temporary is locked.
 static bool write_whole(const Export *export, const Format *format, Error *error) {
     char temporary[RUN_PATH];
-    const int lock = directory_begin_alone(export->out, temporary, sizeof temporary, error);
+    const int lock = format->directory ? directory_begin_alone(export->out, temporary, sizeof temporary, error)
+                                       : file_begin_alone(export->out, temporary, sizeof temporary, error);
     if (lock < 0) return false;
-    const bool written = must_be_free(export->out, error) && write_in(temporary, export, format, error);
+    bool written = must_be_free(export->out, error);
+    if (format->directory)
+        written = written && format->write(export, temporary, error) && directory_commit(temporary, export->out, error);
+    else // which writes into the same temporary file
+        written = written && format->write(export, export->out, error);
     if (!written) directory_remove(temporary, NULL); // best effort: the message is about what failed first
     close(lock);
     return written;
