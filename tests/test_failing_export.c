@@ -86,13 +86,14 @@ static void test_gguf(void **state) {
     (void)state;
     Case c;
     set_up(&c);
-    const Attempt attempt = {
+    Attempt attempt = {
         "models exported under failures", start_empty, export_to_gguf, whole_or_nothing, &c, .named = c.directory};
     fail_each_call(&attempt, CALL_MEMORY, ENOMEM);
     fail_each_call(&attempt, CALL_DISK & ~CALL_NAME, EIO);
     fail_each_call(&attempt, CALL_WRITE, ENOSPC);
     interrupt_each_call(&attempt, CALL_OPEN | CALL_WRITE | CALL_SYNC | CALL_CLOSE);
     c.may_leave = true;
+    attempt.named = "/"; // a folder above it, where making that fails
     fail_each_call(&attempt, CALL_NAME, EIO);
     tear_down(&c);
 }
