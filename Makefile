@@ -168,9 +168,9 @@ format:
 include tests/reliability.mk
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/rope/configs
-	install -m 755 $(BUILD)/rope $(DESTDIR)$(PREFIX)/bin/rope
-	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/rope/configs
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/rope/configs"
+	install -m 755 $(BUILD)/rope "$(DESTDIR)$(PREFIX)/bin/rope"
+	install -m 644 $(wildcard configs/*.ini) "$(DESTDIR)$(PREFIX)/share/rope/configs"
 
 clean:
 	rm -rf build

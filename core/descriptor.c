@@ -6,6 +6,8 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int descriptor_open(const char *path, int flags) {
@@ -45,7 +47,23 @@ bool descriptor_close(int descriptor, const char *path, Error *error) {
     return error_errno(error, "Cannot close %s", path);
 }
 
-// A rename is on disk when the folder that holds the name is.
+int descriptor_lock(int descriptor, const char *path, const char *what, Error *error) {
+    struct stat locked, named = {0};
+    if (descriptor < 0) {
+        error_errno(error, "Opening %s", path);
+        return -1;
+    }
+    const bool held = flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    // Whoever held it a moment ago may have removed or renamed it, and another may have made it again.
+    if (!held && (fstat(descriptor, &locked) != 0 || (stat(path, &named) != 0 && errno != ENOENT)))
+        error_errno(error, "Cannot look for %s", path);
+    else if (!held && locked.st_dev == named.st_dev && locked.st_ino == named.st_ino)
+        return descriptor;
+    error_set(error, ERROR_USER, "%s is being %s by another process.", path, what);
+    close(descriptor);
+    return -1;
+}
+
 bool descriptor_parent(const char *path, char folder[PATH_MAX], Error *error) {
     if (snprintf(folder, PATH_MAX, "%s", path) >= PATH_MAX)
         return error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
@@ -58,6 +76,7 @@ bool descriptor_parent(const char *path, char folder[PATH_MAX], Error *error) {
     return true;
 }
 
+// A rename is on disk when the folder that holds the name is.
 bool descriptor_sync_parent(const char *path, Error *error) {
     char folder[PATH_MAX];
     if (!descriptor_parent(path, folder, error)) return false;

@@ -34,6 +34,11 @@ bool directory_make(const char *path, Error *error) {
     return true;
 }
 
+int directory_lock(const char *path, const char *what, Error *error) {
+    const int descriptor = descriptor_open(path, O_RDONLY | O_DIRECTORY);
+    return descriptor_lock(descriptor, path, what, error);
+}
+
 bool directory_make_parent(const char *path, Error *error) {
     char folder[PATH_MAX];
     return descriptor_parent(path, folder, error) && directory_make(folder, error);
@@ -79,12 +84,31 @@ static int without_slashes(const char *path) {
     return (int)length;
 }
 
+static bool name_temporary(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
+    const int wanted = snprintf(temporary, temporary_size, "%.*s.tmp", without_slashes(final_path), final_path);
+    return (wanted >= 0 && (size_t)wanted < temporary_size) ||
+           error_set(error, ERROR_USER, "The path %.100s... is too long.", final_path);
+}
+
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
-    int wanted = snprintf(temporary, temporary_size, "%.*s.tmp", without_slashes(final_path), final_path);
-    if (wanted < 0 || (size_t)wanted >= temporary_size)
-        return error_set(error, ERROR_USER, "The path %.100s... is too long.", final_path);
+    if (!name_temporary(final_path, temporary, temporary_size, error)) return false;
     // What is there now was left by a program that was stopped while it wrote.
     return directory_remove(temporary, error) && directory_make(temporary, error);
+}
+
+int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
+    if (!name_temporary(final_path, temporary, temporary_size, error) || !directory_make_parent(final_path, error))
+        return -1;
+    struct stat status;
+    if (lstat(temporary, &status) == 0) { // left by a program that was stopped, or another is at it
+        const int lock = directory_lock(temporary, "written", error);
+        const bool removed = lock >= 0 && directory_remove(temporary, error);
+        if (lock >= 0) close(lock);
+        if (!removed) return -1;
+    }
+    if (mkdir(temporary, 0777) == 0) return directory_lock(temporary, "written", error);
+    error_errno(error, "Cannot create the folder %s", temporary);
+    return -1;
 }
 
 static _Thread_local Error *sync_error; // nftw passes nothing through to its callback

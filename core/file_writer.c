@@ -90,6 +90,11 @@ bool file_begin(const char *path, char *temporary, size_t temporary_size, Error 
            error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
 }
 
+int file_begin_alone(const char *path, char *temporary, size_t temporary_size, Error *error) {
+    if (!file_begin(path, temporary, temporary_size, error) || !directory_make_parent(path, error)) return -1;
+    return descriptor_lock(descriptor_open(temporary, O_WRONLY | O_CREAT), temporary, "written", error);
+}
+
 bool file_commit(const char *temporary, const char *path, Error *error) {
     if (rename(temporary, path) == 0) return descriptor_sync_parent(path, error);
     error_errno(error, "Cannot rename %s to %s", temporary, path);

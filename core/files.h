@@ -23,6 +23,9 @@ void file_writer_abandon(FileWriter *writer);
 // Files that appear whole: written and closed under the temporary name (path.tmp), then committed, which renames over path
 // and fsyncs the folder. What cannot be renamed is removed.
 bool file_begin(const char *path, char *temporary, size_t temporary_size, Error *error); // the name alone
+// For a path that several programs may write: makes the temporary file, locked until the descriptor is closed; -1 if
+// another holds it, or after another failure.
+int file_begin_alone(const char *path, char *temporary, size_t temporary_size, Error *error);
 bool file_commit(const char *temporary, const char *path, Error *error);
 // All of that.
 bool file_write_atomic(const char *path, const void *data, size_t size, Error *error);
@@ -32,7 +35,8 @@ bool file_append_line(int descriptor, const char *line, size_t size, Error *erro
 // fsync, gone on with after an interruption. Pipes and terminals, which have nothing to flush to, are fine.
 bool file_sync(int descriptor, const char *path, Error *error);
 // The whole file in malloc'd memory with a NUL appended; refuses more than `limit` bytes. *size excludes the NUL.
-// No such file, or too large a one, is the user's error. Reads pipes too.
+// No such file, or too large a one, is the user's error. Reads pipes too; one that nobody writes
+// to is empty.
 char *file_read_all(const char *path, size_t limit, size_t *size, Error *error);
 // Exactly `size` bytes at `offset`; a short file is ERROR_CORRUPT "truncated". No mmap: a file cut short must not be
 // SIGBUS.
@@ -43,7 +47,13 @@ bool file_read_at(int descriptor, const char *path, void *data, size_t size, uin
 bool directory_make(const char *path, Error *error); // mkdir -p
 bool directory_make_parent(const char *path, Error *error); // of the folder that holds the path's last part
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
+// As file_begin_alone.
+int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error);
 bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
+// Opens a directory and keeps others out that do the same, until the descriptor is closed. -1 if that fails; what
+// another program holds is the user's error, "PATH is being WHAT by another process." File systems without locks keep
+// nobody out.
+int directory_lock(const char *path, const char *what, Error *error);
 bool directory_remove(const char *path, Error *error); // recursive, does not follow links; fine if it is gone
 // What is in it but for names that begin with a dot, sorted by their bytes. A listing that breaks off is an error, and not
 // a shorter listing. Freed by directory_list_free, which also takes what a failure leaves.

@@ -1,6 +1,7 @@
 // Writing and reading meta.json with jansson.
 #include "data/meta.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,7 +99,7 @@ bool data_read_meta(const char *directory, PrepareResult *meta, Error *error) {
     size_t size = 0;
     if (!path_join(path, sizeof path, directory, "meta.json", error) || !meta_check_whole(directory, error))
         return false;
-    if (access(path, F_OK) != 0)
+    if (access(path, F_OK) != 0 && errno != EACCES)
         return error_set(error, ERROR_USER, "%s: not there; make it with `rope prepare TEXT --out %s`", path,
                          directory);
     char *text = file_read_all(path, META_BYTES_LIMIT, &size, error);

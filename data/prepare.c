@@ -34,6 +34,7 @@ typedef struct Preparation {
     char *buffer;   // (PIECE_BYTES)
     Tokenizer *tokenizer;
     char final[FILE_COUNT][PATH_BYTES], temporary[FILE_COUNT][PATH_BYTES], meta[PATH_BYTES], new_meta[PATH_BYTES];
+    int lock;       // on the folder: two programs would mix their files
     bool replacing; // from here on the folder holds old and new files until all are new
     MetaChecksums checksums;
     double started, shown; // seconds: of this stage, of the last progress line
@@ -256,7 +257,8 @@ bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error 
         return error_set(error, ERROR_MEMORY, "out of memory to read text");
     }
     p->settings = settings;
-    bool named = name_files(p, error);
+    p->lock = directory_lock(settings->out, "written", error);
+    bool named = p->lock >= 0 && name_files(p, error);
     if (named) p->text = text_open(settings->inputs, settings->input_count, settings->out, error);
     bool good = p->text != NULL;
     if (good && text_size(p->text) == 0)
@@ -266,6 +268,7 @@ bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error 
     if (named && !good) clean_up(p);
     tokenizer_free(p->tokenizer);
     text_close(p->text);
+    if (p->lock >= 0) close(p->lock);
     free(p->buffer);
     free(p);
     return good;

@@ -154,6 +154,9 @@ std::string train_here(const TokenizerTraining *training, const Sample &sample, 
 [[noreturn]] void child_main(int pipe_end, const TokenizerTraining *training, const Sample &sample,
                              double coverage) noexcept {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    // Locks that the parent holds are not to outlive it here; 3 and up are its files.
+    if (pipe_end > 3) close_range(3, static_cast<unsigned>(pipe_end) - 1, 0);
+    close_range(static_cast<unsigned>(pipe_end) + 1, ~0U, 0);
     if (std::atexit([] { _exit(1); }) != 0) _exit(1); // SentencePiece may call exit()
     if (!freopen("/dev/null", "w", stderr)) _exit(1);
     std::string model;

@@ -22,9 +22,9 @@ typedef struct ExportVocabulary {
     bool space_prefix;         // a space is put in front of every text
 } ExportVocabulary;
 
-// One GGUF file (version 3, F32) that appears whole or not at all, in a folder that is made if missing. `name`: UTF-8,
-// what the model is called. vocabulary NULL: the file has no tokenizer, only the vocabulary's size. The model is one that
-// transformers can express, and so llama.cpp: checkpoint_inexpressible is NULL (REQUIREd).
+// One GGUF file (version 3, F32) that appears whole or not at all. `name`: UTF-8, what the model is called. vocabulary
+// NULL: the file has no tokenizer, only the vocabulary's size. The model is one that transformers can express, and so
+// llama.cpp: checkpoint_inexpressible is NULL (REQUIREd).
 bool export_gguf(const char *path, Model *model, const ExportVocabulary *vocabulary, const char *name, Error *error);
 
 // NULL if llama2.c's run.c can run the model, which has constants where we have settings; else a sentence naming the

@@ -196,10 +196,6 @@ bool export_gguf(const char *path, Model *model, const ExportVocabulary *vocabul
     char temporary[PATH_MAX];
     REQUIRE(!checkpoint_inexpressible(model_settings(model)));
     if (!file_begin(path, temporary, sizeof temporary, error)) return false;
-    if (!directory_make_parent(path, error)) {
-        error_context(error, "%s", path);
-        return false;
-    }
     if (write_gguf(temporary, model, vocabulary, name, error)) return file_commit(temporary, path, error);
     unlink(temporary);
     return false;

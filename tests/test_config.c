@@ -119,7 +119,7 @@ static void files_are_read(void **state) {
     Error error = {0};
     const char *text =
         "\xef\xbb\xbf; comment\n# comment\n[model]\r\nlayers = 3 ; three\n  width = 96   # indented\nheads=4\n\n"
-        "[optim]\nbetas = 0.8, 0.99\n[train]\nout = runs/a#b\ntokens = 123456789012\n";
+        "[optim] ; of AdamW\r\nbetas = 0.8, 0.99\n[train]\nout = runs/a#b\ntokens = 123456789012\n";
     assert_true(read_text(&config, text, &error));
     assert_int_equal(config.layers, 3);
     assert_int_equal(config.width, 96);
@@ -163,6 +163,9 @@ static void files_are_refused(void **state) {
     refuse_text("[model]\nlay\0ers = 3\n", 18, ":2:", "0x00");
     refuse_file("[model]\n\x1b[0m\n", ":2:", "0x1b");
     refuse_file("[model]\nlayers\t=\x7f\n", ":2:", "0x7f");
+    refuse_file("[model]\rlayers = 3\r", ":1:", "carriage return");
+    refuse_file("; comment\r[model]\rlayers = 3\r", ":1:", "carriage return");
+    refuse_file("[model] layers = 3\n", ":1:", "follow the [section]");
     char line[2048] = "[data]\ndir = ";
     memset(line + strlen(line), 'x', 1500);
     refuse_file(line, ":2:", "longer than");

@@ -67,9 +67,11 @@ static void test_keeps(void **unused) {
     toy_trainer_create(&trainer, &config);
     assert_int_equal(mkdir(below(directory, "step_00000009.tmp"), 0777), 0);
     assert_int_equal(mkdir(below(directory, "step_00000009.old"), 0777), 0);
-    static const char *const strangers[] = {"notes.txt", "step_1", "step_00000001x", "step_0000000000000000001", "tmp",
+    static const char *const strangers[] = {"notes.txt", "step_1",   "step_00000001x", "step_0000000000000000001",
+                                            "tmp",       "mine.tmp", "config.ini.old", "step_1.tmp",
                                             "step_000000009"};
-    for (size_t i = 0; i < 6; i++) write_file(directory, strangers[i], "mine");
+    enum { STRANGERS = sizeof strangers / sizeof strangers[0] };
+    for (size_t i = 0; i < STRANGERS; i++) write_file(directory, strangers[i], "mine");
     if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
     assert_false(there(directory, "step_00000009.tmp") || there(directory, "step_00000009.old"));
     bool any = true;
@@ -86,7 +88,7 @@ static void test_keeps(void **unused) {
         if (there(directory, names[i]) != (i == 1 || i >= 3)) fail_msg("%s: kept or removed by mistake", names[i]);
         check_count("files kept or removed", 1);
     }
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < STRANGERS; i++) {
         if (!there(directory, strangers[i])) fail_msg("%s was removed", strangers[i]);
         check_count("files kept or removed", 1);
     }

@@ -18,6 +18,14 @@ typedef struct Reading {
     Error *error;
 } Reading;
 
+// inih drops what follows the bracket of a "[section]": a setting there would be missed by nobody.
+static bool drops_text(const char *line) {
+    const char *bracket = strchr(line, ']');
+    if (line[strspn(line, " \t")] != '[' || !bracket) return false;
+    bracket += 1 + strspn(bracket + 1, " \t\r\n");
+    return *bracket && *bracket != ';' && *bracket != '#';
+}
+
 // One line for inih, or NULL at the end of the file and at the first line that is not fit to be read.
 static char *read_line(char *buffer, int size, void *context) {
     Reading *reading = context;
@@ -27,6 +35,11 @@ static char *read_line(char *buffer, int size, void *context) {
         if (byte == 0 || byte == 127 || (byte < 32 && byte != '\n' && byte != '\r' && byte != '\t')) {
             error_set(reading->error, ERROR_USER, "%s:%u: byte 0x%02x is not text.", reading->path, reading->line,
                       (unsigned)byte);
+            return NULL;
+        }
+        if (used && buffer[used - 1] == '\r' && byte != '\n' && byte != '\r') { // a whole file as one line
+            error_set(reading->error, ERROR_USER, "%s:%u: a carriage return within the line; lines end in newlines.",
+                      reading->path, reading->line);
             return NULL;
         }
         if (used == size - 1) {
@@ -45,6 +58,11 @@ static char *read_line(char *buffer, int size, void *context) {
     buffer[used] = 0;
     if (!text_valid(buffer, (size_t)used)) {
         error_set(reading->error, ERROR_USER, "%s:%u: the line is not UTF-8.", reading->path, reading->line);
+        return NULL;
+    }
+    if (drops_text(buffer)) {
+        error_set(reading->error, ERROR_USER, "%s:%u: nothing but a comment may follow the [section] in its line.",
+                  reading->path, reading->line);
         return NULL;
     }
     return buffer;

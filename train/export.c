@@ -123,12 +123,26 @@ static const Format *find_format(const char *name, Error *error) {
 
 // ---- the command ----------------------------------------------------------------------------------------------------
 
-static bool write_whole_directory(const Export *export, const Format *format, Error *error) {
+static bool must_be_free(const char *out, Error *error) {
+    struct stat status;
+    if (lstat(out, &status) != 0) return true; // whatever else is wrong with it shows when it is written
+    return error_set(error, ERROR_USER, "%s exists already: choose another --out or remove it.", out);
+}
+
+// All of it or nothing, and by one program at a time: what is temporary is locked.
+static bool write_whole(const Export *export, const Format *format, Error *error) {
     char temporary[RUN_PATH];
-    if (!directory_begin(export->out, temporary, sizeof temporary, error)) return false;
-    if (format->write(export, temporary, error) && directory_commit(temporary, export->out, error)) return true;
-    directory_remove(temporary, NULL); // best effort: the message is about what failed first
-    return false;
+    const int lock = format->directory ? directory_begin_alone(export->out, temporary, sizeof temporary, error)
+                                       : file_begin_alone(export->out, temporary, sizeof temporary, error);
+    if (lock < 0) return false;
+    bool written = must_be_free(export->out, error);
+    if (format->directory)
+        written = written && format->write(export, temporary, error) && directory_commit(temporary, export->out, error);
+    else // which writes into the same temporary file
+        written = written && format->write(export, export->out, error);
+    if (!written) directory_remove(temporary, NULL); // best effort: the message is about what failed first
+    close(lock);
+    return written;
 }
 
 static bool file_bytes(const char *path, uint64_t *bytes, Error *error) {
@@ -150,12 +164,6 @@ static bool count_bytes(const char *out, bool directory, uint64_t *bytes, Error 
     }
     directory_list_free(&list);
     return fine;
-}
-
-static bool must_be_free(const char *out, Error *error) {
-    struct stat status;
-    if (lstat(out, &status) != 0) return true; // whatever else is wrong with it shows when it is written
-    return error_set(error, ERROR_USER, "%s exists already: choose another --out or remove it.", out);
 }
 
 static void report(const Export *export, const Format *format, uint64_t bytes, bool json) {
@@ -182,9 +190,7 @@ static bool run(Loaded *loaded, Export *export, const Format *format, const Comm
     const char *hindrance = format->hindrance ? format->hindrance(settings, vocabulary_of(export)) : NULL;
     if (hindrance)
         return error_set(error, ERROR_USER, "%s cannot be exported as %s: %s", loaded->path, format->name, hindrance);
-    if (!(format->directory ? write_whole_directory(export, format, error)
-                            : format->write(export, export->out, error)) ||
-        !count_bytes(export->out, format->directory, &bytes, error))
+    if (!write_whole(export, format, error) || !count_bytes(export->out, format->directory, &bytes, error))
         return false;
     report(export, format, bytes, line->json);
     return true;

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -43,6 +44,9 @@ bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Erro
     if (!path_join(path, sizeof path, run->path, "metrics.jsonl", error)) return false;
     metrics->descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (metrics->descriptor < 0) return error_errno(error, "Opening %s", path);
+    struct stat status;
+    if (fstat(metrics->descriptor, &status) == 0 && S_ISFIFO(status.st_mode)) // would be read without end
+        return error_set(error, ERROR_USER, "%s is not a regular file; move it away.", path);
     size_t size;
     char *text = file_read_all(path, metrics_limit, &size, error);
     if (!text) return false;

@@ -3,11 +3,9 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -59,23 +57,47 @@ static void step_path(const RunDirectory *run, uint64_t step, char path[RUN_PATH
     path_in(run, name, path);
 }
 
-// Half-written checkpoints and links of a run that was killed carry .tmp or .old; nobody else writes while we hold the
-// lock.
+static const char *const links[] = {"latest", "best"};
+
+// What a run that was killed may leave, under the names that it is written with. Whatever else ends in .tmp or .old is
+// not ours: train.out may be any folder.
+static bool is_half_written(const char *name) {
+    const char *suffix = strrchr(name, '.');
+    char stem[NAME_MAX + 1];
+    uint64_t step;
+    if (!suffix || (strcmp(suffix, ".tmp") && strcmp(suffix, ".old"))) return false;
+    snprintf(stem, sizeof stem, "%.*s", (int)(suffix - name), name);
+    if (step_number(stem, &step)) return true;
+    bool written = !strcmp(stem, "config.ini");
+    for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) written |= !strcmp(stem, links[i]);
+    return written && !strcmp(suffix, ".tmp");
+}
+
+// Nobody else writes while we hold the lock.
 static bool sweep(const RunDirectory *run, Error *error) {
     DirectoryList list;
     bool fine = directory_list(&list, run->path, error);
     for (size_t i = 0; fine && i < list.count; i++) {
-        const char *name = list.entries[i]->d_name, *suffix = strrchr(name, '.');
         char path[RUN_PATH];
-        if (!suffix || (strcmp(suffix, ".tmp") && strcmp(suffix, ".old"))) continue;
-        path_in(run, name, path);
+        if (!is_half_written(list.entries[i]->d_name)) continue;
+        path_in(run, list.entries[i]->d_name, path);
         fine = directory_remove(path, error);
     }
     directory_list_free(&list);
     return fine;
 }
 
-static const char *const links[] = {"latest", "best"};
+// Found out before the first step instead of at the first checkpoint, hours later.
+static bool check_links(const RunDirectory *run, Error *error) {
+    char path[RUN_PATH];
+    path_in(run, "latest.tmp", path);
+    if (symlink(".", path) != 0) {
+        error_errno(error, "Creating the link %s", path);
+        error_context(error, "train.out needs a place that can be written to and takes symbolic links");
+        return false;
+    }
+    return unlink(path) == 0 || error_errno(error, "Cannot remove %s", path);
+}
 
 // A copy that followed the links has directories in their place, which no link can replace. What is whole goes where
 // its link pointed to; the step's own directory may be there too, or not.
@@ -103,13 +125,9 @@ bool run_open(RunDirectory *run, const char *path, Error *error) {
     if (snprintf(run->path, sizeof run->path, "%s", path) >= RUN_PATH - ROOM || !*path)
         return error_set(error, ERROR_USER, "train.out is empty or too long.");
     if (!directory_make(path, error)) return false;
-    run->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (run->lock < 0) return error_errno(error, "Opening %s", path);
-    if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        run_close(run);
-        return error_set(error, ERROR_USER, "%s is being trained by another process.", path);
-    }
-    if (sweep(run, error) && take_copies_for_links(run, error)) return true;
+    run->lock = directory_lock(path, "trained", error);
+    if (run->lock < 0) return false;
+    if (sweep(run, error) && check_links(run, error) && take_copies_for_links(run, error)) return true;
     run_close(run);
     return false;
 }
@@ -214,6 +232,19 @@ bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, c
     return point_links(run, state, error) && prune(run, trainer, error);
 }
 
+// What may not be read is not damaged: it would be passed over, and removed by the next checkpoint.
+static bool may_be_read(const char *checkpoint, Error *error) {
+    static const char *const files[] = {"state.json", "config.json", "model.safetensors", "optimizer.safetensors"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        char path[RUN_PATH];
+        if (!path_join(path, sizeof path, checkpoint, files[i], error)) return false;
+        if (access(path, R_OK) == 0 || errno != EACCES) continue;
+        return error_set(error, ERROR_USER, "%s may not be read; give yourself the right to, or move %s away.", path,
+                         checkpoint);
+    }
+    return true;
+}
+
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error) {
     Steps steps;
     *found = false;
@@ -223,7 +254,7 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
         char path[RUN_PATH];
         Error why = {0};
         step_path(run, steps.numbers[i], path);
-        *found = snapshot_load(path, trainer, &why);
+        *found = may_be_read(path, &why) && snapshot_load(path, trainer, &why);
         if (*found) break;
         refused = why.kind == ERROR_USER || why.kind == ERROR_MEMORY;
         if (refused)

@@ -175,6 +175,17 @@ static bool names_step(const char *name) {
     return digits >= 8 && digits <= 18 && !name[5 + digits] && (digits == 8 || name[5] != '0');
 }
 
+// What a run that was killed may leave behind: a checkpoint, a link or its settings under another name than theirs.
+static bool left_half_written(const char *name) {
+    static const char *const others[] = {"latest.tmp", "best.tmp", "config.ini.tmp"};
+    char stem[256];
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (!strcmp(name, others[i])) return true;
+    if (!ends_in(name, ".tmp") && !ends_in(name, ".old")) return false;
+    snprintf(stem, sizeof stem, "%.*s", (int)(strlen(name) - strlen(".tmp")), name);
+    return names_step(stem);
+}
+
 static void put(const char *root, const char *line) {
     char path[PATH_SIZE + 192], inside[PATH_SIZE + 224];
     const bool marked = *line == '/' || *line == '>';
@@ -227,7 +238,7 @@ static bool run_run_directory(const uint8_t *data, size_t size) {
     REQUIRE(open == !(in_the_way(root, "latest") || in_the_way(root, "best")) && directory_list(&after, root, NULL));
     for (size_t i = 0; i < before.count; i++) {
         const char *name = before.entries[i]->d_name;
-        const bool swept = ends_in(name, ".tmp") || ends_in(name, ".old");
+        const bool swept = left_half_written(name);
         if (!swept) REQUIRE(left < after.count && !strcmp(name, after.entries[left]->d_name));
         left += !swept;
         steps += !swept && names_step(name);

@@ -1,0 +1,79 @@
+#!/bin/bash
+# What commands must stand when files are not theirs alone: two programs at one path, files that must not be read or
+# written, file systems that cannot do everything, settings from elsewhere. $BUILD is the build directory. Prints
+# "NAME: ok".
+set -u
+cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
+checkout=$OLDPWD
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
+for i in $(seq 400); do
+    echo "the king of hill $((i * i % 97)) went up to see what no man had seen before"
+done >text.txt
+expect 0 prepare "$rope" prepare text.txt --out data --vocab 300
+train="$rope train --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.steps=30 --train.batch=2
+    --train.threads=1 --train.eval_batches=2 --train.log_every=3"
+expect 0 'train' $train --data.dir=data --train.out=run
+
+# Two at one folder would mix their tokenizers and shards.
+expect 2 'two that prepare one folder' flock data "$rope" prepare text.txt --out data --vocab 290
+says 'two that prepare one folder' 'data is being written by another process'
+expect 0 'eval of what the first prepared' "$rope" eval run --data data
+ok 'two that prepare one folder'
+
+for format in gguf bf16; do
+    if [ $format = gguf ]; then echo half >exported.tmp; else mkdir exported.tmp; fi
+    expect 2 "two that export, $format" flock exported.tmp "$rope" export run --format $format --out exported
+    says "two that export, $format" "exported.tmp is being written by another process"
+    [ ! -e exported ] && [ -e exported.tmp ] || fail "two that export, $format: what it left"
+    expect 0 "export over what a killed one left, $format" "$rope" export run --format $format --out exported
+    [ ! -e exported.tmp ] || fail "export over what a killed one left, $format: it is still there"
+    rm -r exported
+done
+ok 'two that export to one path'
+
+expect 0 'install' make -s -C "$checkout" -o all install BUILD="$BUILD" DESTDIR="$work/two words"
+[ -x "two words/usr/local/bin/rope" ] && [ -f "two words/usr/local/share/rope/configs/tiny.ini" ] ||
+    fail 'install: what is there'
+ok 'installing below a name with blanks'
+
+# A checkpoint that may not be read (written under sudo, say) is not damaged: it must neither be passed over nor go.
+user=
+if [ "$(id -u)" -eq 0 ]; then user='setpriv --reuid=65534 --regid=65534 --clear-groups'; fi
+if [ -z "$user" ] || { chmod 755 . && $user test -x "$rope"; } 2>/dev/null; then
+    expect 0 'train with checkpoints' $train --data.dir=data --train.out=kept --train.save_every=10 --train.keep=5
+    chmod 000 kept/step_00000030/state.json
+    [ -z "$user" ] || chown -R 65534:65534 kept
+    expect 2 'a checkpoint that may not be read' $user "$rope" train --resume kept --train.steps=25
+    says 'a checkpoint that may not be read' 'kept/step_00000030/state.json may not be read'
+    chmod 600 kept/step_00000030/state.json
+    cp -a data secret && chmod 000 secret
+    expect 1 'data that may not be read' $user $train --data.dir=secret --train.out=none
+    says 'data that may not be read' 'secret/meta.json: Permission denied'
+    expect 0 'it may be read again' $user "$rope" train --resume kept --train.steps=33
+    says 'it may be read again' 'at step 30'
+    ok 'a checkpoint that may not be read'
+fi
+
+# Pipes in the place of files, which nobody writes to.
+for file in run/metrics.jsonl run/latest/state.json data/meta.json data/tokenizer.model; do
+    rm -rf piped && mkdir piped && cp -a run data piped && rm piped/$file && mkfifo piped/$file
+    timeout 20 "$rope" train --resume piped/run --data.dir=piped/data --train.steps=33 >out 2>err </dev/null
+    case $? in 1 | 2) ;; *) fail "a pipe for $file: exit code" ;; esac
+    says "a pipe for $file" ": piped/"
+done
+ok 'pipes in the place of files'
+
+# A file system without symbolic links is refused before the first step: no checkpoint could ever be called the latest.
+printf '%s' '#include <errno.h>
+int symlink(const char *target, const char *path) { (void)target, (void)path; errno = EPERM; return -1; }' >links.c
+if ${CC:-cc} -shared -fPIC -o links.so links.c 2>/dev/null; then
+    without_links="env LD_PRELOAD=./links.so ASAN_OPTIONS=verify_asan_link_order=0:${ASAN_OPTIONS:-}"
+    expect 1 'no links' $without_links $train --data.dir=data --train.out=linkless
+    says 'no links' 'takes symbolic links: Creating the link linkless/latest.tmp: Operation not permitted'
+    [ ! -s linkless/metrics.jsonl ] || fail 'no links: it trained'
+    expect 0 'eval without links' $without_links "$rope" eval run/step_00000030 --data data --batches 1
+    ok 'no symbolic links'
+fi
+
+echo "$checks checks passed"
