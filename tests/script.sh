@@ -29,3 +29,13 @@ expect() {
 }
 # says NAME TEXT: standard error holds it
 says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
+# small_run: data/ and run/ of a tiny model, with $train to make more of its kind
+small_run() {
+    for i in $(seq 400); do
+        echo "the king of hill $((i * i % 97)) went up to see what no man had seen before"
+    done >text.txt
+    expect 0 prepare "$rope" prepare text.txt --out data --vocab 300
+    train="$rope train --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.steps=30 --train.batch=2
+        --train.threads=1 --train.eval_batches=2 --train.log_every=3"
+    expect 0 train $train --data.dir=data --train.out=run
+}

@@ -5,14 +5,8 @@ set -u
 cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
-for i in $(seq 400); do
-    echo "the king of hill $((i * i % 97)) went up to see what no man had seen before"
-done >text.txt
-expect 0 prepare "$rope" prepare text.txt --out data --vocab 300
-train="$rope train --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.steps=30 --train.batch=2
-    --train.threads=1 --train.eval_batches=2 --train.log_every=3"
+small_run
 task='--data.task=mqar --data.pairs=4'
-expect 0 'train' $train --data.dir=data --train.out=run
 
 # With standard output and error closed, their numbers must not go to the run's files.
 (exec $train $task --train.out=closed >&- 2>&-) || fail "closed streams: exit code $?"
