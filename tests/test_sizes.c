@@ -163,7 +163,7 @@ static int run_command(const char *command, const char *option, const char *valu
         dup2(ends[1], STDERR_FILENO);
         close(ends[0]);
         snprintf(argument, sizeof argument, "--%s=%s", option, value);
-        const bool alone = strcmp(command, "verify") == 0 || strcmp(command, "ab") == 0;
+        const bool alone = !strcmp(command, "verify") || !strcmp(command, "ab") || !strcmp(command, "profile");
         char name[16], positional[] = "attention"; // what bench measures, and for others a file
         snprintf(name, sizeof name, "%s", command);
         char *arguments[] = {name, argument, alone ? NULL : positional, NULL};
