@@ -38,7 +38,7 @@ static void check_axis(double low, double high, bool logarithmic) {
     }
     // ends are ticks, and the data fill more than half of the axis
     assert_true(fabs(axis.ticks[0] - axis.low) <= slack && fabs(axis.ticks[axis.tick_count - 1] - axis.high) <= slack);
-    if (high - low > 1e-6 * size) assert_true(high - low > 0.5 * span);
+    if (high - low > 2e-4 * size) assert_true(high - low > 0.5 * span);
 }
 
 static void test_axes(void **state) {
@@ -102,8 +102,8 @@ static void test_ticks(void **state) {
     // neighbours on an axis never look the same
     Random random = {2, RANDOM_TEST, 3};
     for (uint64_t i = 0; i < 5000; i++) {
-        double low = pow(10, 16 * random_uniform(random, 2 * i) - 8),
-               high = low * (1.01 + 9 * random_uniform(random, 2 * i + 1));
+        double low = pow(10, 20 * random_uniform(random, 2 * i) - 8),
+               high = low * (1 + 9 * pow(10, -12 * random_uniform(random, 2 * i + 1)));
         ChartAxis axis = chart_axis(low, high, false);
         char before[32] = "";
         for (size_t t = 0; t < axis.tick_count; t++) {

@@ -26,13 +26,14 @@ void chart_tick(char *text, size_t size, double value) {
     int exponent;
     if (magnitude >= 1024 && magnitude < 1048576 && frexp(magnitude, &exponent) == 0.5)
         snprintf(text, size, "%gK", value / 1024);
-    else if (magnitude >= 1e9)
-        snprintf(text, size, "%.4g", value);
-    else if (magnitude >= 1e6)
+    else if (magnitude >= 1e6 && magnitude < 1e9)
         snprintf(text, size, "%.6gM", value / 1e6);
     else
         snprintf(text, size, "%.6g", value);
 }
+
+// An axis narrower than this share of its values would have the same label, of six digits, at several ticks.
+static const double least_share = 2e-4;
 
 static void add_tick(ChartAxis *axis, double value) {
     if (axis->tick_count < sizeof axis->ticks / sizeof *axis->ticks) axis->ticks[axis->tick_count++] = value;
@@ -46,6 +47,8 @@ static ChartAxis linear_axis(double low, double high) {
         axis.low = low - (size > 1e-290 ? size / 10 : 1);
         axis.high = high + (size > 1e-290 ? size / 10 : 1);
     }
+    const double missing = least_share * size - (axis.high - axis.low);
+    if (missing > 0) axis.low -= missing / 2, axis.high += missing / 2;
     double raw = (axis.high - axis.low) / 5, power = pow(10, floor(log10(raw)));
     double step = power * (raw / power < 1.5 ? 1 : raw / power < 3.5 ? 2 : raw / power < 7.5 ? 5 : 10);
     double first = floor(axis.low / step + 1e-9), last = ceil(axis.high / step - 1e-9);
