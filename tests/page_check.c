@@ -74,6 +74,7 @@ static void check_shown(const char *cell, double value) {
     char *end;
     double number = strtod(digits, &end);
     if (end == digits || *end || fabs(number - value) > 6e-5 * fabs(value)) complain("another number is shown", cell);
+    if (strchr(digits, 'e') && fabs(value) >= 1 && fabs(value) < 1e15) complain("shown with an exponent", cell);
 }
 
 static size_t check_row(const char *row, const char *path, json_t *document) {

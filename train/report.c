@@ -151,8 +151,12 @@ static void table_cell(FILE *out, const char *key, const json_t *value) {
         fprintf(out, "<td data-key=\"%s\" data-value=\"%lld\">", key, (long long)json_integer_value(value));
         grouped(out, (long long)json_integer_value(value));
     } else if (json_is_real(value)) {
-        fprintf(out, "<td data-key=\"%s\" data-value=\"%.17g\">%.5g", key, json_real_value(value),
-                json_real_value(value));
+        const double real = json_real_value(value);
+        fprintf(out, "<td data-key=\"%s\" data-value=\"%.17g\">", key, real);
+        if (fabs(real) >= 99999.5 && fabs(real) < 1e15) // five digits would have an exponent
+            grouped(out, llround(real));
+        else
+            fprintf(out, "%.5g", real);
     } else if (json_is_string(value)) {
         fputs("<td class=\"word\">", out);
         chart_escape(out, json_string_value(value));
