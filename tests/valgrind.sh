@@ -4,7 +4,7 @@
 # and the largest programs take long. Prints a line for each, then "N passed, N failed".
 cd "$(dirname "$0")/.." || exit 2
 BUILD=${BUILD:-build}
-export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
+export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive LOWRANK_CASES=${LOWRANK_CASES:-1000}
 limit=${VALGRIND_SECONDS:-3600}
 log=$BUILD/valgrind.log
 passed=0
