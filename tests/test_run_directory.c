@@ -184,6 +184,72 @@ static void test_finds(void **unused) {
     }
 }
 
+// A directory that is moved away while its run goes on is made again; another run that has taken its place is left alone.
+static void test_moved_away(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    char path[PATH], saved[RUN_PATH];
+    Config config = settings(NULL);
+    Trainer trainer;
+    RunDirectory run, other;
+    Error error = {0};
+    snprintf(path, sizeof path, "%s/run", directory);
+    toy_trainer_create(&trainer, &config);
+    assert_true(run_open(&run, path, &error));
+    save(&run, &trainer);
+    assert_int_equal(rename(path, below(directory, "moved")), 0);
+    toy_trainer_step(&trainer);
+    save(&run, &trainer);
+    assert_true(there(directory, "moved/step_00000000") && !there(directory, "moved/step_00000001"));
+    assert_true(there(path, "step_00000001") && there(path, "config.ini"));
+    check_link(path, "latest", "step_00000001");
+    assert_false(run_open(&other, path, &error)); // the new directory is locked as the old one was
+    assert_int_equal(error.kind, ERROR_USER);
+
+    assert_int_equal(rename(path, below(directory, "moved again")), 0);
+    assert_int_equal(rename(below(directory, "moved"), path), 0);
+    error_clear(&error);
+    assert_false(run_save(&run, &trainer, NULL, saved, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "holds another run now") && !*saved);
+    assert_true(there(path, "step_00000000") && !there(path, "step_00000001"));
+    run_close(&run);
+    trainer_destroy(&trainer);
+    check_count("directories that were moved", 2);
+}
+
+// Copies that followed the links: a whole checkpoint in the place of a link goes to its step, anything else is named.
+static void test_copied_links(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    Config config = settings(NULL);
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    bool found;
+    toy_trainer_create(&trainer, &config);
+    assert_true(run_open(&run, directory, &error));
+    for (int i = 0; i < 3; i++) toy_trainer_step(&trainer);
+    save(&run, &trainer);
+    run_close(&run);
+    assert_int_equal(unlink(below(directory, "latest")), 0);
+    char step[2 * PATH];
+    snprintf(step, sizeof step, "%s", below(directory, "step_00000003"));
+    assert_int_equal(rename(step, below(directory, "latest")), 0);
+    assert_true(run_open(&run, directory, &error));
+    assert_true(there(directory, "step_00000003") && !there(directory, "latest"));
+    if (!run_load_latest(&run, &trainer, &found, &error)) fail_msg("%s", error.message);
+    assert_true(found && trainer.state.step == 3);
+    check_link(directory, "latest", "step_00000003");
+    run_close(&run);
+
+    assert_int_equal(mkdir(below(directory, "best"), 0777), 0);
+    assert_false(run_open(&run, directory, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "/best is a directory in the place of a link"));
+    assert_true(there(directory, "best") && there(directory, "step_00000003/state.json"));
+    trainer_destroy(&trainer);
+    check_count("directories in the place of links", 2);
+}
+
 // Each setting that shapes the model, and the seed, which orders the data: with another value a run is not continued,
 // and the trainer keeps its numbers.
 static void test_other_runs(void **unused) {
@@ -387,6 +453,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_keeps, one_thread),
     cmocka_unit_test(test_goes_on),
     cmocka_unit_test(test_finds),
+    cmocka_unit_test(test_moved_away),
+    cmocka_unit_test(test_copied_links),
     cmocka_unit_test(test_other_runs),
     cmocka_unit_test(test_settings_that_may_differ),
     cmocka_unit_test(test_carried_settings),
