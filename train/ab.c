@@ -114,34 +114,8 @@ static bool check_needs(Ab *ab, Error *error) {
     return true;
 }
 
-static bool make_tracks(Ab *ab, Error *error) {
-    ab->tracks = calloc(ab->seed_count * AB_ARMS, sizeof *ab->tracks);
-    ab->fidelity = json_array();
-    ab->gradients = json_array();
-    ab->sessions = json_array();
-    bool fine = ab->tracks && ab->fidelity && ab->gradients && ab->sessions;
-    for (size_t i = 0; fine && i < ab->seed_count * AB_ARMS; i++) {
-        AbTrack *track = &ab->tracks[i];
-        double **arrays[] = {&track->loss, &track->seconds, &track->eval_step, &track->eval_loss, &track->eval_seconds};
-        for (size_t k = 0; k < sizeof arrays / sizeof *arrays; k++)
-            fine = (*arrays[k] = calloc(ab->steps + 1, sizeof **arrays[k])) && fine;
-    }
-    return fine || error_set(error, ERROR_MEMORY, "Out of memory for the record of %zu steps.", ab->steps);
-}
-
 static void destroy(Ab *ab) {
-    for (size_t i = 0; ab->tracks && i < ab->seed_count * AB_ARMS; i++) {
-        AbTrack *track = &ab->tracks[i];
-        free(track->loss);
-        free(track->seconds);
-        free(track->eval_step);
-        free(track->eval_loss);
-        free(track->eval_seconds);
-    }
-    free(ab->tracks);
-    json_decref(ab->fidelity);
-    json_decref(ab->gradients);
-    json_decref(ab->sessions);
+    ab_record_free(ab);
     run_close(&ab->run);
     free(ab);
 }
@@ -166,7 +140,7 @@ static bool report(const Ab *ab, bool json, Error *error) {
 
 static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *error) {
     bool found = false;
-    if (!make_tracks(ab, error) || !run_open(&ab->run, out, error) || !ab_progress_load(ab, resume, &found, error))
+    if (!ab_record_make(ab, error) || !run_open(&ab->run, out, error) || !ab_progress_load(ab, resume, &found, error))
         return false;
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);
     if (!found && resume) fprintf(stderr, "rope: %s has no comparison to resume; starting at step 0.\n", out);

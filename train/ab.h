@@ -51,6 +51,10 @@ bool ab_timed(const Ab *ab, size_t seed, size_t step);
 // until then is in the tracks either way, and saved as of the last evaluation or the stop.
 bool ab_run(Ab *ab, Error *error);
 
+// ab_progress.c: the tracks of seed_count seeds of `steps` steps, and fidelity, gradients and sessions, all empty; freed
+// also where only some of them could be made.
+bool ab_record_make(Ab *ab, Error *error);
+void ab_record_free(Ab *ab);
 // ab_progress.c: OUT/progress.json, with which an interrupted comparison goes on. Load fails with ERROR_USER when there
 // is one and `resume` is false, or when the arms' settings are not those it was made with; *found false: there is none.
 bool ab_progress_save(const Ab *ab, Error *error);

@@ -11,6 +11,36 @@
 
 static const size_t progress_limit = (size_t)1 << 32;
 
+bool ab_record_make(Ab *ab, Error *error) {
+    ab->tracks = calloc(ab->seed_count * AB_ARMS, sizeof *ab->tracks);
+    ab->fidelity = json_array();
+    ab->gradients = json_array();
+    ab->sessions = json_array();
+    bool fine = ab->tracks && ab->fidelity && ab->gradients && ab->sessions;
+    for (size_t i = 0; fine && i < ab->seed_count * AB_ARMS; i++) {
+        AbTrack *track = &ab->tracks[i];
+        double **arrays[] = {&track->loss, &track->seconds, &track->eval_step, &track->eval_loss, &track->eval_seconds};
+        for (size_t k = 0; k < sizeof arrays / sizeof *arrays; k++)
+            fine = (*arrays[k] = calloc(ab->steps + 1, sizeof **arrays[k])) && fine;
+    }
+    return fine || error_set(error, ERROR_MEMORY, "Out of memory for the record of %zu steps.", ab->steps);
+}
+
+void ab_record_free(Ab *ab) {
+    for (size_t i = 0; ab->tracks && i < ab->seed_count * AB_ARMS; i++) {
+        AbTrack *track = &ab->tracks[i];
+        free(track->loss);
+        free(track->seconds);
+        free(track->eval_step);
+        free(track->eval_loss);
+        free(track->eval_seconds);
+    }
+    free(ab->tracks);
+    json_decref(ab->fidelity);
+    json_decref(ab->gradients);
+    json_decref(ab->sessions);
+}
+
 static json_t *doubles(const double *values, size_t count) {
     json_t *array = json_array();
     for (size_t i = 0; i < count; i++) json_array_append_new(array, figure_json(values[i]));

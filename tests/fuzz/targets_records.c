@@ -30,9 +30,6 @@ static void ab_begin(Ab *ab, const char *name) {
     *ab = (Ab){.arm_count = ARMS,
                .steps = STEPS,
                .seed_count = SEEDS,
-               .fidelity = json_array(),
-               .gradients = json_array(),
-               .sessions = json_array(),
                .run.lock = -1};
     snprintf(ab->run.path, sizeof ab->run.path, "%s", directory(name));
     for (size_t i = 0; i < ARMS; i++) {
@@ -40,27 +37,8 @@ static void ab_begin(Ab *ab, const char *name) {
         snprintf(ab->arms[i].name, sizeof ab->arms[i].name, "%s", names[i]);
         configure(&ab->arms[i].config, settings, sizeof settings / sizeof *settings - i);
     }
-    REQUIRE(ab->tracks = calloc(SEEDS * AB_ARMS, sizeof *ab->tracks));
-    for (size_t i = 0; i < SEEDS * AB_ARMS; i++) {
-        double **arrays[] = {&ab->tracks[i].loss, &ab->tracks[i].seconds, &ab->tracks[i].eval_step,
-                             &ab->tracks[i].eval_loss, &ab->tracks[i].eval_seconds};
-        for (size_t k = 0; k < 5; k++) REQUIRE(*arrays[k] = calloc(STEPS + 1, sizeof(double)));
-    }
-}
-
-static void ab_end(Ab *ab) {
-    for (size_t i = 0; i < SEEDS * AB_ARMS; i++) {
-        AbTrack *track = &ab->tracks[i];
-        free(track->loss);
-        free(track->seconds);
-        free(track->eval_step);
-        free(track->eval_loss);
-        free(track->eval_seconds);
-    }
-    free(ab->tracks);
-    json_decref(ab->fidelity);
-    json_decref(ab->gradients);
-    json_decref(ab->sessions);
+    Error error = {0};
+    REQUIRE(ab_record_make(ab, &error));
 }
 
 static char *saved_progress(const Ab *ab) {
@@ -105,11 +83,11 @@ static bool run_progress(const uint8_t *data, size_t size) {
         REQUIRE(ab_progress_load(&again, true, &found, &error));
         char *text_again = saved_progress(&again);
         REQUIRE(strcmp(text, text_again) == 0);
-        ab_end(&again);
+        ab_record_free(&again);
         free(text);
         free(text_again);
     }
-    ab_end(&ab);
+    ab_record_free(&ab);
     return taken;
 }
 
@@ -166,7 +144,7 @@ static void seeds_progress(void) {
         seed_damaged(text, "\"eval_step\":[2.0", "\"eval_step\":[9.0");
         seed_damaged(text, "\"eval_step\":", "\"eval_left\":");
         free(text);
-        ab_end(&ab);
+        ab_record_free(&ab);
     }
 }
 
