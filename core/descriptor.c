@@ -17,6 +17,14 @@ int descriptor_open(const char *path, int flags) {
     return descriptor;
 }
 
+// Without O_NONBLOCK a pipe that nobody writes to stops the program here; with it, reading one that is written to would
+// not wait.
+int descriptor_open_to_read(const char *path) {
+    const int descriptor = descriptor_open(path, O_RDONLY | O_NONBLOCK);
+    if (descriptor >= 0) fcntl(descriptor, F_SETFL, 0);
+    return descriptor;
+}
+
 bool descriptor_write(int descriptor, const char *path, const void *data, size_t size, uint64_t offset, Error *error) {
     const unsigned char *from = data;
     while (size > 0) {

@@ -9,6 +9,7 @@
 #include "core/error.h"
 
 int descriptor_open(const char *path, int flags); // close-on-exec, mode 0666; negative with errno on failure
+int descriptor_open_to_read(const char *path);    // does not wait for a pipe's writer
 // Locks what was opened under that path, for directory_lock and file_begin_alone; closes it if that fails, and returns -1.
 int descriptor_lock(int descriptor, const char *path, const char *what, Error *error);
 bool descriptor_write(int descriptor, const char *path, const void *data, size_t size, uint64_t offset, Error *error);

@@ -84,20 +84,21 @@ static int without_slashes(const char *path) {
     return (int)length;
 }
 
-static bool name_temporary(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
-    const int wanted = snprintf(temporary, temporary_size, "%.*s.tmp", without_slashes(final_path), final_path);
-    return (wanted >= 0 && (size_t)wanted < temporary_size) ||
-           error_set(error, ERROR_USER, "The path %.100s... is too long.", final_path);
+static bool name_beside(const char *path, const char *suffix, char *name, size_t size, Error *error) {
+    const int wanted = snprintf(name, size, "%.*s%s", without_slashes(path), path, suffix);
+    return (wanted >= 0 && (size_t)wanted < size) ||
+           error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
 }
 
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
-    if (!name_temporary(final_path, temporary, temporary_size, error)) return false;
+    if (!name_beside(final_path, ".tmp", temporary, temporary_size, error)) return false;
     // What is there now was left by a program that was stopped while it wrote.
     return directory_remove(temporary, error) && directory_make(temporary, error);
 }
 
 int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
-    if (!name_temporary(final_path, temporary, temporary_size, error) || !directory_make_parent(final_path, error))
+    if (!name_beside(final_path, ".tmp", temporary, temporary_size, error) ||
+        !directory_make_parent(final_path, error))
         return -1;
     struct stat status;
     if (lstat(temporary, &status) == 0) { // left by a program that was stopped, or another is at it
@@ -129,9 +130,7 @@ static int sync_entry(const char *path, const struct stat *status, int type, str
 // power cut between the two renames leaves it as PATH.old.
 static bool replace_by_two_renames(const char *temporary, const char *final_path, Error *error) {
     char old[PATH_MAX];
-    if (snprintf(old, sizeof old, "%.*s.old", without_slashes(final_path), final_path) >= (int)sizeof old)
-        return error_set(error, ERROR_USER, "The path %.100s... is too long.", final_path);
-    if (!directory_remove(old, error)) return false;
+    if (!name_beside(final_path, ".old", old, sizeof old, error) || !directory_remove(old, error)) return false;
     if (rename(final_path, old) < 0) return error_errno(error, "Cannot rename %s to %s", final_path, old);
     if (rename(temporary, final_path) < 0) {
         error_errno(error, "Cannot rename %s to %s", temporary, final_path);

@@ -2,7 +2,6 @@
 #include "core/files.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,17 +57,9 @@ static bool read_growing(int descriptor, const char *path, size_t limit, char **
 
 bool file_sync(int descriptor, const char *path, Error *error) { return descriptor_sync(descriptor, path, error); }
 
-// Without O_NONBLOCK a pipe that nobody writes to stops the program here; with it, reading one that is written to would
-// not wait.
-static int open_to_read(const char *path) {
-    const int descriptor = descriptor_open(path, O_RDONLY | O_NONBLOCK);
-    if (descriptor >= 0) fcntl(descriptor, F_SETFL, 0);
-    return descriptor;
-}
-
 char *file_read_all(const char *path, size_t limit, size_t *size, Error *error) {
     REQUIRE(limit < SIZE_MAX / 4);
-    int descriptor = open_to_read(path);
+    int descriptor = descriptor_open_to_read(path);
     if (descriptor < 0) {
         if (errno == ENOENT || errno == ENOTDIR) error_set(error, ERROR_USER, "There is no file %s.", path);
         error_errno(error, "Cannot open %s", path);

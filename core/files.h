@@ -35,8 +35,7 @@ bool file_append_line(int descriptor, const char *line, size_t size, Error *erro
 // fsync, gone on with after an interruption. Pipes and terminals, which have nothing to flush to, are fine.
 bool file_sync(int descriptor, const char *path, Error *error);
 // The whole file in malloc'd memory with a NUL appended; refuses more than `limit` bytes. *size excludes the NUL.
-// No such file, or too large a one, is the user's error. Reads pipes too; one that nobody writes
-// to is empty.
+// No such file, or too large a one, is the user's error. Reads pipes too; one that nobody writes to is empty.
 char *file_read_all(const char *path, size_t limit, size_t *size, Error *error);
 // Exactly `size` bytes at `offset`; a short file is ERROR_CORRUPT "truncated". No mmap: a file cut short must not be
 // SIGBUS.

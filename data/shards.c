@@ -5,12 +5,12 @@
 #include "data/shards.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "data/data.h"
 
@@ -161,8 +161,7 @@ static bool check_header(Shard *shard, uint64_t file_bytes, Error *error) {
 }
 
 bool shard_open(Shard *shard, const char *path, Error *error) {
-    // O_NONBLOCK: a pipe in the place of a file must not stop the program
-    *shard = (Shard){.descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), .path = strdup(path)};
+    *shard = (Shard){.descriptor = descriptor_open_to_read(path), .path = strdup(path)};
     struct stat status;
     bool good = false;
     if (!shard->path)

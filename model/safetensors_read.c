@@ -2,7 +2,6 @@
 // size of the file before anything is used: a header that passes describes tensors that follow one another from the
 // first byte of the data to the last, each as long as its shape and format say.
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/arena.h"
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "model/dtype.h"
 #include "core/json_text.h"
@@ -181,8 +181,7 @@ Safetensors *safetensors_open(const char *path, Error *error) {
         error_set(error, ERROR_MEMORY, "There is no memory to open %s.", path);
         return NULL;
     }
-    // O_NONBLOCK: a pipe in the place of a file must not stop the program
-    file->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    file->descriptor = descriptor_open_to_read(path);
     bool good = file->descriptor >= 0 || error_errno(error, "%s", path);
     if (good && read_header(file, error)) return file;
     safetensors_close(file);

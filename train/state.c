@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -11,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "core/json_text.h"
 
@@ -37,7 +37,7 @@ uint32_t config_fingerprint(const Config *config) {
 
 bool file_checksum(const char *path, uint32_t *crc, Error *error) {
     enum { BLOCK = 1 << 20 };
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a pipe in its place must not stop the program
+    int descriptor = descriptor_open_to_read(path);
     if (descriptor < 0) return error_errno(error, "Opening %s", path);
     unsigned char *block = malloc(BLOCK);
     if (!block) {
