@@ -128,6 +128,9 @@ static bool check_own_header(Shard *shard, const uint32_t *header, Error *error)
         return error_set(error, ERROR_CORRUPT, "%s: the header does not match its checksum", shard->path);
     for (size_t i = WORDS_USED; i < HEADER_WORDS; i++)
         if (header[i] != 0) return error_set(error, ERROR_CORRUPT, "%s: header word %zu is not zero", shard->path, i);
+    if (header[WORD_VOCABULARY] > INT32_MAX) // ids are int32_t: none is to come out negative
+        return error_set(error, ERROR_CORRUPT, "%s: a vocabulary of %u is out of range", shard->path,
+                         header[WORD_VOCABULARY]);
     shard->vocabulary = header[WORD_VOCABULARY];
     return check_ids_crc(shard, header[WORD_IDS_CRC], error);
 }

@@ -368,6 +368,30 @@ static void test_hostile_headers(void **state) {
     expect_refused(&settings, ERROR_USER, "no train*.bin");
 }
 
+// Ids are int32_t: a header of ours that is whole but for a vocabulary beyond them would let negative ones through.
+static void test_vocabulary_beyond_ids(void **state) {
+    (void)state;
+    static const uint32_t vocabularies[] = {INT32_MAX, (uint32_t)INT32_MAX + 1, 0xFFFFFF70, 0xFFFFFFFF};
+    write_shard("train.bin", 70000, 7, 9);
+    const char *path = in_directory("train.bin");
+    uint32_t words[6];
+    Error error = {0};
+    int file = open(path, O_RDWR);
+    assert_int_equal(pread(file, words, sizeof words, 0), sizeof words);
+    for (size_t i = 0; i < sizeof vocabularies / sizeof *vocabularies; i++) {
+        words[3] = vocabularies[i];
+        words[5] = checksum(0, words, 5 * sizeof *words);
+        assert_int_equal(pwrite(file, words, sizeof words, 0), sizeof words);
+        Shard shard;
+        assert_int_equal(shard_open(&shard, path, &error), i == 0);
+        if (i == 0) shard_close(&shard);
+        if (i > 0) assert_non_null(strstr(error.message, "a vocabulary of"));
+        error = (Error){0};
+        check_count("vocabularies up to and beyond int32_t", 1);
+    }
+    close(file);
+}
+
 static void expect_corrupt(const char *path) {
     Shard shard;
     Error error = {0};
@@ -449,6 +473,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_wide_and_foreign_shards, new_directory),
         cmocka_unit_test_setup(test_ids_are_checked, new_directory),
         cmocka_unit_test_setup(test_hostile_headers, new_directory),
+        cmocka_unit_test_setup(test_vocabulary_beyond_ids, new_directory),
         cmocka_unit_test_setup(test_every_corruption, new_directory),
         cmocka_unit_test_setup(test_unfinished_shard, new_directory),
     };
