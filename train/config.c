@@ -63,8 +63,7 @@ static bool unknown_key(const char *section, const char *name, Error *error) {
     return error_set(error, ERROR_USER, "There is no setting %s.%s; --print-config lists them all.", section, name);
 }
 
-// Sets one value and where it came from.
-static bool assign(Config *config, const char *section, const char *name, const char *text, ConfigOrigin origin,
+bool config_assign(Config *config, const char *section, const char *name, const char *text, ConfigOrigin origin,
                    const char *file, unsigned line, size_t *index, Error *error) {
     if (!find_key(section, name, index)) return unknown_key(section, name, error);
     const ConfigKey *key = &config_keys[*index];
@@ -82,12 +81,8 @@ static bool assign(Config *config, const char *section, const char *name, const 
 
 void config_defaults(Config *config) {
     memset(config, 0, sizeof *config);
-    for (size_t i = 0; i < config_keys_count; i++) {
-        const ConfigKey *key = &config_keys[i];
-        size_t index;
-        if (key->preset)
-            REQUIRE(assign(config, key->section, key->key, key->preset, ORIGIN_DEFAULT, NULL, 0, &index, NULL));
-    }
+    for (size_t i = 0; i < config_keys_count; i++) // their origin is 0, ORIGIN_DEFAULT
+        if (config_keys[i].preset) REQUIRE(config_parse_value(config, &config_keys[i], config_keys[i].preset, NULL));
 }
 
 bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Error *error) {
@@ -99,7 +94,7 @@ bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Err
     snprintf(section, sizeof section, "%.*s", (int)dot, assignment);
     snprintf(name, sizeof name, "%.*s", (int)(equals - dot - 1), assignment + dot + 1);
     size_t index;
-    return assign(config, section, name, assignment + equals + 1, origin, NULL, 0, &index, error);
+    return config_assign(config, section, name, assignment + equals + 1, origin, NULL, 0, &index, error);
 }
 
 static bool was_given(ConfigOrigin origin) { return origin == ORIGIN_FILE || origin == ORIGIN_COMMAND_LINE; }

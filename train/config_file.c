@@ -71,33 +71,18 @@ static char *read_line(char *buffer, int size, void *context) {
 // Called by inih for each key. Returns 0 to stop.
 static int take_value(void *context, const char *section, const char *name, const char *value) {
     Reading *reading = context;
-    char assignment[CONFIG_TEXT + 160];
     Error why = {0};
-    if (snprintf(assignment, sizeof assignment, "%s.%s=%s", section, name, value) >= (int)sizeof assignment ||
-        strpbrk(section, ".=") || strpbrk(name, ".="))
-        error_set(&why, ERROR_USER, "'%s' is not of the form key = value in a known section.", name);
-    else if (!*section)
+    size_t key;
+    if (!*section)
         error_set(&why, ERROR_USER, "'%s' stands before the first [section].", name);
-    else
-        config_set(reading->config, assignment, ORIGIN_FILE, &why);
-    if (why.kind == ERROR_NONE) {
-        char full[64];
-        for (size_t i = 0; i < config_keys_count; i++) {
-            snprintf(full, sizeof full, "%s.%s", section, name);
-            char candidate[64];
-            config_key_name(i, candidate);
-            if (strcmp(full, candidate)) continue;
-            if (reading->seen[i])
-                error_set(&why, ERROR_USER, "%s is set a second time; line %u set it first.", full, reading->seen[i]);
-            reading->seen[i] = reading->line;
-        }
-        for (size_t i = 0; i < config_keys_count; i++)
-            if (reading->config->origin[i] == ORIGIN_FILE && !reading->config->file[i]) {
-                reading->config->file[i] = reading->path;
-                reading->config->line[i] = reading->line;
-            }
-        if (why.kind == ERROR_NONE) return 1;
+    else if (config_assign(reading->config, section, name, value, ORIGIN_FILE, reading->path, reading->line, &key,
+                           &why)) {
+        if (reading->seen[key])
+            error_set(&why, ERROR_USER, "%s.%s is set a second time; line %u set it first.", section, name,
+                      reading->seen[key]);
+        reading->seen[key] = reading->line;
     }
+    if (why.kind == ERROR_NONE) return 1;
     error_set(reading->error, why.kind, "%s:%u: %s", reading->path, reading->line, why.message);
     return 0;
 }

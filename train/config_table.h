@@ -29,6 +29,11 @@ typedef struct ConfigKey {
 extern const ConfigKey config_keys[];
 extern const size_t config_keys_count;
 
+// config.c: sets one value and where it came from (file NULL: no file; it is kept). *index: the key, if there is one of
+// that name.
+bool config_assign(Config *config, const char *section, const char *name, const char *text, ConfigOrigin origin,
+                   const char *file, unsigned line, size_t *index, Error *error);
+
 // config_value.c: text to field and back.
 bool config_parse_value(Config *config, const ConfigKey *key, const char *text, Error *error);
 void config_format_value(const Config *config, const ConfigKey *key, char text[CONFIG_TEXT]);
