@@ -9,7 +9,7 @@
 #include "core/descriptor.h"
 #include "core/files.h"
 
-enum { WRITER_BUFFER = 1 << 18 };
+enum { WRITER_BUFFER = 1 << 16 }; // larger blocks come from mmap, and cost a page fault for each 4 KiB
 
 struct FileWriter {
     int descriptor;
