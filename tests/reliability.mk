@@ -35,15 +35,19 @@ faults: $(BUILD)/tests/faults
 build-tests: $(if $(SANITIZE),,$(BUILD)/tests/faults)
 
 FUZZ_SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# Functions that tests/fuzz/memory_files.c puts in the place of libc's, in our own code.
+CALLS_IN_MEMORY := open fcntl read pread pwrite fsync close ftruncate fstat stat access mkdir rename fopen scandir
 FUZZ_TARGET_OBJECTS := $(patsubst %.c,$(BUILD)/float/%.o,$(filter-out %/driver.c,$(wildcard tests/fuzz/*.c)))
 $(BUILD)/tests/fuzz: $(BUILD)/float/tests/fuzz/driver.o $(FUZZ_TARGET_OBJECTS) $(BUILD)/librope.a
 	@mkdir -p $(@D)
-	$(CXX) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(CXX) $(LDFLAGS_ALL) -fsanitize=fuzzer $(CALLS_IN_MEMORY:%=-Wl,--wrap=%) -o $@ $^ $(LIBS)
 
 $(BUILD)/tests/test_fuzz: $(BUILD)/float/tests/test_fuzz.o $(FUZZ_TARGET_OBJECTS) $(SUPPORT_FLOAT) $(BUILD)/librope.a
 	@mkdir -p $(@D)
-	$(CXX) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(CXX) $(LDFLAGS_ALL) $(CALLS_IN_MEMORY:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
 
+# Files in memory are no part of what is looked for.
+build/fuzz/float/tests/fuzz/memory_files.o: override SANITIZE :=
 # Kernels see no bytes from outside, and instrumented ones take clang minutes.
 build/fuzz/%_kernels.portable.o build/fuzz/%_kernels.avx2.o build/fuzz/%_kernels.avx512.o: override SANITIZE :=
 

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,14 +39,8 @@ void fuzz_each_seed(const FuzzTarget *target, FuzzGive give, void *context) {
 }
 
 const char *file_of(const void *data, size_t size) {
-    static int descriptor = -1;
-    static char path[PATH_SIZE];
-    if (descriptor < 0) {
-        descriptor = memfd_create("fuzz", 0);
-        REQUIRE(descriptor >= 0);
-        snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
-    }
-    REQUIRE(ftruncate(descriptor, 0) == 0 && pwrite(descriptor, data, size, 0) == (ssize_t)size);
+    static const char path[] = MEMORY "/file/file";
+    memory_put(path, data, size);
     return path;
 }
 
@@ -79,23 +72,17 @@ void write_scratch(const char *target_and_file, const void *data, size_t size) {
     REQUIRE(descriptor >= 0 && write(descriptor, data, size) == (ssize_t)size && close(descriptor) == 0);
 }
 
-static int kept[2];
+static int nowhere = -1, kept[2];
 void quiet_begin(void) {
-    const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
     fflush(stdout);
-    for (int i = 0; i < 2; i++) {
-        kept[i] = dup(i + 1);
-        dup2(nowhere, i + 1);
-    }
-    close(nowhere);
+    for (int i = 0; i < 2 && nowhere < 0; i++) kept[i] = fcntl(i + 1, F_DUPFD_CLOEXEC, 3);
+    if (nowhere < 0) nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    for (int i = 0; i < 2; i++) dup2(nowhere, i + 1);
 }
 
 void quiet_end(void) {
     fflush(stdout);
-    for (int i = 0; i < 2; i++) {
-        dup2(kept[i], i + 1);
-        close(kept[i]);
-    }
+    for (int i = 0; i < 2; i++) dup2(kept[i], i + 1);
 }
 
 void mend_safetensors(uint8_t *bytes, size_t size) {

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "data/tokenizer.h"
+#include "tests/fuzz/memory_files.h"
 #include "tests/fuzz/targets.h"
 
 enum { PATH_SIZE = 256, MOST_NUMBERS = 1 << 16 };
@@ -21,7 +22,7 @@ void seed_refused(const void *bytes, size_t size);
 
 // The path of a file in memory that holds the bytes until the next call.
 const char *file_of(const void *data, size_t size);
-// Directories of this process, removed at the end; the path holds until the next call. "target", "target/file".
+// On disk: directories of this process, removed at the end; the path holds until the next call. "target", "target/file".
 const char *directory(const char *name);
 const char *scratch_path(const char *target_and_file);
 void write_scratch(const char *target_and_file, const void *data, size_t size);

@@ -35,8 +35,7 @@ static void read_windows(const char *path, size_t count, size_t limit) {
 static void write_again(size_t count, size_t limit) {
     Error error = {0};
     Shard shard;
-    char path[PATH_SIZE + 96];
-    snprintf(path, sizeof path, "%s", scratch_path("shard/again.bin"));
+    static const char path[] = MEMORY "/shard/again.bin";
     ShardWriter *writer = shard_create(path, limit, &error);
     REQUIRE(writer && shard_append(writer, ids, count, &error) && shard_finish(writer, NULL, NULL, &error));
     REQUIRE(shard_open(&shard, path, &error) && shard.count == count && shard.vocabulary == limit);
@@ -84,7 +83,7 @@ static void seeds_shard(void) {
     static const size_t vocabularies[] = {300, 70000};
     for (size_t i = 0; i < 2; i++) {
         Error error = {0};
-        const char *path = scratch_path("shard/seed");
+        const char *path = MEMORY "/shard/seed";
         const int32_t some[] = {1, 299, 0, 17, 5, 6, 7, 8, 9};
         ShardWriter *writer = shard_create(path, vocabularies[i], &error);
         REQUIRE(writer && shard_append(writer, some, i ? 9 : 4, &error) && shard_finish(writer, NULL, NULL, &error));
@@ -103,8 +102,8 @@ const FuzzTarget fuzz_shard = {"shard", run_shard, seeds_shard};
 static bool run_meta(const uint8_t *data, size_t size) {
     Error error = {0};
     PrepareResult meta;
-    write_scratch("meta/meta.json", data, size);
-    const bool taken = data_read_meta(directory("meta"), &meta, &error);
+    memory_put(MEMORY "/meta/meta.json", data, size);
+    const bool taken = data_read_meta(MEMORY "/meta", &meta, &error);
     require_reason(taken, &error);
     if (taken)
         REQUIRE(meta.vocabulary > 0 && meta.train_tokens > 0 && meta.val_tokens > 0 && meta.train_bytes > 0 &&

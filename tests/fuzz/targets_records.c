@@ -22,7 +22,7 @@ static void configure(Config *config, const char *const *settings, size_t count)
 
 enum { STEPS = 4, SEEDS = 2, ARMS = 2 };
 
-static void ab_begin(Ab *ab, const char *name) {
+static void ab_begin(Ab *ab) {
     static const char *const settings[] = {"data.task=induction", "model.layers=1",        "model.width=8",
                                            "model.heads=2",       "model.tokens=16",       "model.vocabulary=32",
                                            "train.batch=1",       "attention.method=exact"};
@@ -31,7 +31,7 @@ static void ab_begin(Ab *ab, const char *name) {
                .steps = STEPS,
                .seed_count = SEEDS,
                .run.lock = -1};
-    snprintf(ab->run.path, sizeof ab->run.path, "%s", directory(name));
+    snprintf(ab->run.path, sizeof ab->run.path, MEMORY "/progress");
     for (size_t i = 0; i < ARMS; i++) {
         ab->arms[i].key = keys[i];
         snprintf(ab->arms[i].name, sizeof ab->arms[i].name, "%s", names[i]);
@@ -61,7 +61,7 @@ static void show(Ab *ab) {
     quiet_begin();
     ab_print(ab, document);
     quiet_end();
-    REQUIRE(ab_write_report(ab, document, scratch_path("progress/report.html"), &error));
+    REQUIRE(ab_write_report(ab, document, MEMORY "/progress/report.html", &error));
     json_decref(document);
     ab->seed = seed;
 }
@@ -71,15 +71,15 @@ static bool run_progress(const uint8_t *data, size_t size) {
     static Ab ab, again;
     Error error = {0};
     bool found;
-    ab_begin(&ab, "progress");
-    write_scratch("progress/progress.json", data, size);
+    ab_begin(&ab);
+    memory_put(MEMORY "/progress/progress.json", data, size);
     const bool taken = ab_progress_load(&ab, true, &found, &error);
     require_reason(taken, &error);
     if (taken) {
         REQUIRE(found);
         show(&ab);
         char *text = saved_progress(&ab);
-        ab_begin(&again, "progress");
+        ab_begin(&again);
         REQUIRE(ab_progress_load(&again, true, &found, &error));
         char *text_again = saved_progress(&again);
         REQUIRE(strcmp(text, text_again) == 0);
@@ -115,7 +115,7 @@ static void seed_damaged(const char *text, const char *word, const char *other) 
 static void seeds_progress(void) {
     static Ab ab;
     for (size_t step = 2; step <= STEPS; step += 2) {
-        ab_begin(&ab, "progress");
+        ab_begin(&ab);
         ab.seed = step / 2 - 1;
         ab.step = step;
         json_array_append_new(ab.sessions, json_pack("[i, i]", 0, 0));
@@ -161,8 +161,8 @@ static bool run_sweep(const uint8_t *data, size_t size) {
     static const char *const lists[] = {"optim.learning_rate=1e-3,2e-3"};
     static Config config;
     if (!config.layers) configure(&config, sweep_settings, sizeof sweep_settings / sizeof *sweep_settings);
-    snprintf(config.out, sizeof config.out, "%s", directory("sweep"));
-    write_scratch("sweep/sweep.json", data, size);
+    snprintf(config.out, sizeof config.out, MEMORY "/sweep");
+    memory_put(MEMORY "/sweep/sweep.json", data, size);
     signals_stop = 1;
     quiet_begin();
     const int code = train_sweep(&config, lists, 1, true, false, true);

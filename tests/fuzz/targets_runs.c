@@ -26,20 +26,20 @@ static bool run_state(const uint8_t *data, size_t size) {
     char digits[16];
     snprintf(digits, sizeof digits, "%08x", checksum(0, text, size + sizeof tail - 1));
     memcpy(text + size + 12, digits, 8);
-    write_scratch("state/state.json", text, size + sizeof tail - 1);
-    write_scratch("state/a.bin", "abc", 3);
+    memory_put(MEMORY "/state/state.json", text, size + sizeof tail - 1);
+    memory_put(MEMORY "/state/a.bin", "abc", 3);
     free(text);
     Error error = {0};
     RunState state;
     uint64_t steps, own_seed;
     uint32_t fingerprint;
-    const bool taken = state_read(directory("state"), &state, &own_seed, &steps, &fingerprint, &error);
+    const bool taken = state_read(MEMORY "/state", &state, &own_seed, &steps, &fingerprint, &error);
     require_reason(taken, &error);
     return taken;
 }
 
 static void seeds_state(void) {
-    write_scratch("state/a.bin", "abc", 3);
+    memory_put(MEMORY "/state/a.bin", "abc", 3);
     const RunState state = {.step = 7,
                             .updates = 6,
                             .tokens = 1000,
@@ -50,9 +50,9 @@ static void seeds_state(void) {
                             .best_step = 4,
                             .eval_due = true};
     Error error = {0};
-    REQUIRE(state_write(directory("state"), &state, 1, 6, 99, &error));
+    REQUIRE(state_write(MEMORY "/state", &state, 1, 6, 99, &error));
     size_t size;
-    char *text = file_read_all(scratch_path("state/state.json"), 1 << 20, &size, &error);
+    char *text = file_read_all(MEMORY "/state/state.json", 1 << 20, &size, &error);
     REQUIRE(text);
     char *end = strstr(text, ", \"crc32\": \"");
     REQUIRE(end);
@@ -119,8 +119,8 @@ static bool write_changed(const uint8_t *changes, size_t size, bool mended) {
         different = different || memcmp(bytes, good.files[f].bytes, file_size);
         if (mended && f != 0 && f != 3) mend_safetensors(bytes, file_size);
         char name[PATH_SIZE];
-        snprintf(name, sizeof name, "snapshot/%s", file_names[f]);
-        write_scratch(name, bytes, file_size);
+        snprintf(name, sizeof name, MEMORY "/snapshot/%s", file_names[f]);
+        memory_put(name, bytes, file_size);
     }
     return different;
 }
@@ -133,9 +133,9 @@ static bool run_snapshot(const uint8_t *data, size_t size) {
     const bool mended = size > 0 && data[0] & 1;
     const bool different = write_changed(data + (size > 0), size - (size > 0), mended);
     directory_remove(scratch_path("snapshot/good"), NULL);
-    if (mended) REQUIRE(state_write(directory("snapshot"), &good.state, good.config.seed, 1, 0, &error));
+    if (mended) REQUIRE(state_write(MEMORY "/snapshot", &good.state, good.config.seed, 1, 0, &error));
     quiet_begin();
-    const bool taken = snapshot_load(directory("snapshot"), trainer, &error);
+    const bool taken = snapshot_load(MEMORY "/snapshot", trainer, &error);
     quiet_end();
     require_reason(taken, &error);
     REQUIRE(mended || taken == !different);
@@ -275,7 +275,7 @@ static size_t open_metrics(const char *path, uint64_t step, double *seconds) {
     Metrics metrics;
     Error error = {0};
     struct stat status;
-    snprintf(run.path, sizeof run.path, "%s", directory("metrics"));
+    snprintf(run.path, sizeof run.path, MEMORY "/metrics");
     REQUIRE(metrics_open(&metrics, &run, step, &error));
     *seconds = metrics.before;
     metrics_close(&metrics);
@@ -289,10 +289,9 @@ static bool run_metrics(const uint8_t *data, size_t size) {
     const uint64_t step = size ? data[0] : 0;
     const char *text = (const char *)data + (size > 0);
     const size_t length = size - (size > 0);
-    char path[PATH_SIZE + 96];
+    static const char path[] = MEMORY "/metrics/metrics.jsonl";
     double seconds, again;
-    write_scratch("metrics/metrics.jsonl", text, length);
-    snprintf(path, sizeof path, "%s", scratch_path("metrics/metrics.jsonl"));
+    memory_put(path, text, length);
     const size_t kept = open_metrics(path, step, &seconds);
     REQUIRE(kept <= length && (kept == 0 || text[kept - 1] == '\n'));
     REQUIRE(open_metrics(path, step, &again) == kept && memcmp(&seconds, &again, sizeof again) == 0);

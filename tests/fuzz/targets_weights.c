@@ -48,8 +48,7 @@ static void round_trip(const SafetensorsItem *items, size_t count) {
     SafetensorsItem found[MOST_TENSORS];
     size_t found_count;
     Error error = {0};
-    char path[PATH_SIZE + 96];
-    snprintf(path, sizeof path, "%s", scratch_path("safetensors/again"));
+    static const char path[] = MEMORY "/safetensors/again";
     REQUIRE(safetensors_write(path, items, count, NULL, &error));
     Safetensors *file = safetensors_open(path, &error);
     REQUIRE(file && safetensors_ours(file) && safetensors_count(file) == count);
@@ -109,7 +108,7 @@ static void seeds_safetensors(void) {
     static const char *const metadata[] = {"config.crc32", "0123abcd", NULL};
     Error error = {0};
     for (size_t count = 1; count <= 2; count++) {
-        const char *path = scratch_path("safetensors/seed");
+        const char *path = MEMORY "/safetensors/seed";
         REQUIRE(safetensors_write(path, items, count, count > 1 ? metadata : NULL, &error));
         seed_file(path);
     }
@@ -168,7 +167,7 @@ static void make_items(Weights *w, const TensorTable *table) {
 }
 
 // As others write it: F32, no checksums.
-static void write_foreign(const char *target_and_file, const SafetensorsItem *items, size_t count) {
+static void write_foreign(const char *path, const SafetensorsItem *items, size_t count) {
     char *text = NULL;
     size_t size, end = 0;
     uint64_t length = 0;
@@ -190,7 +189,7 @@ static void write_foreign(const char *target_and_file, const SafetensorsItem *it
     }
     REQUIRE(fclose(out) == 0);
     memcpy(text, &length, sizeof length);
-    write_scratch(target_and_file, text, size);
+    memory_put(path, text, size);
     free(text);
 }
 
@@ -201,14 +200,14 @@ static void write_sharded(const Weights *w) {
     size_t size;
     FILE *out = open_memstream(&text, &size);
     REQUIRE(out);
-    write_foreign("checkpoint/model-1.safetensors", w->items, first);
-    write_foreign("checkpoint/model-2.safetensors", w->items + first, w->count - first);
+    write_foreign(MEMORY "/checkpoint/model-1.safetensors", w->items, first);
+    write_foreign(MEMORY "/checkpoint/model-2.safetensors", w->items + first, w->count - first);
     for (size_t i = 0; i < w->count; i++)
         fprintf(out, "%s\"%s\":\"%s\"", i ? "," : "{\"weight_map\":{", w->items[i].name,
                 w->change == ELSEWHERE && i == w->at ? "../shard" : names[i >= first]);
     fputs(w->count ? "}}" : "{\"weight_map\":{}}", out);
     REQUIRE(fclose(out) == 0);
-    write_scratch("checkpoint/model.safetensors.index.json", text, size);
+    memory_put(MEMORY "/checkpoint/model.safetensors.index.json", text, size);
     free(text);
 }
 
@@ -218,11 +217,11 @@ static void write_weights(const Weights *w, const char *text, size_t size) {
     snprintf(sum, sizeof sum, "%08x", checksum(0, text, size));
     const char *metadata[] = {CHECKPOINT_CONFIG_CHECKSUM, sum, NULL};
     const Dtype *dtype = dtype_find(w->layout == OURS_BF16 ? "BF16" : "F32");
-    const char *path = scratch_path("checkpoint/model.safetensors");
+    static const char path[] = MEMORY "/checkpoint/model.safetensors";
     if (w->layout == SHARDED)
         write_sharded(w);
     else if (w->layout == FOREIGN)
-        write_foreign("checkpoint/model.safetensors", w->items, w->count);
+        write_foreign(MEMORY "/checkpoint/model.safetensors", w->items, w->count);
     else
         REQUIRE(w->change == NOT_FINITE || safetensors_write_as(path, dtype, w->items, w->count, metadata, &error));
 }
@@ -237,7 +236,7 @@ static bool changes_nothing(const Weights *w, const ModelConfig *config) {
 static bool read_weights(const Weights *w, const TensorTable *table, bool fine) {
     static real found[MOST_NUMBERS];
     Error error = {0};
-    const bool good = checkpoint_weights(directory("checkpoint"), table, found, &error);
+    const bool good = checkpoint_weights(MEMORY "/checkpoint", table, found, &error);
     require_reason(good, &error);
     REQUIRE(!fine || good);
     for (size_t i = 0; good && i < table->count; i++) {
@@ -294,8 +293,8 @@ static bool run_checkpoint(const uint8_t *data, size_t size) {
     w.change = left > 1 ? rest[1] % CHANGES : NOTHING;
     w.at = left > 2 ? rest[2] : 0;
     Error error = {0};
-    directory_remove(directory("checkpoint"), NULL);
-    write_scratch("checkpoint/config.json", data, length);
+    memory_clear(MEMORY "/checkpoint/");
+    memory_put(MEMORY "/checkpoint/config.json", data, length);
     ModelConfig config, found;
     TensorTable table = {0};
     json_t *json = json_parse("config", "contents", text, length, &error), *rope_c = NULL;
@@ -307,7 +306,7 @@ static bool run_checkpoint(const uint8_t *data, size_t size) {
     write_weights(&w, text, length);
     const bool fine = sound && changes_nothing(&w, &config);
     error = (Error){0};
-    bool taken = checkpoint_read_config(directory("checkpoint"), &found, &rope_c, &error);
+    bool taken = checkpoint_read_config(MEMORY "/checkpoint", &found, &rope_c, &error);
     require_reason(taken, &error);
     REQUIRE(taken ? sound && same_shape(&found, &config) : !fine || w.change == TURNED);
     if (taken) taken = read_weights(&w, &table, fine);
