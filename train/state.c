@@ -36,21 +36,15 @@ uint32_t config_fingerprint(const Config *config) {
 }
 
 bool file_checksum(const char *path, uint32_t *crc, Error *error) {
-    enum { BLOCK = 1 << 20 };
+    unsigned char block[1 << 16];
     int descriptor = descriptor_open_to_read(path);
     if (descriptor < 0) return error_errno(error, "Opening %s", path);
-    unsigned char *block = malloc(BLOCK);
-    if (!block) {
-        close(descriptor);
-        return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
-    }
     ssize_t got = 1;
     for (*crc = 0; got > 0 || (got < 0 && errno == EINTR);) {
-        got = read(descriptor, block, BLOCK);
+        got = read(descriptor, block, sizeof block);
         if (got > 0) *crc = checksum(*crc, block, (size_t)got);
     }
     if (got < 0) error_errno(error, "Reading %s", path);
-    free(block);
     close(descriptor);
     return got == 0;
 }
