@@ -34,7 +34,8 @@ faults: $(BUILD)/tests/faults
 # The quick share of the faults runs with the tests, but not in builds with a sanitizer, which has malloc for itself.
 build-tests: $(if $(SANITIZE),,$(BUILD)/tests/faults)
 
-FUZZ_SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ_SANITIZE := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
+    -fsanitize-coverage-ignorelist=tests/fuzz/uncounted.txt
 # Functions that tests/fuzz/memory_files.c puts in the place of libc's, in our own code.
 CALLS_IN_MEMORY := open fcntl read pread pwrite fsync close ftruncate fstat stat access mkdir rename fopen scandir
 FUZZ_TARGET_OBJECTS := $(patsubst %.c,$(BUILD)/float/%.o,$(filter-out %/driver.c,$(wildcard tests/fuzz/*.c)))
