@@ -88,7 +88,7 @@ if [ $texts = yes ]; then
     exit
 fi
 
-tar cf - Makefile $(ls -d tests/*.mk 2>/dev/null) core attention model optim data train tests | tar xf - -C "$tree" || exit 2
+tar cf - Makefile $(ls -d tests/*.mk 2>/dev/null) core attention model optim data train configs tests | tar xf - -C "$tree" || exit 2
 for flavour in float double; do
     [ -d "$BUILD/$flavour" ] && cp -pR "$BUILD/$flavour" "$tree/$BUILD/"
 done
