@@ -16,12 +16,14 @@ for target in ${*:-$(ls -d "$corpus"/*/ | xargs -n 1 basename)}; do
     log=$corpus/$target.log
     rm -rf "$found"
     mkdir -p "$found"
+    # Inputs longer than twice the longest seed take their time and show nothing that these do not.
+    length=$(wc -c "$corpus/$target"/seed-* | awk '$2 != "total" && $1 > l { l = $1 } END { print l > 256 ? 2 * l : 512 }')
     # Stacks of allocations take time, as does freed memory that is held back until caches are cold; a finding that is
     # replayed without this shows the whole of its own.
     asan=malloc_context_size=1:quarantine_size_mb=16:detect_leaks=$([ "$target" = command_line ] && echo 0 || echo 1)
     FUZZ_TARGET=$target ASAN_OPTIONS=$asan \
-        "$BUILD/tests/fuzz" -max_total_time="$FUZZ_SECONDS" -runs="$FUZZ_RUNS" -max_len=8192 -timeout=20 \
-        -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" -dict="$corpus/$target.words" \
+        "$BUILD/tests/fuzz" -max_total_time="$FUZZ_SECONDS" -runs="$FUZZ_RUNS" -max_len="$length" \
+        -timeout=20 -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" -dict="$corpus/$target.words" \
         "$corpus/$target" >"$log" 2>&1
     status=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
