@@ -1,17 +1,14 @@
 #!/bin/sh
-# Runs libFuzzer on every target (or those named) for $FUZZ_SECONDS each (0: no limit) or until $FUZZ_RUNS (-1: no limit),
-# from the seeds and words that the program writes and what earlier runs have found. An input that breaks something is copied to
-# tests/fuzz/regressions/TARGET.
+# Runs libFuzzer on every target (or those named), as many at a time as there are processors, for $FUZZ_SECONDS each (0: no
+# limit) or until $FUZZ_RUNS (-1: no limit), from the seeds and words that the program writes and what earlier runs have
+# found. An input that breaks something is copied to tests/fuzz/regressions/TARGET.
 # Prints "TARGET: N runs, F findings"; exit 1 if there are any.
 cd "$(dirname "$0")/.." || exit 2
-BUILD=${BUILD:-build/fuzz}
-FUZZ_SECONDS=${FUZZ_SECONDS:-20}
-FUZZ_RUNS=${FUZZ_RUNS:--1}
+export BUILD="${BUILD:-build/fuzz}"
 corpus=$BUILD/corpus
-mkdir -p "$corpus"
-"$BUILD/tests/fuzz" --seeds "$corpus" >"$corpus/log" 2>&1 || { cat "$corpus/log"; exit 2; }
-findings=0
-for target in ${*:-$(ls -d "$corpus"/*/ | xargs -n 1 basename)}; do
+
+fuzz() { # fuzz TARGET
+    target=$1
     found=$BUILD/found/$target
     log=$corpus/$target.log
     rm -rf "$found"
@@ -22,21 +19,27 @@ for target in ${*:-$(ls -d "$corpus"/*/ | xargs -n 1 basename)}; do
     # replayed without this shows the whole of its own.
     asan=malloc_context_size=1:quarantine_size_mb=16:detect_leaks=$([ "$target" = command_line ] && echo 0 || echo 1)
     FUZZ_TARGET=$target ASAN_OPTIONS=$asan \
-        "$BUILD/tests/fuzz" -max_total_time="$FUZZ_SECONDS" -runs="$FUZZ_RUNS" -max_len="$length" \
-        -timeout=20 -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" -dict="$corpus/$target.words" \
-        "$corpus/$target" >"$log" 2>&1
+        "$BUILD/tests/fuzz" -max_total_time="${FUZZ_SECONDS:-20}" -runs="${FUZZ_RUNS:--1}" -max_len="$length" \
+        -timeout=20 -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" \
+        -dict="$corpus/$target.words" "$corpus/$target" >"$log" 2>&1
     status=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     count=$(ls "$found" | wc -l)
-    [ "$status" -eq 0 ] || [ "$count" -gt 0 ] || count=1
+    [ "$status" -eq 0 ] || [ "$count" -gt 0 ] || count=1 # it can fail without an input to blame
     echo "$target: ${runs:-0} runs, $count findings"
-    if [ "$count" -gt 0 ]; then
-        findings=$((findings + count))
-        tail -n 40 "$log" | sed 's/^/    /'
-        [ -z "$(ls "$found")" ] || { # it can fail without an input to blame
-            mkdir -p "tests/fuzz/regressions/$target"
-            cp "$found"/* "tests/fuzz/regressions/$target/"
-        }
-    fi
-done
-[ "$findings" -eq 0 ]
+    [ "$count" -gt 0 ] || return 0
+    tail -n 40 "$log" | sed 's/^/    /'
+    [ -z "$(ls "$found")" ] || {
+        mkdir -p "tests/fuzz/regressions/$target"
+        cp "$found"/* "tests/fuzz/regressions/$target/"
+    }
+    return 1
+}
+
+if [ "$1" = --one ]; then
+    fuzz "$2"
+    exit
+fi
+mkdir -p "$corpus"
+"$BUILD/tests/fuzz" --seeds "$corpus" >"$corpus/log" 2>&1 || { cat "$corpus/log"; exit 2; }
+printf '%s\n' ${*:-$(ls -d "$corpus"/*/ | xargs -n 1 basename)} | xargs -n 1 -P "$(nproc)" sh tests/fuzz.sh --one || exit 1
