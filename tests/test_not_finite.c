@@ -257,7 +257,7 @@ static Known *known_view(const Case *c, const ModelView *view) {
 #define LOWRANK "attention.method=lowrank", "attention.near=3", "attention.degree=2"
 #define TOEPLITZ "attention.method=toeplitz", "attention.near=3", "attention.degree=2", "attention.far_size=2"
 #define CLIP "attention.bound=clip", "attention.entry_bound=0.3"
-#define FALLBACK "attention.bound=none", "attention.logit_bound=0.01"
+#define FALLBACK "attention.bound=none", "attention.logit_bound=0.01", "attention.degree=1"
 #define NORMS "model.qk_norm=true", "model.token_shift=true", "model.tie=false"
 #define MOST_SETTINGS 10
 
