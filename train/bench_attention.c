@@ -127,10 +127,10 @@ static bool check_error(Cell *cell, const Tensors *t, Error *error) {
             reference_row(reference, i, row);
             for (size_t e = 0; e < s->v_size; e++) {
                 const double difference = fabs((double)t->o[(i * s->heads + h) * s->v_size + e] - row[e]);
-                if (!(difference <= cell->max_error)) cell->max_error = difference; // NaN shows
+                cell->max_error = larger_or_nan(cell->max_error, difference);
             }
         }
-        cell->certified_error = fmax(cell->certified_error, certified[h]);
+        cell->certified_error = larger_or_nan(cell->certified_error, certified[h]);
     }
     reference_destroy(references[0]);
     reference_destroy(references[1]);
