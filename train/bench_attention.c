@@ -169,7 +169,7 @@ static void time_methods(Cell *cells, size_t count, const Tensors *tensors, size
 
 // Forward and backward at this length, from the length before: operations, at the rate measured there.
 static double expected_seconds(const Cell *before, const Cell *cell) {
-    if (!before || before->left_out) return cell->needs.forward_flops * 3.5 / 20e9;
+    if (!before) return cell->needs.forward_flops * 3.5 / 20e9;
     return (before->forward + before->backward) * (cell->needs.forward_flops + cell->needs.backward_flops) /
            (before->needs.forward_flops + before->needs.backward_flops);
 }
@@ -191,6 +191,9 @@ static bool measure_length(const Config *config, const BenchOptions *options, si
                              error);
         if (!fine) break;
         cell->settings = model.attention;
+        // For the same reason; lengths that return behind a gap would also be compared with other lengths of the yardstick.
+        cell->left_out = before ? before[m].left_out : NULL;
+        if (cell->left_out) continue;
         cell->plan = attention_create(model.methods[0], &cell->settings, &refusal);
         if (!cell->plan) {
             fprintf(stderr, "%s at T=%zu: %s\n", options->methods[m], options->lengths[length], refusal.message);
