@@ -193,7 +193,7 @@ static void choose(const AutoPlan *plan, const AttentionForward *io, const Memor
         double most = 0;
         for (size_t row = 0; plan->count > 0 && row < s->batch * plan->group; row++) {
             const double here = memory->measured[row / plan->group * s->heads + g * plan->group + row % plan->group];
-            if (!(here <= most)) most = here; // NaN is kept, and is within nothing
+            most = larger_or_nan(most, here); // NaN is within nothing
         }
         size_t best = 0;
         while (best < plan->count && !(most <= plan->candidate[best].largest)) best++;

@@ -78,6 +78,7 @@ double certificate_output(const Certificate *c, const CertificateToken *token, d
 
 CertificateGradient certificate_gradient(const Certificate *c, const CertificateToken *token, double norm,
                                          double largest, double spread) {
+    if (largest == 0 && norm == 0) return (CertificateGradient){0}; // no target: not 0 times an infinite bound
     const double error = rounding(c, token);
     if (!(error < 0.25)) return (CertificateGradient){INFINITY, INFINITY, INFINITY, INFINITY, INFINITY};
     const CertificateFacts *facts = &c->facts;
@@ -85,7 +86,9 @@ CertificateGradient certificate_gradient(const Certificate *c, const Certificate
     const double pair = norm * facts->value_norm, n = token->far_keys;
     const double g = spread + 4 * error * pair, twice = 2 * s.t + s.t * s.t, fuzz = 6 * error * pair;
     const double near = s.far > 0 ? g * twice : 0, far = s.far > 0 ? c->omega * g * (c->slope + twice) : 0;
-    const double chain = c->far_rounding * (n + c->depth) * n * exp(-token->log_sum) * c->slope_magnitude * 2 * pair;
+    // without far keys L may be so low that e^{-L} is infinite
+    const double weight = n > 0 ? exp(-token->log_sum) : 0;
+    const double chain = c->far_rounding * (n + c->depth) * n * weight * c->slope_magnitude * 2 * pair;
     const double scale = slack * facts->logit_scale;
     return (CertificateGradient){
         .dq = scale * (s.near * (near + fuzz) * facts->near_key + (s.far * (far + fuzz) + chain) * facts->far_key),

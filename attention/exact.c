@@ -201,7 +201,7 @@ static double measure(const ExactPlan *plan, const real *in, size_t stride, real
         *changed += bound_apply(plan->bound, row, 0, in + t * stride, 0, 1, settings->qk_size);
         double square = 0.0;
         for (size_t a = 0; a < settings->qk_size; a++) square += (double)row[a] * (double)row[a];
-        if (!(square <= largest)) largest = square; // NaN shows
+        largest = larger_or_nan(largest, square);
     }
     return sqrt(largest);
 }

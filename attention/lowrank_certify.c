@@ -116,7 +116,7 @@ void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const 
     for (size_t lane = 0; lane < count; lane++) {
         const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
         const double bound = certificate_output(&shared->certificate[row], &token, (double)reach[lane]);
-        if (!(bound <= bounds->output)) bounds->output = bound;
+        bounds->output = larger_or_nan(bounds->output, bound);
     }
 }
 
@@ -151,7 +151,7 @@ void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, cons
             const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
             part = certificate_gradient(certificate, &token, (double)norm[lane], (double)largest[lane],
                                         (double)spread[lane]);
-            if (!(part.dq <= bounds->dq)) bounds->dq = part.dq;
+            bounds->dq = larger_or_nan(bounds->dq, part.dq);
             const double weight = exp(-token.log_sum);
             // infinite columns would turn the state into NaN: such a head is marked instead
             if (!(part.far_dk < 1e30 && part.far_dv < 1e30 && part.near_dk < 1e30 && part.near_dv < 1e30)) {
@@ -180,8 +180,8 @@ static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *
     LowrankBounds merged = {0};
     for (size_t n = 0; n < plan->segments; n++) {
         const LowrankBounds *part = &shared->bounds[row * plan->segments + n];
-        if (!(part->output <= merged.output)) merged.output = part->output;
-        if (!(part->dq <= merged.dq)) merged.dq = part->dq;
+        merged.output = larger_or_nan(merged.output, part->output);
+        merged.dq = larger_or_nan(merged.dq, part->dq);
         merged.unknown |= part->unknown;
         merged.sums.norm += part->sums.norm;
         merged.sums.largest += part->sums.largest;
@@ -192,7 +192,7 @@ static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *
 }
 
 static void raise(double *array, size_t head, double value) {
-    if (array && !(value <= array[head])) array[head] = value;
+    if (array) array[head] = larger_or_nan(array[head], value);
 }
 
 static void clear(double *array, const LowrankPlan *plan, const bool *active) {
@@ -220,8 +220,8 @@ static void report_keys(const LowrankPlan *plan, const LowrankShared *shared, si
     double dk = 0, dv = 0, more_dk = 0, more_dv = 0;
     bool any = false;
     for (size_t t = 0; t < s->tokens; t++) {
-        if (!((double)bound[2 * t] <= dk)) dk = (double)bound[2 * t];
-        if (!((double)bound[2 * t + 1] <= dv)) dv = (double)bound[2 * t + 1];
+        dk = larger_or_nan(dk, (double)bound[2 * t]);
+        dv = larger_or_nan(dv, (double)bound[2 * t + 1]);
     }
     for (size_t m = 0; m < plan->group; m++) {
         const size_t row = batch * s->heads + kv_head * plan->group + m;

@@ -74,8 +74,8 @@ static void take_key(LowrankTask *task, const DecodeState *state, const Ring *ri
     lowrank_near_rows(plan, ring->near_key + slot * size, k, size, position, 1, 1);
     lowrank_far_rows(plan, ring->far_key + slot * far, task->work.rows, k, size, NULL, position, 1);
     memcpy(ring->value + slot * values, v, values * sizeof(real));
-    double *largest = &state->largest_key[task->kv_head], here = lowrank_square(ring->far_key + slot * far, far);
-    if (!(here <= *largest)) *largest = here;
+    double *largest = &state->largest_key[task->kv_head];
+    *largest = larger_or_nan(*largest, lowrank_square(ring->far_key + slot * far, far));
     if (plan->polynomial_far && plan->near == 0)
         lowrank_state_absorb(task, ring->far_key + slot * far, ring->value + slot * values, 1, 0);
 }
@@ -126,8 +126,8 @@ static void load_queries(LowrankTask *task, const DecodeState *state, const real
         lowrank_near_rows(plan, work->near_query + n * size, row, size, position, 1,
                           (real)plan->base.settings.logit_scale);
         lowrank_far_rows(plan, work->far_query + n * far, work->rows, row, size, NULL, position, 1);
-        double *largest = &state->largest_query[first_head + n], here = lowrank_square(work->far_query + n * far, far);
-        if (!(here <= *largest)) *largest = here;
+        double *largest = &state->largest_query[first_head + n];
+        *largest = larger_or_nan(*largest, lowrank_square(work->far_query + n * far, far));
     }
     lowrank_to_lanes(work->lanes, work->near_query_t, work->near_query, size, count, size);
     lowrank_to_lanes(work->lanes, work->far_query_t, work->far_query, far, count, far);

@@ -49,8 +49,8 @@ static LowrankNorms merge_segments(const LowrankPlan *plan, const LowrankShared 
     LowrankNorms merged = {0};
     for (size_t n = 0; n < plan->segments; n++) {
         const LowrankNorms *norms = norms_at(plan, shared, batch, head, n);
-        if (!(norms->far <= merged.far)) merged.far = norms->far;
-        if (!(norms->near <= merged.near)) merged.near = norms->near;
+        merged.far = larger_or_nan(merged.far, norms->far);
+        merged.near = larger_or_nan(merged.near, norms->near);
         merged.changed += norms->changed;
     }
     return merged;
@@ -89,7 +89,7 @@ static void fill_report(const Forward *forward) {
         double measured = 0, clipped = 0, fell_back = 0;
         for (size_t b = 0; b < s->batch; b++) {
             const LowrankHead *head = &forward->saved.head[b * s->heads + h];
-            if (!(head->measured <= measured)) measured = head->measured;
+            measured = larger_or_nan(measured, head->measured);
             clipped += head->clipped / (double)s->batch;
             fell_back += head->exact_far && plan->polynomial_far;
         }

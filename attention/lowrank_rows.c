@@ -103,7 +103,7 @@ static size_t measure_ball(double radius, real *factor, double *most, const doub
         const real scale = outside ? (real)(radius / sqrt(square[r])) : 1;
         const double here = square[r] * (double)scale * (double)scale;
         if (factor) factor[r] = scale;
-        if (!(here <= *most)) *most = here; // NaN is kept
+        *most = larger_or_nan(*most, here);
         changed += outside;
     }
     return changed;
@@ -127,8 +127,7 @@ void lowrank_measure(const LowrankPlan *plan, LowrankNorms *norms, real *factor,
                                 count);
         if (far < size || plan->far_bound.kind == BOUND_CLIP)
             lowrank_kernels()->row_squares(square, in + at * stride, stride, count, size);
-        for (size_t r = 0; r < count; r++)
-            if (!(square[r] <= most_near)) most_near = square[r];
+        for (size_t r = 0; r < count; r++) most_near = larger_or_nan(most_near, square[r]);
     }
     *norms = (LowrankNorms){most_far, far == size && same ? most_far : most_near, (double)changed};
 }

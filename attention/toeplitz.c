@@ -118,7 +118,7 @@ static void load_far(const ToeplitzPlan *plan, ToeplitzWork *work, real *out, co
                 square += (double)x * (double)x;
                 out[f * plan->stride + first + r] = x;
             }
-            longest = square > longest || isnan(square) ? square : longest;
+            longest = larger_or_nan(longest, square);
         }
     }
     // tiles of pairs read beyond the last token, and multiply what they find there by zero

@@ -128,7 +128,7 @@ void toeplitz_decode(const AttentionPlan *base, void *state, real *o, const real
         const size_t row = position * settings->kv_heads + g;
         const double length = split_row(plan, parts.near_key + row * settings->qk_size,
                                         parts.far_key + row * plan->far_size, k + g * settings->qk_size);
-        parts.norm[g] = length > parts.norm[g] || isnan(length) ? length : parts.norm[g];
+        parts.norm[g] = larger_or_nan(parts.norm[g], length);
         memcpy(parts.value + row * settings->v_size, v + g * settings->v_size, settings->v_size * sizeof(real));
     }
     for (size_t head = 0; head < settings->heads; head++)

@@ -19,7 +19,7 @@ static void fill(const ToeplitzPlan *plan, double *array, double value, const bo
 }
 
 static void raise(double *array, size_t head, double value) {
-    if (array && !(value <= array[head])) array[head] = value; // a NaN shows
+    if (array) array[head] = larger_or_nan(array[head], value);
 }
 
 void toeplitz_report_clear(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {
@@ -200,7 +200,7 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
                 const double d = fabs((double)d_o[e]);
                 square += d * d;
                 sum += d;
-                largest = fmax(largest, d);
+                largest = larger_or_nan(largest, d);
             }
             const CertificateGradient gradient =
                 certificate_gradient(&head.certificate, &token, sqrt(square), largest, sum * facts->value_range);

@@ -21,4 +21,8 @@ typedef float real;
 // (exp(-Inf) = 0, min(Inf, B) = B), so that it reaches loss or gradient, where the trainer looks for it.
 static inline real real_zero_if_finite(real x) { return x - x; }
 
+// The larger of the two, and NaN if one is: a maximum over many numbers that was NaN once stays so. A comparison alone
+// forgets it at the next number, for every comparison with NaN is false.
+static inline double larger_or_nan(double most, double value) { return value > most || value != value ? value : most; }
+
 #endif

@@ -188,10 +188,19 @@ static double sum_exponentials(real *logits, size_t n, real shift, bool store) {
     return total;
 }
 
+// Whether the target is the first of the logits that are `most`, the one that a greedy reader takes: where all logits
+// are equal, not every target is right.
+static bool is_answer(const real *logits, size_t target, real most) {
+    if (logits[target] != most) return false;
+    size_t i = 0;
+    while (logits[i] != most) i++;
+    return i == target;
+}
+
 static double cross_entropy(real *logits, size_t n, size_t target, real gradient_weight, unsigned char *correct) {
     real most = largest(logits, n), at_target = logits[target];
+    *correct = is_answer(logits, target, most);
     double sum = sum_exponentials(logits, n, most, gradient_weight != 0);
-    *correct = at_target == most;
     if (gradient_weight != 0) {
         real scale = (real)(gradient_weight / sum);
         size_t i = 0;

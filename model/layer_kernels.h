@@ -29,7 +29,7 @@ typedef struct LayerKernels {
     // gate_up (rows,2n): in = gate and up, out = their gradients.
     void (*swiglu_backward)(real *d_out, real *gate_up, size_t rows, size_t n);
     // Cross-entropy of one row of n logits: returns log Σ exp(x) − x_target; *correct = the target's logit is the
-    // largest. gradient_weight ≠ 0: logits = gradient_weight · (softmax − onehot(target)).
+    // largest, or the first of those. gradient_weight ≠ 0: logits = gradient_weight · (softmax − onehot(target)).
     double (*cross_entropy)(real *logits, size_t n, size_t target, real gradient_weight, unsigned char *correct);
     // Token shift of one row: out (n) = current + mix ⊙ (previous − current); previous = NULL is a row of zeros.
     void (*shift)(real *out, const real *current, const real *previous, const real *mix, size_t n);

@@ -51,7 +51,7 @@ void model_initialise(Model *model, uint64_t seed);
 // d(Σ loss)/dparameter to the gradients, where the sum is over counted targets — so that accumulation with
 // gradient_weight = 1 / (all targets of the step) equals one large batch.
 // position_loss, if not NULL: (B,T) = loss of each target (0 where ignored). correct, if not NULL: (B,T) = 1 where the
-// largest logit is the target.
+// largest logit, the first of equal ones, is the target.
 double model_step(Model *model, const int32_t *tokens, const int32_t *targets, double gradient_weight,
                   real *position_loss, unsigned char *correct);
 void model_zero_gradients(Model *model);

@@ -61,6 +61,18 @@ holds 'phases of the median step' "$sum > 0 && ($sum / $(value same.json b step_
 says 'a against itself' 'held out'
 ok "a against itself: the same losses, ratio $ratio within [$low, $high]"
 
+# With a learning rate of nothing the arms are what they began with, under both seeds.
+expect 0 'a run to begin with' "$rope" train --config tiny.ini --train.out=begun --train.steps=30
+still='--train.steps=2 --optim.learning_rate=1e-30 --optim.weight_decay=0 --optim.warmup=0 --train.init=begun'
+expect 0 'init' $ab --out init --seeds 2 --json $still --b attention.method=exact --b attention.bound=none
+tensors begun/latest/model.safetensors >a.value
+for run in init/seed_1/a init/seed_1/b init/seed_2/a init/seed_2/b; do
+    tensors $run/latest/model.safetensors >b.value && cmp -s a.value b.value || fail "train.init: $run has other weights"
+done
+expect 2 'init of another shape' $ab --out other $still --b model.ffn=8
+says 'init of another shape' 'Arm b: train.init: begun/step_00000030 holds a model of another shape'
+ok 'train.init: both arms begin with the weights of a run'
+
 expect 0 'seeds and control' $ab --out whole --control --seeds 2 --json
 cp out whole.json
 same whole.json whole/report.json

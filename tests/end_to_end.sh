@@ -81,7 +81,6 @@ ok 'train: 30 steps, run directory, JSON'
 still='--train.steps=2 --train.save_every=0 --optim.learning_rate=1e-30 --optim.weight_decay=0 --optim.warmup=0'
 expect 0 'init' $train --train.init=whole --model.tokens=32 --attention.method=lowrank $still --train.out=begun
 says 'init' 'starting from the weights of whole/step_00000030'
-tensors() { tail -c +$((9 + $(od -An -t u8 -N 8 "$1"))) "$1"; } # what follows the header
 tensors whole/latest/model.safetensors >a.value && tensors begun/latest/model.safetensors >b.value &&
     [ -s a.value ] && cmp -s a.value b.value || fail 'train.init: the weights are not those of the run'
 expect 2 'init of another shape' $train --train.init=whole --model.width=16 $still --train.out=other
@@ -202,10 +201,24 @@ grep -qaF '[PAD299]' made/for/spare.gguf && ! grep -qaF '[PAD289]' made/for/spar
 ok "export: gguf, llama2.c, and bf16 with a held-out loss of $half"
 
 expect 0 task $rope train --data.task=mqar --data.pairs=4 --model.layers=1 --model.width=16 --model.heads=1 \
-    --model.tokens=32 --model.token_shift=true --train.steps=6 --train.batch=4 --train.eval_batches=2 --train.out=task
-expect 0 'eval of a task' $rope eval task --batches 5 --json
+    --model.tokens=32 --model.token_shift=true --train.steps=6 --train.batch=4 --train.eval_batches=2 --train.seed=7 \
+    --train.out=task --json
+"$get" held_out_loss <out >trained
+expect 0 'eval of a task' $rope eval task --batches 2 --train.batch=4 --json
 [ "$("$get" distances 0 targets <out)" -gt 0 ] && "$get" accuracy <out >value || fail 'eval of a task'
-ok 'a synthetic task, with accuracy by distance'
+"$get" held_out_loss <out | cmp -s trained || fail "eval of a task: not on the examples of $(cat trained)"
+ok 'a synthetic task, with accuracy by distance, on the examples of its seed'
+
+expect 0 'a loss beyond exp' $rope train --data.task=copy --model.layers=1 --model.width=16 --model.heads=2 \
+    --model.tokens=16 --train.steps=7 --optim.learning_rate=100 --optim.weight_decay=0 --train.out=huge
+expect 0 'eval, a loss beyond exp' $rope eval huge --json
+[ "$("$get" perplexity <out)" = null ] && [ "$("$get" held_out_loss <out | sed 's/\..*//')" -gt 709 ] ||
+    fail 'eval: a perplexity that is infinite'
+expect 0 'eval, not finite' $rope eval whole --attention.logit_scale=1e300 --json
+for key in held_out_loss perplexity 'positions 0 loss'; do
+    [ "$("$get" $key <out)" = null ] || fail "eval, not finite: $key"
+done
+ok 'eval: figures that are not finite are null'
 
 # A sweep is interrupted in its second run; what was finished is not run again, and the rest comes out the same.
 sweep="$rope train --config run.ini --train.eval_every=100 --train.log_every=100 --sweep optim.learning_rate=1e-3,3e-3 --sweep train.steps=20,1000"

@@ -39,6 +39,11 @@ says 'no time' '--limit 0.05'
 # From 32 tokens to 8192 a step of lowrank grows some hundred times; as T² it would be 65,536 times.
 expect 0 'time enough' "$rope" profile $small --model.vocabulary=64 --methods lowrank --tokens 32,8K --limit 10 --out short --json
 [ "$("$get" rows 1 tokens <out)" = 8192 ] && "$get" rows 1 step_ms <out >value || fail 'time enough: no step at 8K'
+# A step has --batch sequences, whatever the settings accumulate.
+expect 0 'profile of one batch' "$rope" profile $small --model.vocabulary=64 --methods exact --tokens 32 --out short --json
+"$get" rows 0 bytes batches <out >once
+expect 0 'profile, accumulate' "$rope" profile $small --train.accumulate=5 --model.vocabulary=64 --methods exact --tokens 32 --out short --json
+"$get" rows 0 bytes batches <out | cmp -s once || fail 'profile: a step of more sequences than it says'
 ok 'profile: lengths beyond the data and the limit are left out with a sentence'
 
 if ! chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome); then

@@ -29,6 +29,8 @@ expect() {
 }
 # says NAME TEXT: standard error holds it
 says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
+# tensors FILE: what follows the header of a .safetensors
+tensors() { tail -c +$((9 + $(od -An -t u8 -N 8 "$1"))) "$1"; }
 # small_run: data/ and run/ of a tiny model, with $train to make more of its kind
 small_run() {
     for i in $(seq 400); do

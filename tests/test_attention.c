@@ -309,23 +309,30 @@ static void test_large_logits(void **state) {
     attention_destroy(plan);
 }
 
-// A NaN in one query or key must show in the outputs that saw it, and a NaN gradient in the gradients.
+// A NaN in one query or key must show in the outputs that saw it, and a NaN gradient in the gradients; the measured bound
+// of the logits must not forget it for the finite rows behind it.
 static void test_nan_shows(void **state) {
     (void)state;
+    enum { TOKENS = 80, ROWS = 2 * TOKENS };
     for (size_t m = 0; m < attention_method_count(); m++) {
-        const AttentionSettings s = make_settings((Shape){1, 80, 1, 1, 4, 3});
+        const AttentionSettings s = make_settings((Shape){2, TOKENS, 1, 1, 4, 3});
         AttentionPlan *plan = try_create(attention_method_at(m), &s);
         if (!plan) continue;
-        for (size_t which = 0; which < 4; which++) {
+        for (size_t cases = 0; cases < 4 * ROWS; cases++) {
+            const size_t which = cases % 4, row = cases / 4;
             AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 19);
             real *const inputs[] = {problem.q, problem.k, problem.v, problem.d_o};
-            inputs[which][70 * (which < 2 ? 4 : 3)] = (real)NAN;
-            attention_problem_run(&problem, plan, NULL, NULL);
+            inputs[which][row * (which < 2 ? 4 : 3)] = (real)NAN;
+            double logit_bound = 0;
+            attention_problem_run(&problem, plan, NULL, &(AttentionReport){.logit_bound = &logit_bound});
             bool shows = false;
             for (size_t i = 0; i < problem.o_count; i++) shows = shows || isnan(problem.o[i]);
             for (size_t i = 0; i < problem.q_count; i++) shows = shows || isnan(problem.dq[i]);
             for (size_t i = 0; i < problem.v_count; i++) shows = shows || isnan(problem.dv[i]);
             assert_true(shows);
+            if (isnan(logit_bound) != (which < 2))
+                fail_msg("%s: the bound is %g with a NaN in input %zu, row %zu",
+                         attention_method_name(attention_method_at(m)), logit_bound, which, row);
             check_count("NaN shows", 1);
             attention_problem_free(&problem);
         }

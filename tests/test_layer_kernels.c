@@ -281,8 +281,26 @@ static void test_not_finite(void **state) {
     check_count("logits that are not finite, seen in the loss", cases);
 }
 
+// Of equally large logits one is the answer, the first: a model whose logits are all equal is right once in n, not always.
+static void test_equal_logits(void **state) {
+    (void)state;
+    size_t cases = 0;
+    for (Isa isa = ISA_PORTABLE; isa <= cpu_isa(); isa++)
+        for (size_t from = 0; from < 67; from += 3)
+            for (size_t target = 0; target < 67; target++, cases++) {
+                real *logits = guarded_new(67);
+                unsigned char correct;
+                for (size_t i = 0; i < 67; i++) logits[i] = i < from ? (real)-1 : (real)0.5;
+                tables[isa]->cross_entropy(logits, 67, target, cases % 2 ? (real)0.5 : 0, &correct);
+                assert_int_equal(correct, target == from);
+                guarded_free(logits);
+            }
+    check_count("targets among equal logits", cases);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_references),
+    cmocka_unit_test(test_equal_logits),
     cmocka_unit_test(test_not_finite),
 };
 

@@ -198,7 +198,7 @@ static double largest_difference(const real *actual, const double *expected, siz
     for (size_t t = 0; t < TOKENS; t++)
         for (size_t a = 0; a < size; a++) {
             const double error = fabs((double)actual[t * HEADS * size + a] - expected[t * size + a]);
-            if (!(error <= most)) most = error;
+            most = larger_or_nan(most, error);
         }
     return most;
 }

@@ -154,13 +154,51 @@ static void test_evaluation_reports_nothing(void **unused) {
     Error error = {0};
     toy_trainer_create(&trainer, &config);
     toy_trainer_step(&trainer);
-    const AttentionSummary before = trainer_attention(&trainer);
-    assert_true(before.output_bound > 0);
+    const AttentionReport *report = model_report(trainer.model, 0);
+    const double before[] = {report->logit_bound[0], report->output_bound[0], report->dq_bound[1]};
+    assert_true(before[1] > 0);
     if (!evaluate(trainer.model, trainer.train, 2, NULL, &evaluation, &error)) fail_msg("%s", error.message);
-    const AttentionSummary after = trainer_attention(&trainer);
-    check_same_bits("reports of a step, after an evaluation", &before.logit_bound, &after.logit_bound,
-                    sizeof before - offsetof(AttentionSummary, logit_bound)); // without the padding in front of it
+    const double after[] = {report->logit_bound[0], report->output_bound[0], report->dq_bound[1]};
+    check_same_bits("reports of a step, after an evaluation", before, after, sizeof before);
     trainer_destroy(&trainer);
+}
+
+// What attention reports of a step is said of all its sequences, not of the last batch alone.
+static void test_reports_of_all_batches(void **unused) {
+    (void)unused;
+    static const char *const cuts[][2] = {{"train.batch=4", "train.accumulate=1"},
+                                          {"train.batch=2", "train.accumulate=2"},
+                                          {"train.batch=1", "train.accumulate=4"}};
+    static const char *const bounds[] = {"attention.bound=ball", "attention.bound=none"};
+    for (size_t bound = 0; bound < 2; bound++) {
+        AttentionSummary of[3];
+        uint64_t fell_back[3];
+        for (size_t cut = 0; cut < 3; cut++) {
+            const char *more[] = {cuts[cut][0],       cuts[cut][1],         "attention.method=lowrank",
+                                  "attention.near=2", "attention.degree=2", "attention.logit_bound=0.01",
+                                  bounds[bound],      "train.log_every=1",  NULL};
+            Config config = settings(more);
+            Trainer trainer;
+            toy_trainer_create(&trainer, &config);
+            toy_trainer_step(&trainer);
+            of[cut] = trainer_attention(&trainer);
+            fell_back[cut] = trainer.state.fell_back;
+            assert_true(of[cut].fell_back == (double)fell_back[cut]);
+            trainer_destroy(&trainer);
+        }
+        assert_true(bound ? fell_back[0] > 0 : of[0].clipped > 0 && of[0].clipped < 1 && of[0].output_bound > 0);
+        for (size_t cut = 1; cut < 3; cut++) {
+            const double seen[] = {of[cut].logit_bound, of[cut].output_bound, of[cut].dq_bound, of[cut].dk_bound,
+                                   of[cut].dv_bound,    of[cut].clipped,      of[cut].fell_back};
+            const double whole[] = {of[0].logit_bound, of[0].output_bound, of[0].dq_bound, of[0].dk_bound,
+                                    of[0].dv_bound,    of[0].clipped,      of[0].fell_back};
+            for (size_t i = 0; i < sizeof seen / sizeof *seen; i++)
+                if (!(fabs(seen[i] - whole[i]) <= 1e-4 * whole[i]))
+                    fail_msg("%s, %s: figure %zu is %g instead of %g", bounds[bound], cuts[cut][1], i, seen[i],
+                             whole[i]);
+            check_count("reports of several batches", 1);
+        }
+    }
 }
 
 static void check_untouched(const char *what, Trainer *trainer, const Copy *before) {
@@ -330,6 +368,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_recompute),
     cmocka_unit_test(test_gradient),
     cmocka_unit_test(test_evaluation_reports_nothing),
+    cmocka_unit_test(test_reports_of_all_batches),
     cmocka_unit_test(test_threads),
     cmocka_unit_test(test_resume_everywhere),
     cmocka_unit_test(test_seal),

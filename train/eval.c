@@ -5,6 +5,7 @@
 
 #include "train/command.h"
 #include "train/evaluate.h"
+#include "train/figures.h"
 #include "train/loaded.h"
 #include "train/snapshot.h"
 
@@ -13,10 +14,10 @@ static json_t *rows_json(const double *loss, const double *accuracy, const uint6
     json_t *rows = json_array();
     for (size_t b = 0; b < buckets; b++) {
         if (!targets[b]) continue;
-        json_array_append_new(rows,
-                              json_pack("{s:I, s:I, s:f, s:f, s:I}", "from", (json_int_t)evaluation_bucket_start(b),
-                                        "to", (json_int_t)evaluation_bucket_start(b + 1) - 1, "loss", loss[b],
-                                        "accuracy", accuracy[b], "targets", (json_int_t)targets[b]));
+        json_array_append_new(
+            rows, json_pack("{s:I, s:I, s:o, s:f, s:I}", "from", (json_int_t)evaluation_bucket_start(b), "to",
+                            (json_int_t)evaluation_bucket_start(b + 1) - 1, "loss", figure_json(loss[b]), "accuracy",
+                            accuracy[b], "targets", (json_int_t)targets[b]));
     }
     return rows;
 }
@@ -33,15 +34,15 @@ static void print_rows(const char *title, const double *loss, const double *accu
 static const char *data_name(const Config *config) { return *config->task ? config->task : config->data_dir; }
 
 static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta) {
-    json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:f, s:f, s:f}", "checkpoint", loaded->path, "data",
+    json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:f}", "checkpoint", loaded->path, "data",
                                  data_name(&loaded->config), "context", (json_int_t)loaded->config.tokens, "targets",
-                                 (json_int_t)evaluation->targets, "held_out_loss", evaluation->loss, "perplexity",
-                                 exp(evaluation->loss), "accuracy", evaluation->accuracy);
+                                 (json_int_t)evaluation->targets, "held_out_loss", figure_json(evaluation->loss),
+                                 "perplexity", figure_json(exp(evaluation->loss)), "accuracy", evaluation->accuracy);
     double bits = bits_per_byte(evaluation->loss, meta);
     if (bits > 0) {
-        json_object_set_new(document, "bits_per_byte", json_real(bits));
-        json_object_set_new(document, "unigram_loss", json_real(meta->unigram_loss));
-        json_object_set_new(document, "unigram_bits_per_byte", json_real(bits_per_byte(meta->unigram_loss, meta)));
+        json_object_set_new(document, "bits_per_byte", figure_json(bits));
+        json_object_set_new(document, "unigram_loss", figure_json(meta->unigram_loss));
+        json_object_set_new(document, "unigram_bits_per_byte", figure_json(bits_per_byte(meta->unigram_loss, meta)));
     }
     json_object_set_new(document, "positions",
                         rows_json(evaluation->bucket_loss, evaluation->bucket_accuracy, evaluation->bucket_targets,

@@ -77,9 +77,8 @@ static bool append(Metrics *metrics, json_t *object, Error *error) {
     return written;
 }
 
-// One array over heads, or null where the method has none.
+// One array over heads.
 static json_t *heads_json(const double *values, size_t heads) {
-    if (!values) return json_null();
     json_t *array = json_array();
     for (size_t h = 0; h < heads; h++) json_array_append_new(array, figure_json(values[h]));
     return array;
@@ -90,7 +89,7 @@ static json_t *attention_json(const Trainer *trainer, const AttentionSummary *su
     const ModelConfig *config = &model_settings(trainer->model)->config;
     json_t *layers = json_array();
     for (size_t l = 0; l < config->layers; l++) {
-        const AttentionReport *report = model_report(trainer->model, l);
+        const AttentionReport *report = &trainer->reports[l];
         const size_t heads = config->heads;
         json_array_append_new(
             layers,

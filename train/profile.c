@@ -57,12 +57,13 @@ static bool make_config(const Config *base, const char *method, size_t tokens, s
                         Error *error) {
     char text[CONFIG_TEXT];
     *config = *base;
-    const char *const keys[] = {"attention.method", "model.tokens", "train.batch"};
-    for (size_t i = 0; i < 3; i++) {
-        if (i == 0)
-            snprintf(text, sizeof text, "%s=%s", keys[0], method);
-        else
-            snprintf(text, sizeof text, "%s=%zu", keys[i], i == 1 ? tokens : batch);
+    // A step is --batch sequences in one batch: several would be counted as one, and cost as many times its time.
+    const char *const keys[] = {"model.tokens", "train.batch", "train.accumulate"};
+    const size_t sizes[] = {tokens, batch, 1};
+    snprintf(text, sizeof text, "attention.method=%s", method);
+    if (!config_set(config, text, ORIGIN_COMMAND_LINE, error)) return false;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        snprintf(text, sizeof text, "%s=%zu", keys[i], sizes[i]);
         if (!config_set(config, text, ORIGIN_COMMAND_LINE, error)) return false;
     }
     // Without data the tokens are a task's: any vocabulary and every length can be had.

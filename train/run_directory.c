@@ -307,3 +307,16 @@ bool run_find_checkpoint(const char *argument, char *path, Error *error) {
     return error_set(error, ERROR_USER, "%s is neither a checkpoint (there is no config.json) nor a run with one.",
                      argument);
 }
+
+bool run_initialise(Trainer *trainer, Error *error) {
+    const Config *config = trainer->config;
+    char path[RUN_PATH];
+    if (!*config->init) return true;
+    if (!run_find_checkpoint(config->init, path, error) || !snapshot_load_weights(path, trainer, error) ||
+        !snapshot_check_data(path, config->data_dir, error)) {
+        error_context(error, "train.init");
+        return false;
+    }
+    fprintf(stderr, "starting from the weights of %s\n", path);
+    return true;
+}

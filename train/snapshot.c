@@ -13,7 +13,10 @@
 
 enum { PATH_SIZE = 4096, STATES = 2 };
 
-static bool carried(const char *name) { return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5); }
+// The seed chooses the examples of a task: without it others would be held out.
+static bool carried(const char *name) {
+    return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5) || !strcmp(name, "train.seed");
+}
 
 json_t *snapshot_settings(const Config *config) {
     json_watch();

@@ -22,8 +22,8 @@ bool snapshot_check_data(const char *directory, const char *data_dir, Error *err
 // Writes tokenizer.model into that directory, with an fsync: as it was loaded, whatever became of its file.
 bool snapshot_write_tokenizer(const char *directory, const Tokenizer *tokenizer, Error *error);
 
-// The settings that config.json carries under "rope_c": [attention] and [data]. A new reference, or NULL when
-// memory runs out.
+// The settings that config.json carries under "rope_c": [attention], [data] and train.seed. A new reference, or
+// NULL when memory runs out.
 json_t *snapshot_settings(const Config *config);
 // Applies them; unknown ones are ERROR_USER.
 bool snapshot_apply_settings(const json_t *rope_c, Config *config, Error *error);

@@ -193,20 +193,6 @@ json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
     return document;
 }
 
-// Weights of train.init, where the run is new: a longer context, another attention or other data from there on.
-static bool initialise(Run *run, Error *error) {
-    char path[RUN_PATH];
-    if (!*run->config->init) return true;
-    if (!run_find_checkpoint(run->config->init, path, error) ||
-        !snapshot_load_weights(path, &run->trainer, error) ||
-        !snapshot_check_data(path, run->config->data_dir, error)) {
-        error_context(error, "train.init");
-        return false;
-    }
-    fprintf(stderr, "starting from the weights of %s\n", path);
-    return true;
-}
-
 // Opens or continues the run directory; after it, trainer and metrics stand at the same step.
 static bool begin(Run *run, bool resume, Error *error) {
     bool found = false;
@@ -227,7 +213,7 @@ static bool begin(Run *run, bool resume, Error *error) {
     } else if (resume) {
         fprintf(stderr, "rope: %s has no checkpoint to resume from; starting at step 0.\n", path);
     }
-    if (!found && !initialise(run, error)) return false;
+    if (!found && !run_initialise(&run->trainer, error)) return false;
     char file[RUN_PATH];
     return metrics_open(&run->metrics, &run->directory, step, error) &&
            path_join(file, sizeof file, path, "config.ini", error) && config_write(run->config, file, error);

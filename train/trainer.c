@@ -33,6 +33,27 @@ static Optim *create_optim(const Config *config, const Model *model, Error *erro
     return optim;
 }
 
+enum { REPORT_FIGURES = 7 };
+
+static bool create_reports(Trainer *trainer, Error *error) {
+    const ModelConfig *model = &model_settings(trainer->model)->config;
+    AttentionReport *reports = calloc(model->layers, sizeof *reports);
+    double *next = calloc(model->layers * model->heads * REPORT_FIGURES, sizeof *next);
+    if (!reports || !next) {
+        free(reports);
+        free(next);
+        return error_set(error, ERROR_MEMORY, "Out of memory for what attention reports.");
+    }
+    for (size_t layer = 0; layer < model->layers; layer++) {
+        AttentionReport *r = &reports[layer];
+        double **figures[REPORT_FIGURES] = {&r->logit_bound, &r->output_bound, &r->dq_bound, &r->dk_bound,
+                                            &r->dv_bound,    &r->clipped,      &r->fell_back};
+        for (size_t i = 0; i < REPORT_FIGURES; i++, next += model->heads) *figures[i] = next;
+    }
+    trainer->reports = reports;
+    return true;
+}
+
 bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error *error) {
     *trainer = (Trainer){.config = config, .schedule = config_schedule(config)};
     ModelSettings settings;
@@ -50,7 +71,7 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);
     trainer->targets = malloc(trainer_buffer_bytes(config) / 2);
-    if (!trainer->optim || !trainer->inputs || !trainer->targets) {
+    if (!trainer->optim || !trainer->inputs || !trainer->targets || !create_reports(trainer, error)) {
         error_set(error, ERROR_MEMORY, "Out of memory for %zu batches of tokens.", config->accumulate);
         trainer_destroy(trainer);
         return false;
@@ -63,6 +84,8 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
 void trainer_destroy(Trainer *trainer) {
     free(trainer->inputs);
     free(trainer->targets);
+    if (trainer->reports) free(trainer->reports[0].logit_bound); // the first of them all
+    free(trainer->reports);
     if (trainer->optim) optim_destroy(trainer->optim);
     if (trainer->model) model_destroy(trainer->model);
     batches_close(trainer->held_out);
@@ -89,19 +112,38 @@ bool trainer_logs(const Config *config, uint64_t step) {
     return step == config->steps || step % config->log_every == 0;
 }
 
+// Adds the report of one of the step's batches, counted from 0: bounds hold for all of them, so the largest do; the
+// clipped share is a mean; fallbacks add up.
+static void merge_reports(Trainer *trainer, size_t batch) {
+    const ModelConfig *model = &model_settings(trainer->model)->config;
+    const double share = 1.0 / (double)trainer->config->accumulate;
+    for (size_t layer = 0; trainer->reporting && layer < model->layers; layer++) {
+        const AttentionReport *of = model_report(trainer->model, layer);
+        AttentionReport *all = &trainer->reports[layer];
+        const double *const bounds[] = {of->logit_bound, of->output_bound, of->dq_bound, of->dk_bound, of->dv_bound};
+        double *const kept[] = {all->logit_bound, all->output_bound, all->dq_bound, all->dk_bound, all->dv_bound};
+        for (size_t h = 0; h < model->heads; h++) {
+            for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+                kept[i][h] = batch ? larger_or_nan(kept[i][h], bounds[i][h]) : bounds[i][h];
+            all->clipped[h] = (batch ? all->clipped[h] : 0) + share * of->clipped[h];
+            all->fell_back[h] = (batch ? all->fell_back[h] : 0) + of->fell_back[h];
+        }
+    }
+}
+
 AttentionSummary trainer_attention(const Trainer *trainer) {
     const ModelConfig *config = &model_settings(trainer->model)->config;
     AttentionSummary summary = {.present = trainer->reporting};
     for (size_t layer = 0; trainer->reporting && layer < config->layers; layer++) {
-        const AttentionReport *report = model_report(trainer->model, layer);
+        const AttentionReport *report = &trainer->reports[layer];
         for (size_t head = 0; head < config->heads; head++) {
-            if (report->logit_bound) summary.logit_bound = fmax(summary.logit_bound, report->logit_bound[head]);
-            if (report->output_bound) summary.output_bound = fmax(summary.output_bound, report->output_bound[head]);
-            if (report->dq_bound) summary.dq_bound = fmax(summary.dq_bound, report->dq_bound[head]);
-            if (report->dk_bound) summary.dk_bound = fmax(summary.dk_bound, report->dk_bound[head]);
-            if (report->dv_bound) summary.dv_bound = fmax(summary.dv_bound, report->dv_bound[head]);
-            if (report->clipped) summary.clipped += report->clipped[head] / (double)(config->layers * config->heads);
-            if (report->fell_back) summary.fell_back += report->fell_back[head];
+            summary.logit_bound = larger_or_nan(summary.logit_bound, report->logit_bound[head]);
+            summary.output_bound = larger_or_nan(summary.output_bound, report->output_bound[head]);
+            summary.dq_bound = larger_or_nan(summary.dq_bound, report->dq_bound[head]);
+            summary.dk_bound = larger_or_nan(summary.dk_bound, report->dk_bound[head]);
+            summary.dv_bound = larger_or_nan(summary.dv_bound, report->dv_bound[head]);
+            summary.clipped += report->clipped[head] / (double)(config->layers * config->heads);
+            summary.fell_back += report->fell_back[head];
         }
     }
     return summary;
@@ -138,8 +180,9 @@ bool trainer_step(Trainer *trainer, StepResult *result, Error *error) {
         double loss = model_step(trainer->model, trainer->inputs + i * stride, batch,
                                  targets ? 1.0 / (double)targets : 0, NULL, NULL);
         if (share > 0) result->loss += share * loss;
-        state->fell_back += (uint64_t)trainer_attention(trainer).fell_back;
+        merge_reports(trainer, i);
     }
+    state->fell_back += (uint64_t)trainer_attention(trainer).fell_back;
 
     phase_enter(PHASE_OPTIMIZER);
     real *parameters = model_parameters(trainer->model), *gradients = model_gradients(trainer->model);

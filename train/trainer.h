@@ -27,7 +27,7 @@ typedef struct StepResult {
     bool skipped;
 } StepResult;
 
-// What attention reported in the last batch of a step, over layers and heads. Zero for exact attention.
+// What attention reported in a step, over layers and heads. Zero for exact attention.
 typedef struct AttentionSummary {
     bool present;
     double logit_bound;                                // largest
@@ -45,6 +45,7 @@ typedef struct Trainer {
     Schedule schedule;
     bool reporting; // attention is not plain softmax: its certificates and clipping are in the metrics
     RunState state;
+    AttentionReport *reports;  // (layers) of the last step, of all its batches together; method_used is not kept
     int32_t *inputs, *targets; // (accumulate, batch, tokens)
 } Trainer;
 

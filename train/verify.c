@@ -60,10 +60,7 @@ static size_t choose_degree(const Instance *instance, double epsilon, Error *err
 
 static double distance(const real *a, const real *b, size_t count) {
     double most = 0.0;
-    for (size_t i = 0; i < count; i++) {
-        const double difference = fabs((double)a[i] - (double)b[i]);
-        if (!(difference <= most)) most = difference; // a NaN shows
-    }
+    for (size_t i = 0; i < count; i++) most = larger_or_nan(most, fabs((double)a[i] - (double)b[i]));
     return most;
 }
 
