@@ -51,7 +51,7 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
     ModelSettings settings;
     json_t *rope_c = NULL;
     *loaded = (Loaded){0};
-    if (!run_find_checkpoint(argument, loaded->path, error) || !snapshot_check(loaded->path, error) ||
+    if (!run_hold_checkpoint(argument, loaded->path, &loaded->held, error) || !snapshot_check(loaded->path, error) ||
         !checkpoint_read_config(loaded->path, &shape, &rope_c, error))
         return false;
     Config *config = &loaded->config;
@@ -85,4 +85,6 @@ Tokenizer *loaded_tokenizer(const Loaded *loaded, Error *error) {
 void loaded_close(Loaded *loaded) {
     if (loaded->model) model_destroy(loaded->model);
     loaded->model = NULL;
+    if (loaded->held > 0) close(loaded->held);
+    loaded->held = 0;
 }

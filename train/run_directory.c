@@ -3,12 +3,15 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "train/snapshot.h"
 #include "train/state.h"
@@ -171,8 +174,15 @@ static bool is_old(const RunState *state, size_t keep, uint64_t step, size_t pla
     return place >= keep && (!state->best_step || step != state->best_step);
 }
 
-// Removes what is old, and checkpoints of a future that this run has gone back from (a damaged one that was passed over),
-// which must not outlive the one that was written now: they would be taken for the newest.
+// Whether somebody reads it (run_hold_checkpoint); if not, nobody begins to while *lock is open.
+static bool is_held(const char *checkpoint, int *lock) {
+    *lock = descriptor_open(checkpoint, O_RDONLY | O_DIRECTORY);
+    return *lock >= 0 && flock(*lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
+// Removes what is old, but at a later time where it is being read, and checkpoints of a future that this run has gone
+// back from (a damaged one that was passed over), which must not outlive the one that was written now: they would be
+// taken for the newest.
 static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error) {
     const RunState *state = &trainer->state;
     Steps steps;
@@ -182,7 +192,9 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
         char path[RUN_PATH];
         if (!future && !is_old(state, trainer->config->keep, steps.numbers[i], place++)) continue;
         step_path(run, steps.numbers[i], path);
-        fine = directory_remove(path, error);
+        int lock;
+        if (!is_held(path, &lock) || future) fine = directory_remove(path, error);
+        if (lock >= 0) close(lock);
     }
     free(steps.numbers);
     return fine;
@@ -308,15 +320,34 @@ bool run_find_checkpoint(const char *argument, char *path, Error *error) {
                      argument);
 }
 
+bool run_hold_checkpoint(const char *argument, char *path, int *held, Error *error) {
+    enum { TRIES = 100 };
+    for (int tries = 1;; tries++) {
+        Error why = {0};
+        const bool found = run_find_checkpoint(argument, path, &why);
+        *held = found ? descriptor_open(path, O_RDONLY | O_DIRECTORY) : -1;
+        // Where there are no locks, or no right to list it, it is read as it is.
+        const bool going = *held >= 0 && flock(*held, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+        if (found && !going && is_checkpoint(path)) return true;
+        if (*held >= 0) close(*held);
+        *held = -1;
+        if (tries < TRIES) continue; // its run has a newer one by now, and the link points there
+        return error_set(error, found ? ERROR_USER : why.kind, found ? "%s is being removed by its run." : "%s",
+                         found ? path : why.message);
+    }
+}
+
 bool run_initialise(Trainer *trainer, Error *error) {
     const Config *config = trainer->config;
     char path[RUN_PATH];
+    int held = -1;
     if (!*config->init) return true;
-    if (!run_find_checkpoint(config->init, path, error) || !snapshot_load_weights(path, trainer, error) ||
-        !snapshot_check_data(path, config->data_dir, error)) {
+    const bool fine = run_hold_checkpoint(config->init, path, &held, error) &&
+                      snapshot_load_weights(path, trainer, error) && snapshot_check_data(path, config->data_dir, error);
+    if (held >= 0) close(held);
+    if (fine)
+        fprintf(stderr, "starting from the weights of %s\n", path);
+    else
         error_context(error, "train.init");
-        return false;
-    }
-    fprintf(stderr, "starting from the weights of %s\n", path);
-    return true;
+    return fine;
 }

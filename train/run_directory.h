@@ -30,6 +30,9 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
 // A checkpoint directory from what people type: itself, or of a run directory the newest (else the best). A link is
 // followed, so that a run that goes on meanwhile does not change what is read.
 bool run_find_checkpoint(const char *argument, char *path, Error *error);
+// The same for a reader, whom a run that goes on beside it must not take it from: older than `keep` or not, it stays as
+// long as *held, the caller's to close, is open. *held < 0, with success: it can be read and not be held.
+bool run_hold_checkpoint(const char *argument, char *path, int *held, Error *error);
 // The weights of train.init, if it is set, for a run that begins: a longer context, another attention or other data from
 // there on. Says so on standard error.
 bool run_initialise(Trainer *trainer, Error *error);
