@@ -14,7 +14,7 @@ fuzz() { # fuzz TARGET
     rm -rf "$found"
     mkdir -p "$found"
     # Inputs longer than twice the longest seed take their time and show nothing that these do not.
-    length=$(wc -c "$corpus/$target"/seed-* | awk '$2 != "total" && $1 > l { l = $1 } END { print l > 256 ? 2 * l : 512 }')
+    length=$(wc -c "$corpus/$target"/seed-* | awk '$2 != "total" && $1 > l { l = $1 } END { print (l > 256 ? 2 * l : 512) }')
     # Stacks of allocations take time, as does freed memory that is held back until caches are cold; a finding that is
     # replayed without this shows the whole of its own.
     asan=malloc_context_size=1:quarantine_size_mb=16:detect_leaks=$([ "$target" = command_line ] && echo 0 || echo 1)
