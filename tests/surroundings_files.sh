@@ -49,6 +49,19 @@ if [ -z "$user" ] || { chmod 755 . && $user test -x "$rope"; } 2>/dev/null; then
     ok 'a checkpoint that may not be read'
 fi
 
+# Readers beside a run that saves every step and keeps one checkpoint: none is removed under them, and all go in the end.
+$train --data.dir=data --train.steps=100000 --train.save_every=1 --train.keep=1 --train.eval_every=0 --train.out=busy \
+    >out 2>err & pid=$!
+until [ -e busy/latest ]; do sleep 0.02; done
+for i in $(seq 20); do
+    "$rope" eval busy --data data --batches 1 >console 2>&1 || fail "eval beside a run: $(cat console)"
+    "$rope" sample busy -n 1 >console 2>&1 || fail "sample beside a run: $(cat console)"
+done
+kill -TERM $pid
+wait $pid || fail 'a run with readers: exit code'
+[ "$(ls -d busy/step_* | wc -l)" = 1 ] || fail "a run with readers: it left $(ls busy)"
+ok 'readers beside a run that keeps one checkpoint'
+
 # Pipes in the place of files, which nobody writes to.
 for file in run/metrics.jsonl run/latest/state.json data/meta.json data/tokenizer.model; do
     rm -rf piped && mkdir piped && cp -a run data piped && rm piped/$file && mkfifo piped/$file

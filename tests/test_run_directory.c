@@ -4,9 +4,11 @@
 #include "tests/support/toy_trainer.h"
 
 #include <jansson.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -67,8 +69,8 @@ static void test_keeps(void **unused) {
     toy_trainer_create(&trainer, &config);
     assert_int_equal(mkdir(below(directory, "step_00000009.tmp"), 0777), 0);
     assert_int_equal(mkdir(below(directory, "step_00000009.old"), 0777), 0);
-    static const char *const strangers[] = {"notes.txt", "step_1",   "step_00000001x", "step_0000000000000000001",
-                                            "tmp",       "mine.tmp", "config.ini.old", "step_1.tmp",
+    static const char *const strangers[] = {"notes.txt",     "step_1",   "step_00000001x", "step_0000000000000000001",
+                                            "tmp",           "mine.tmp", "config.ini.old", "step_1.tmp",
                                             "step_000000009"};
     enum { STRANGERS = sizeof strangers / sizeof strangers[0] };
     for (size_t i = 0; i < STRANGERS; i++) write_file(directory, strangers[i], "mine");
@@ -182,6 +184,50 @@ static void test_finds(void **unused) {
         if (cases[i].good) assert_string_equal(path, below(run, "step")); // links may be turned while it is read
         check_count("names of checkpoints", 1);
     }
+}
+
+// What is being read stays, however old, and goes once it is not; only a future that the run has gone back from goes all
+// the same. What is going is not begun to be read.
+static void test_held_by_a_reader(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    char path[RUN_PATH];
+    Config config = settings((const char *const[]){"train.keep=1", NULL});
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    int held, other;
+    toy_trainer_create(&trainer, &config);
+    assert_true(run_open(&run, directory, &error));
+    save(&run, &trainer);
+    assert_true(run_hold_checkpoint(directory, path, &held, &error) && held >= 0);
+    assert_string_equal(path, below(directory, "step_00000000"));
+    assert_true(run_hold_checkpoint(directory, path, &other, &error) && other >= 0); // readers do not mind each other
+    toy_trainer_step(&trainer);
+    save(&run, &trainer);
+    assert_true(there(directory, "step_00000000") && there(directory, "step_00000001"));
+    close(held);
+    toy_trainer_step(&trainer);
+    save(&run, &trainer);
+    assert_true(there(directory, "step_00000000") && !there(directory, "step_00000001"));
+    close(other);
+    toy_trainer_step(&trainer);
+    save(&run, &trainer);
+    assert_true(!there(directory, "step_00000000") && there(directory, "step_00000003"));
+
+    assert_true(run_hold_checkpoint(directory, path, &held, &error));
+    trainer.state.step = 2;
+    save(&run, &trainer);
+    assert_false(there(directory, "step_00000003"));
+    close(held);
+    assert_true((held = open(below(directory, "step_00000002"), O_RDONLY | O_DIRECTORY)) >= 0);
+    assert_int_equal(flock(held, LOCK_EX), 0); // as the run does that removes it
+    assert_false(run_hold_checkpoint(directory, path, &other, &error));
+    assert_true(other < 0 && error.kind == ERROR_USER && strstr(error.message, "step_00000002 is being removed"));
+    close(held);
+    check_count("checkpoints that are read or going", 8);
+    run_close(&run);
+    trainer_destroy(&trainer);
 }
 
 // A directory that is moved away while its run goes on is made again; another run that has taken its place is left alone.
@@ -422,7 +468,8 @@ static int one_thread(void **unused) {
 static void run_with_costs(const char *directory, const char *steps, bool resume, double costs[2]) {
     char out[2 * PATH];
     snprintf(out, sizeof out, "train.out=%s", directory);
-    const char *const more[] = {"attention.method=auto", "train.eval_batches=1", "train.save_every=1", steps, out, NULL};
+    const char *const more[] = {
+        "attention.method=auto", "train.eval_batches=1", "train.save_every=1", steps, out, NULL};
     Config config = settings(more);
     static TrainOutcome outcome;
     Error error = {0};
@@ -453,6 +500,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_keeps, one_thread),
     cmocka_unit_test(test_goes_on),
     cmocka_unit_test(test_finds),
+    cmocka_unit_test(test_held_by_a_reader),
     cmocka_unit_test(test_moved_away),
     cmocka_unit_test(test_copied_links),
     cmocka_unit_test(test_other_runs),
