@@ -150,6 +150,10 @@ says 'another shape' 'different shapes'
 value out fidelity skipped >value
 expect 0 'another length' $ab --out length --b model.tokens=64 --train.steps=10
 says 'another length' 'per token'
+# As many examples are held out for an arm of other batches: with the same weights its loss is the same.
+expect 0 'other batches' $ab --out batches $still --json --b attention.method=exact --b attention.bound=none \
+    --b train.batch=2 --b train.accumulate=2
+holds 'other batches' "($(value out b held_out_loss) / $(value out a held_out_loss) - 1) ^ 2 < 1e-12"
 expect 0 'more layers' $ab --out deep --b model.layers=16 --train.steps=100 --json # many, for a busy machine
 says 'more layers' 'times slower per step than A'
 holds 'more layers' "$(value out ratio) < 0.7"
@@ -168,6 +172,8 @@ mistake 'did you mean model.width' --a model.widht=3
 mistake 'Arm b: ' --b model.width=x
 mistake 'Arm b: ' --b model.width=31
 mistake 'set them once' --b train.steps=3
+mistake 'set them once' --b train.eval_batches=3
+mistake 'set them once' --a train.threads=2
 mistake 'goes with lowrank' --control --b attention.method=exact
 mistake 'There are no data' --data.task=
 [ ! -e mistake/report.json ] || fail 'a mistake left a report'

@@ -247,6 +247,11 @@ printf '{"learning_rate=1e-3,steps=20": {}}' >cut/sweep.json
 expect 1 'a damaged sweep' $sweep --train.out=cut --resume
 says 'a damaged sweep' 'sweep.json is not a sweep'
 "$get" rows <swept.json >rows && [ "$best" = learning_rate=3e-3,steps=1000 ] || fail "sweep: the best is $best"
+more="$train --train.out=more --sweep train.batch=1,2 --dry-run"
+expect 0 'a sweep of batches' $more
+says 'a sweep of batches' 'with train.eval_batches=0 they can be compared'
+expect 0 'a sweep of batches, all held-out data' $more --train.eval_batches=0
+grep -q 'can be compared' err && fail 'a sweep of batches is judged by the same data'
 expect 0 'a run that explodes' $train --train.out=exploded --sweep attention.logit_scale=1e300,1/d
 says 'a run that explodes' 'diverged at step 10'
 says 'a run that explodes' 'lowest held-out loss: logit_scale=1_d'

@@ -157,7 +157,7 @@ static void test_evaluation_reports_nothing(void **unused) {
     const AttentionReport *report = model_report(trainer.model, 0);
     const double before[] = {report->logit_bound[0], report->output_bound[0], report->dq_bound[1]};
     assert_true(before[1] > 0);
-    if (!evaluate(trainer.model, trainer.train, 2, NULL, &evaluation, &error)) fail_msg("%s", error.message);
+    if (!evaluate(trainer.model, trainer.train, 4, NULL, &evaluation, &error)) fail_msg("%s", error.message);
     const double after[] = {report->logit_bound[0], report->output_bound[0], report->dq_bound[1]};
     check_same_bits("reports of a step, after an evaluation", before, after, sizeof before);
     trainer_destroy(&trainer);

@@ -42,10 +42,11 @@ static bool check_arms(Ab *ab, Error *error) {
     const Config *a = &ab->arms[0].config, *b = &ab->arms[1].config;
     for (size_t i = 1; i < ab->arm_count; i++) {
         const Config *other = &ab->arms[i].config;
-        if (other->steps != a->steps || other->seed != a->seed)
+        if (other->steps != a->steps || other->seed != a->seed || other->eval_every != a->eval_every ||
+            other->eval_batches != a->eval_batches || other->threads != a->threads)
             return error_set(error, ERROR_USER,
-                             "train.steps and train.seed are the same for all arms: set them once, outside of --a and "
-                             "--b.");
+                             "train.steps, seed, eval_every, eval_batches and threads are the same for all arms: set "
+                             "them once, outside of --a and --b.");
     }
     if (ab->arm_count > 2 && !strstr(b->method, "lowrank"))
         return error_set(error, ERROR_USER,
@@ -79,7 +80,6 @@ static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, 
     }
     tell_apart(ab, overrides, counts);
     ab->steps = ab->arms[0].config.steps;
-    ab->evaluation_limit = ab->arms[0].config.eval_batches;
     return check_arms(ab, error);
 }
 

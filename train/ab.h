@@ -32,7 +32,7 @@ typedef struct AbTrack {
 
 typedef struct Ab {
     AbArm arms[AB_ARMS];
-    size_t arm_count, steps, seed_count, evaluation_limit;
+    size_t arm_count, steps, seed_count;
     AbTrack *tracks;   // (seed_count, AB_ARMS); an evaluation is in all arms' tracks or in none
     size_t seed, step; // where the comparison stands: this seed (index), this many steps done
     json_t *fidelity;  // array, one row per seed, step, layer and head

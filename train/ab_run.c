@@ -71,12 +71,23 @@ static bool evaluation_due(const Ab *ab) {
     return track->evaluations == 0 || track->eval_step[track->evaluations - 1] != (double)ab->step;
 }
 
+// Arms of other batches or contexts are judged by as many tokens of the held-out data as train.eval_batches of a are:
+// further on the text may be harder. Examples of a task are counted as such.
+static uint64_t held_out_sequences(const Ab *ab, const Trainer *trainers, size_t arm) {
+    const Config *a = &ab->arms[0].config, *config = &ab->arms[arm].config;
+    uint64_t windows = batches_windows(trainers[0].held_out), wanted = (uint64_t)a->eval_batches * a->batch;
+    if (wanted == 0 || config->tokens == a->tokens || *config->task) return wanted;
+    if (wanted > windows) wanted = windows; // below 2^31 tokens for each of a shard's, so that the product fits
+    wanted = wanted * a->tokens / config->tokens;
+    return wanted ? wanted : 1;
+}
+
 // A stop signal leaves the evaluation due.
 static bool evaluate_arms(Ab *ab, Trainer *trainers, Error *error) {
     Evaluation evaluations[AB_ARMS];
     for (size_t i = 0; i < ab->arm_count; i++) {
-        if (!evaluate(trainers[i].model, trainers[i].held_out, ab->evaluation_limit, &signals_stop, &evaluations[i],
-                      error))
+        if (!evaluate(trainers[i].model, trainers[i].held_out, held_out_sequences(ab, trainers, i), &signals_stop,
+                      &evaluations[i], error))
             return false;
         if (evaluations[i].stopped) return true;
     }

@@ -80,7 +80,7 @@ static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *
         return false;
     if (!*loaded->config.data_dir || !data_read_meta(loaded->config.data_dir, &meta, NULL)) meta = (PrepareResult){0};
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, loaded->config.batch, error);
-    bool fine = held_out && evaluate(loaded->model, held_out, limit, NULL, &evaluation, error);
+    bool fine = held_out && evaluate(loaded->model, held_out, limit * loaded->config.batch, NULL, &evaluation, error);
     batches_close(held_out);
     if (fine && line->json)
         command_print_json(report(loaded, &evaluation, &meta));

@@ -73,11 +73,11 @@ static void sum_up(Evaluation *evaluation) {
     evaluation->accuracy /= (double)evaluation->targets;
 }
 
-bool evaluate(Model *model, Batches *held_out, uint64_t limit, const volatile sig_atomic_t *stop,
+bool evaluate(Model *model, Batches *held_out, uint64_t sequences, const volatile sig_atomic_t *stop,
               Evaluation *evaluation, Error *error) {
     size_t batch = model_settings(model)->batch, tokens = model_settings(model)->config.tokens;
     uint64_t windows = batches_windows(held_out), served = 0;
-    if (limit && limit * batch < windows) windows = limit * batch;
+    if (sequences && sequences < windows) windows = sequences;
     *evaluation = (Evaluation){.buckets = bucket_of(tokens - 1) + 1};
     if (windows == 0)
         return error_set(error, ERROR_USER, "The held-out data are shorter than one context of %zu tokens.", tokens);
@@ -92,7 +92,7 @@ bool evaluate(Model *model, Batches *held_out, uint64_t limit, const volatile si
         }
         fine = batches_next(held_out, buffers.inputs, buffers.targets, error);
         if (!fine) break;
-        // The last batch runs over into the next pass: those sequences do not count.
+        // The last batch may run over, also into the next pass: those sequences do not count.
         for (size_t row = 0; row < batch; row++)
             if (served + row >= windows) memset(buffers.targets + row * tokens, 0xff, tokens * sizeof(int32_t));
         model_step(model, buffers.inputs, buffers.targets, 0, buffers.losses, buffers.correct);

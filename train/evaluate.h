@@ -12,7 +12,7 @@ enum { EVALUATION_BUCKETS = 40 };
 
 typedef struct Evaluation {
     double loss;     // nats per counted target
-    double accuracy; // share of counted targets that are the largest logit
+    double accuracy; // share of counted targets that are the largest logit, the first of equal ones
     uint64_t targets;
     // Positions [2^(b-1), 2^b) in bucket b; position 0 in bucket 0.
     size_t buckets;
@@ -25,9 +25,9 @@ typedef struct Evaluation {
     bool stopped; // *stop was raised before the end: the figures cover less
 } Evaluation;
 
-// Runs `limit` batches (0: one pass) from the start of the held-out data, each sequence once; attention reports nothing
-// from here on. Fails on read errors.
-bool evaluate(Model *model, Batches *held_out, uint64_t limit, const volatile sig_atomic_t *stop,
+// Runs over the first `sequences` of the held-out data (0: all), each once; attention reports nothing from here on. Fails
+// on read errors.
+bool evaluate(Model *model, Batches *held_out, uint64_t sequences, const volatile sig_atomic_t *stop,
               Evaluation *evaluation, Error *error);
 // First position of a bucket.
 size_t evaluation_bucket_start(size_t bucket);

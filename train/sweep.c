@@ -108,11 +108,18 @@ static bool run_config(const Sweep *sweep, size_t run, char name[NAME_SIZE], Con
     return false;
 }
 
+// Tokens of the held-out data that judge a run; 0: all.
+static double held_out_tokens(const Config *config) {
+    return (double)config->eval_batches * (double)config->batch * (double)config->tokens;
+}
+
 // Every run makes sense and fits before the first one starts.
 static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     json_t *names = json_object();
     Estimate estimate;
     char name[NAME_SIZE];
+    double first = 0;
+    bool differ = false;
     bool fine = names || error_set(error, ERROR_MEMORY, "Out of memory.");
     for (size_t run = 0; fine && run < sweep->run_count; run++) {
         fine = run_config(sweep, run, name, config, error);
@@ -122,7 +129,12 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
             fine = false;
         }
         if (fine) json_object_set_new(names, name, json_true());
+        if (fine && run == 0) first = held_out_tokens(config);
+        differ = differ || (fine && held_out_tokens(config) != first);
     }
+    if (fine && differ)
+        fprintf(stderr, "rope: The runs' held-out losses will be of more or less of the data, for train.eval_batches "
+                        "counts batches; with train.eval_batches=0 they can be compared.\n");
     json_decref(names);
     return fine;
 }

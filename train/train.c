@@ -51,8 +51,8 @@ static bool save(Run *run, Error *error) {
 // *evaluation.stopped: a signal came first.
 static bool find_figures(Run *run, Evaluation *evaluation, Error *error) {
     Trainer *trainer = &run->trainer;
-    if (!evaluate(trainer->model, trainer->held_out, run->config->eval_batches, &signals_stop, evaluation, error))
-        return false;
+    const uint64_t sequences = (uint64_t)run->config->eval_batches * run->config->batch;
+    if (!evaluate(trainer->model, trainer->held_out, sequences, &signals_stop, evaluation, error)) return false;
     if (evaluation->stopped) return true;
     run->outcome->held_out_loss = evaluation->loss;
     run->outcome->accuracy = evaluation->accuracy;
