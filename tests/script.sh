@@ -4,7 +4,13 @@ BUILD=$(cd "${BUILD:-build}" && pwd) || exit 2
 rope=$BUILD/rope
 get=$BUILD/tests/json_get
 work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
+end() { # a run in the background, which a check that failed left behind, would train for hours
+    local running
+    running=$(jobs -p)
+    [ -z "$running" ] || kill -KILL $running 2>/dev/null
+    rm -rf "$work"
+}
+trap end EXIT
 cd "$work" || exit 2
 checks=0
 
