@@ -101,7 +101,7 @@ CertificateGradient certificate_gradient(const Certificate *c, const Certificate
 
 // A chain over at most `tokens` queries, whose terms add up to `total`.
 static double key_chain(const Certificate *c, double magnitude, double total) {
-    return total > 0 ? slack * c->far_rounding * ((double)c->facts.tokens + c->depth) * magnitude * total : 0;
+    return total != 0 ? slack * c->far_rounding * ((double)c->facts.tokens + c->depth) * magnitude * total : 0;
 }
 
 double certificate_key_rounding(const Certificate *c, const CertificateSums *sums) {

@@ -205,8 +205,10 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
             const CertificateGradient gradient =
                 certificate_gradient(&head.certificate, &token, sqrt(square), largest, sum * facts->value_range);
             raise(io->report->dq_bound, h, gradient.dq);
-            // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries
-            const double weight = fmin(1.0, most_weight * exp(-token.log_sum)), inverse = exp(-token.log_sum);
+            // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
+            // is no sum over them to round, and L may be so low that e^{-L} is infinite.
+            const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
+            const double weight = fmin(1.0, most_weight * inverse);
             far_dk += weight * gradient.far_dk;
             far_dv += weight * gradient.far_dv;
             near_dk = fmax(near_dk, gradient.near_dk);

@@ -167,6 +167,43 @@ static void test_certificates(void **state) {
            median_of(ratios[1], CASES), median_of(ratios[2], CASES), median_of(ratios[3], CASES));
 }
 
+// Keys that oppose their queries make e^{-L} of the first tokens, which see nearby keys alone, infinite: certificates are
+// numbers nevertheless, also where a token has no gradient.
+static void test_certificates_of_low_logits(void **state) {
+    (void)state;
+    static const char *const methods[] = {"lowrank", "toeplitz"};
+    for (size_t n = 0; n < 4; n++) {
+        const size_t m = n / 2, without = n % 2 ? 5 : 0; // tokens without a gradient
+        AttentionSettings settings = base_settings("rope", 60, 4, 2);
+        settings.near = 9;
+        settings.near_bound = NEAR_BOUND_NONE;
+        settings.causal = true;
+        AttentionPlan *plan = attention_plan_new(methods[m], &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, 31);
+        for (size_t t = 0; t < settings.tokens; t++)
+            for (size_t a = 0; a < 4;
+                 a++) { // all of them the same, and turned so little that no pair of a window agrees
+                problem.q[t * problem.q_stride + a] = problem.q[t * problem.q_stride + 4 + a] = a % 2 ? 30 : 0;
+                problem.k[t * problem.k_stride + a] = a % 2 ? -60 : 0;
+            }
+        memset(problem.d_o, 0, without * problem.o_stride * sizeof *problem.d_o);
+        double numbers[5][2];
+        AttentionReport report = {.output_bound = numbers[0],
+                                  .dq_bound = numbers[1],
+                                  .dk_bound = numbers[2],
+                                  .dv_bound = numbers[3],
+                                  .fell_back = numbers[4]};
+        attention_problem_run(&problem, plan, NULL, &report);
+        for (size_t i = 0; i < 8; i++)
+            if (!(numbers[i / 2][i % 2] > 0 && isfinite(numbers[i / 2][i % 2])))
+                fail_msg("%s: certificate %zu is %g", methods[m], i / 2, numbers[i / 2][i % 2]);
+        assert_true(numbers[4][0] == 0 && numbers[4][1] == 0);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+        check_count("certificates of low logits", 8);
+    }
+}
+
 // Changing token t changes earlier outputs by rounding only: transforms leak, but no more than their noise.
 static void test_causality(void **state) {
     (void)state;
@@ -336,8 +373,10 @@ static void test_counts(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_reference), cmocka_unit_test(test_lowrank), cmocka_unit_test(test_certificates),
-    cmocka_unit_test(test_causality), cmocka_unit_test(test_growth),  cmocka_unit_test(test_threads),
-    cmocka_unit_test(test_decode),    cmocka_unit_test(test_counts),
+    cmocka_unit_test(test_reference),    cmocka_unit_test(test_lowrank),
+    cmocka_unit_test(test_certificates), cmocka_unit_test(test_certificates_of_low_logits),
+    cmocka_unit_test(test_causality),    cmocka_unit_test(test_growth),
+    cmocka_unit_test(test_threads),      cmocka_unit_test(test_decode),
+    cmocka_unit_test(test_counts),
 };
 TEST_MAIN(tests)
