@@ -15,6 +15,12 @@
 
 static const char *const kernel_names[] = {"rope", "rope-decay", "rope-window", "alibi"};
 
+PositionKind position_kind(const char *kernel) {
+    size_t kind = 0;
+    while (kind < sizeof kernel_names / sizeof *kernel_names && strcmp(kernel, kernel_names[kind]) != 0) kind++;
+    return (PositionKind)kind; // in the order of the names; POSITION_TABLE comes last
+}
+
 static real *new_reals(size_t count, size_t rows, Error *error) {
     size_t total, bytes;
     real *values = NULL;
@@ -73,7 +79,7 @@ static bool create_table(Position *position, Error *error) {
 
 bool position_create(Position *position, const AttentionSettings *settings, Error *error) {
     *position = (Position){
-        .kind = POSITION_TABLE,
+        .kind = position_kind(settings->kernel),
         .tokens = settings->tokens,
         .qk_size = settings->qk_size,
         .heads = settings->heads,
@@ -82,8 +88,6 @@ bool position_create(Position *position, const AttentionSettings *settings, Erro
         .window = settings->kernel_window,
         .lag_count = 2 * settings->tokens - 1 + POSITION_LAG_PADDING,
     };
-    for (size_t i = 0; i < sizeof kernel_names / sizeof *kernel_names; i++)
-        if (strcmp(settings->kernel, kernel_names[i]) == 0) position->kind = (PositionKind)i;
     position->rotates = position->kind <= POSITION_ROPE_WINDOW;
     bool created = true;
     if (position->kind == POSITION_TABLE && access(settings->kernel, F_OK) != 0 && errno == ENOENT)

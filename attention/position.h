@@ -60,6 +60,8 @@ typedef struct Position {
     real *table_weight; // (entries, lag_count) of POSITION_TABLE, or NULL
 } Position;
 
+// Of attention.kernel: what is none of the names is the path of a table.
+PositionKind position_kind(const char *kernel);
 // settings are validated (attention_create). ERROR_USER for an unknown kernel or a wrong table file, ERROR_MEMORY.
 bool position_create(Position *position, const AttentionSettings *settings, Error *error);
 void position_destroy(Position *position);

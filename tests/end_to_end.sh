@@ -83,6 +83,8 @@ expect 0 'init' $train --train.init=whole --model.tokens=32 --attention.method=l
 says 'init' 'starting from the weights of whole/step_00000030'
 tensors whole/latest/model.safetensors >a.value && tensors begun/latest/model.safetensors >b.value &&
     [ -s a.value ] && cmp -s a.value b.value || fail 'train.init: the weights are not those of the run'
+expect 0 'init of a run that goes on' "$rope" train --resume begun --train.init=whole --train.steps=3
+says 'init of a run that goes on' 'train.init is where a new run begins'
 expect 2 'init of another shape' $train --train.init=whole --model.width=16 $still --train.out=other
 says 'init of another shape' 'another shape'
 expect 2 'init from nothing' $train --train.init=nowhere $still --train.out=other
@@ -255,6 +257,8 @@ grep -q 'can be compared' err && fail 'a sweep of batches is judged by the same 
 expect 0 'a run that explodes' $train --train.out=exploded --sweep attention.logit_scale=1e300,1/d
 says 'a run that explodes' 'diverged at step 10'
 says 'a run that explodes' 'lowest held-out loss: logit_scale=1_d'
+expect 0 'a sweep of steps' $train --train.tokens=1000000 --train.out=lengths --sweep train.steps=2,3 --json
+[ "$("$get" rows 0 step <out) $("$get" rows 1 step <out)" = '2 3' ] || fail 'a sweep of steps: train.tokens won'
 ok 'a sweep: combinations, the best, interruption, runs that explode'
 
 "$rope" doctor --json >out 2>err

@@ -60,6 +60,31 @@ expect 0 'the same tokenizer' "$rope" prepare upper.txt --out data_other --token
 expect 0 'eval on other data with the same tokenizer' "$rope" eval run --data data_other
 ok 'data of another tokenizer'
 
+# A table of attention.kernel that is edited after something was trained with it.
+{
+    printf 'rope-table 1\nsize 16\nlags 0 31\nsupport 0:0 1:1\ndata\n'
+    for t in $(seq 0 31); do echo "$t 0.5 0.25"; done
+    echo end
+} >table
+sed 's/0\.25/-0.25/' table >other_table
+expect 0 'train with a table' $train --data.dir=data --attention.kernel=table --train.out=tabled
+expect 0 'eval with its table' "$rope" eval tabled --json
+"$get" held_out_loss <out >value
+cp table kept_table && cp other_table table
+for command in "train --resume tabled" "eval tabled" "sample tabled"; do
+    expect 2 "$command with another table" "$rope" $command
+    says "$command with another table" 'table is not the table that this was trained with'
+done
+expect 0 'eval with another table, as asked' "$rope" eval tabled --attention.kernel=other_table --json
+"$get" held_out_loss <out | cmp -s value - && fail 'eval with another table: the same loss'
+crc=$(sed -n 's/.*--attention.kernel_crc32=\([0-9a-f]*\).*/\1/p' <<<"$("$rope" eval tabled 2>&1)")
+expect 0 'resume with another table, as asked' "$rope" train --resume tabled --attention.kernel_crc32=$crc --train.steps=33
+says 'resume with another table, as asked' 'The settings differ'
+expect 0 'resume with it again' "$rope" train --resume tabled --train.steps=36
+cp kept_table table
+expect 2 'resume with the first table' "$rope" train --resume tabled --train.steps=39
+ok 'a table that is edited'
+
 # Copies that follow links (scp -r, cp -rL) have directories in the place of `latest` and `best`.
 cp -rL run copied
 cp -rL run alone && rm -r alone/step_* # a copy of `latest` and `best` only

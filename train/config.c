@@ -2,10 +2,14 @@
 #include "train/config_table.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "attention/position.h"
 #include "data/data.h"
+#include "train/state.h"
 #include "train/words.h"
 
 static void full_name(const ConfigKey *key, char name[64]) { snprintf(name, 64, "%s.%s", key->section, key->key); }
@@ -70,6 +74,7 @@ bool config_assign(Config *config, const char *section, const char *name, const 
     Error why = {0};
     if (!config_parse_value(config, key, text, &why))
         return error_set(error, why.kind, "%s.%s: %s", section, name, why.message);
+    if (key->offset == offsetof(Config, kernel)) *config->kernel_crc32 = 0; // that of the kernel before
     size_t last = key->type == KEY_PAIR ? config_key("optim.beta2") : *index;
     for (size_t i = key->type == KEY_PAIR ? last - 1 : *index; i <= last; i++) {
         config->origin[i] = (unsigned char)origin;
@@ -115,6 +120,7 @@ void config_overlay(Config *base, const Config *over) {
     // Unbounded because its method needed no bound: another method derives its own.
     if (was_given(config_origin(over, "attention.method")) && !strcmp(base->bound, "none") && !needs_bound(base))
         *base->bound = 0;
+    if (was_given(config_origin(over, "attention.kernel"))) *base->kernel_crc32 = 0;
     for (size_t i = 0; i < config_keys_count; i++) {
         if (!was_given((ConfigOrigin)over->origin[i])) continue;
         const ConfigKey *key = &config_keys[i];
@@ -135,6 +141,30 @@ static void derive_bound(Config *config) {
     if (*config->bound) return;
     snprintf(config->bound, sizeof config->bound, "%s", needs_bound(config) ? "ball" : "none");
     config->origin[config_key("attention.bound")] = ORIGIN_DERIVED;
+}
+
+// A table that was edited or replaced would change what was trained with it, and nothing would tell. What is wrong with a
+// file that cannot be read, attention_create says.
+static bool derive_kernel_checksum(Config *config, Error *error) {
+    uint32_t crc;
+    char digits[9];
+    struct stat status;
+    const bool table = position_kind(config->kernel) == POSITION_TABLE;
+    if (!table) *config->kernel_crc32 = 0;
+    if (!table || stat(config->kernel, &status) != 0 || !S_ISREG(status.st_mode) ||
+        !file_checksum(config->kernel, &crc, NULL))
+        return true;
+    snprintf(digits, sizeof digits, "%08x", crc);
+    if (*config->kernel_crc32 && strcmp(config->kernel_crc32, digits))
+        return error_set(
+            error, ERROR_USER,
+            "attention.kernel: %s is not the table that this was trained with (crc32 %s instead of %s). Put "
+            "that back, or go on with this one: --attention.kernel_crc32=%s.",
+            config->kernel, digits, config->kernel_crc32, digits);
+    if (*config->kernel_crc32) return true;
+    strcpy(config->kernel_crc32, digits);
+    config->origin[config_key("attention.kernel_crc32")] = ORIGIN_DERIVED;
+    return true;
 }
 
 static bool derive_vocabulary(Config *config, Error *error) {
@@ -203,6 +233,7 @@ bool config_resolve(Config *config, Error *error) {
     cut_default(config, "optim.warmup", &config->warmup, config->steps / 10);
     cut_default(config, "attention.far_size", &config->far_size, config->qk_size);
     derive_bound(config);
+    if (!derive_kernel_checksum(config, error)) return false;
     return check_together(config, error);
 }
 

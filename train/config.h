@@ -27,7 +27,7 @@ typedef struct Config {
     char bound[16], near_bound[16], far[16], polynomial[16]; // bound "": derived from the method
     double entry_bound, logit_bound, tolerance, kernel_decay, cost_exact, cost_lowrank;
     size_t far_size, degree, near, chunk, kernel_window;
-    char kernel[CONFIG_TEXT];
+    char kernel[CONFIG_TEXT], kernel_crc32[16];
     // [optim]
     char optimizer[32], schedule[16];
     double learning_rate, min_lr_share, weight_decay, beta1, beta2, epsilon, clip, wsd_decay_share;

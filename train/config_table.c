@@ -54,6 +54,8 @@ const ConfigKey config_keys[] = {
     SIZE("attention", "chunk", chunk, "0", 0, 1 << 20, "tokens per chunk, changes speed only; 0: chosen"),
     WORDS("attention", "kernel", KEY_TEXT, kernel, "rope", NULL,
           "rope, rope-decay, rope-window, alibi, or a table file"),
+    WORDS("attention", "kernel_crc32", KEY_TEXT, kernel_crc32, "", NULL,
+          "checksum of the table file, kept with what was trained with it; unset: that of the file as it is"),
     REAL("attention", "kernel_decay", kernel_decay, "1", 1e-6, 1, "rope-decay: factor per token"),
     SIZE("attention", "kernel_window", kernel_window, "256", 1, 1 << 30, "rope-window: tokens that are seen"),
     REAL("attention", "cost_exact", cost_exact, "0", 0, 1e6, "auto: seconds per GFLOP of exact; 0: measure"),

@@ -29,6 +29,7 @@ uint32_t config_fingerprint(const Config *config) {
         for (size_t k = 0; k < sizeof without / sizeof without[0]; k++) counts &= strcmp(name, without[k]) != 0;
         if (!counts) continue;
         config_value(config, i, value);
+        if (!*value && !strcmp(name, "attention.kernel_crc32")) continue; // as before there was that setting
         crc = checksum(crc, name, strlen(name) + 1);
         crc = checksum(crc, value, strlen(value) + 1);
     }

@@ -100,6 +100,7 @@ static bool run_config(const Sweep *sweep, size_t run, char name[NAME_SIZE], Con
             (int)sizeof assignment)
             return error_set(error, ERROR_USER, "--sweep: the value is too long.");
         if (!config_set(config, assignment, ORIGIN_COMMAND_LINE, error)) return false;
+        if (!strcmp(sweep->axes[a].key, "train.steps")) config->train_tokens = 0; // would make all of them alike
     }
     if (snprintf(config->out, sizeof config->out, "%s/%s", sweep->base->out, name) >= (int)sizeof config->out)
         return error_set(error, ERROR_USER, "The path %s/%s is too long.", sweep->base->out, name);

@@ -213,6 +213,8 @@ static bool begin(Run *run, bool resume, Error *error) {
     } else if (resume) {
         fprintf(stderr, "rope: %s has no checkpoint to resume from; starting at step 0.\n", path);
     }
+    if (found && *run->config->init && config_origin(run->config, "train.init") == ORIGIN_COMMAND_LINE)
+        fprintf(stderr, "rope: train.init is where a new run begins; this one goes on from its own weights.\n");
     if (!found && !run_initialise(&run->trainer, error)) return false;
     char file[RUN_PATH];
     return metrics_open(&run->metrics, &run->directory, step, error) &&
