@@ -138,10 +138,28 @@ static bool report(const Ab *ab, bool json, Error *error) {
     return fine;
 }
 
-static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *error) {
+// Says what is safe and what to do, whatever ended the comparison.
+static int explain_end(const Ab *ab, bool found, const Error *error) {
+    static const char again[] = "Go on with the same command and --resume.";
+    if (error->kind == ERROR_NONE) {
+        if (signals_stop) fprintf(stderr, "rope: Stopped, as asked. %s\n", again);
+        return 0;
+    }
+    const int code = command_fail(error);
+    if (ab->safe)
+        fprintf(stderr, "rope: Safe is %s up to seed %zu, step %zu. %s\n", ab->run.path, ab->safe_seed + 1,
+                ab->safe_step, again);
+    else if (found)
+        fprintf(stderr, "rope: %s is as it was, but for its report.\n", ab->run.path);
+    else
+        fprintf(stderr, "rope: No evaluation was saved yet; the same command starts the comparison again.\n");
+    return code;
+}
+
+static int compare(Ab *ab, const char *out, bool resume, bool json, Error *error) {
     bool found = false;
     if (!ab_record_make(ab, error) || !run_open(&ab->run, out, error) || !ab_progress_load(ab, resume, &found, error))
-        return false;
+        return command_fail(error);
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);
     if (!found && resume) fprintf(stderr, "rope: %s has no comparison to resume; starting at step 0.\n", out);
     signals_catch();
@@ -150,8 +168,7 @@ static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *erro
     bool any = ab->seed > 0 || ab->step > 0;
     Error late = {0};
     if (any && !report(ab, json, &late) && fine) *error = late;
-    if (signals_stop) fprintf(stderr, "rope: Stopped, as asked. Go on with the same command and --resume.\n");
-    return error->kind == ERROR_NONE;
+    return explain_end(ab, found, error);
 }
 
 int command_ab(int argc, char **argv) {
@@ -183,8 +200,12 @@ int command_ab(int argc, char **argv) {
     bool fine =
         error.kind == ERROR_NONE && make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
     if (fine) threads_set(ab->arms[0].config.threads);
-    fine = fine && check_needs(ab, &error) &&
-           (values[DRY_RUN] || compare(ab, out, values[RESUME] != NULL, line.json, &error));
+    fine = fine && check_needs(ab, &error);
+    int code = 0;
+    if (!fine)
+        code = command_fail(&error);
+    else if (!values[DRY_RUN])
+        code = compare(ab, out, values[RESUME] != NULL, line.json, &error);
     destroy(ab);
-    return fine ? 0 : command_fail(&error);
+    return code;
 }
