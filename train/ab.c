@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "core/files.h"
-#include "core/json_text.h"
 #include "core/threads.h"
 #include "train/command.h"
 #include "train/report.h"
@@ -123,10 +122,12 @@ static void destroy(Ab *ab) {
 // What was measured so far, as a page, as JSON and in words, whatever ended it.
 static bool report(const Ab *ab, bool json, Error *error) {
     char path[RUN_PATH];
-    json_watch();
     json_t *document = ab_document(ab);
     bool fine = path_join(path, sizeof path, ab->run.path, "report.html", error);
-    json_object_set_new(document, "report", json_string(fine ? path : ""));
+    if (json_object_set_new(document, "report", json_string(fine ? path : "")) != 0) {
+        json_decref(document);
+        return error_set(error, ERROR_MEMORY, "Out of memory for the report in %s.", ab->run.path);
+    }
     fine = fine && ab_write_report(ab, document, path, error) &&
            report_write_json(ab->run.path, "report.json", document, error);
     ab_print(ab, document);
@@ -188,7 +189,10 @@ int command_ab(int argc, char **argv) {
     Error error = {0};
     command_parse(command_find("ab"), options, values, argc, argv, &line);
     Ab *ab = calloc(1, sizeof *ab);
-    REQUIRE(ab);
+    if (!ab) {
+        error_set(&error, ERROR_MEMORY, "Out of memory.");
+        return command_fail(&error);
+    }
     ab->run.lock = -1;
     const char *overrides[2 * COMMAND_REPEATS];
     size_t counts[2] = {command_repeated(&line, "a", overrides),

@@ -69,7 +69,7 @@ bool ab_progress_load(Ab *ab, bool resume, bool *found, Error *error);
 bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error);
 
 // ab_results.c
-json_t *ab_document(const Ab *ab);                   // the contract of product.md; a new reference
+json_t *ab_document(const Ab *ab); // the contract of product.md; a new reference, NULL only when memory is out
 void ab_print(const Ab *ab, const json_t *document); // table, charts and verdict on standard error
 bool ab_write_report(const Ab *ab, const json_t *document, const char *path, Error *error);
 

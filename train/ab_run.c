@@ -155,7 +155,8 @@ static bool run_seed(Ab *ab, Error *error) {
         if (!fine) error_context(error, "Arm %s", ab->arms[i].key);
     }
     if (fine && ab->step > 0) fine = load(ab, trainers, error);
-    if (fine) json_array_append_new(ab->sessions, json_pack("[I, I]", (json_int_t)ab->seed, (json_int_t)ab->step));
+    if (fine && json_array_append_new(ab->sessions, json_pack("[I, I]", (json_int_t)ab->seed, (json_int_t)ab->step)))
+        fine = error_set(error, ERROR_MEMORY, "Out of memory for the record of the comparison.");
     fine = fine && run_steps(ab, trainers, error);
     for (size_t i = 0; i < ab->arm_count; i++) trainer_destroy(&trainers[i]);
     free(configs);
