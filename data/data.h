@@ -29,6 +29,8 @@ Loader *loader_open(const DataSettings *settings, Error *error);
 bool loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error);
 uint64_t loader_windows(const Loader *loader); // per epoch; `tokens` apart, the last, partial one is dropped
 uint64_t loader_tokens(const Loader *loader);  // in all shards
+// Of the tokens in all shards; where they have none (llm.c's own files), of their number alone.
+uint32_t loader_checksum(const Loader *loader);
 DataPosition loader_position(const Loader *loader);
 void loader_seek(Loader *loader, DataPosition position);
 void loader_close(Loader *loader);

@@ -160,6 +160,16 @@ uint64_t loader_tokens(const Loader *loader) {
     return total;
 }
 
+uint32_t loader_checksum(const Loader *loader) {
+    uint32_t crc = 0;
+    for (size_t i = 0; i < loader->shard_count; i++) {
+        const Shard *shard = &loader->shards[i];
+        const uint64_t words[] = {shard->count, shard->width, shard->vocabulary, shard->crc};
+        crc = checksum(crc, words, sizeof words);
+    }
+    return crc;
+}
+
 DataPosition loader_position(const Loader *loader) { return loader->position; }
 
 void loader_seek(Loader *loader, DataPosition position) {

@@ -1,8 +1,9 @@
 // Text to tokens: tokenizer.model, train.bin, val.bin, meta.json.
 //
 // The text is read twice, a piece at a time (once, in part, to train the tokenizer; once to encode), so memory does not
-// depend on its size. Pieces are cut where lines end; the cuts depend on the text alone. The last validation_share of
-// the bytes is held out, and neither the tokenizer nor the unigram model sees it.
+// depend on its size; a file that is written to or replaced meanwhile is refused. Pieces are cut where lines end; the cuts
+// depend on the text alone. The last validation_share of the bytes is held out, and neither the tokenizer nor the unigram
+// model sees it.
 //
 // Everything is written under temporary names. Only when all is there does the old meta.json go, are the files renamed,
 // and is the new meta.json written: whatever interrupts this, a meta.json stands beside the files that it describes.
@@ -264,7 +265,7 @@ bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error 
     if (good && text_size(p->text) == 0)
         good = error_set(error, ERROR_USER, "%s: no text: the input is empty", settings->inputs[0]);
     good = good && choose_split(p, error) && make_tokenizer(p, error) && encode_all(p, result, error) &&
-           commit(p, result, error);
+           text_check(p->text, error) && commit(p, result, error);
     if (named && !good) clean_up(p);
     tokenizer_free(p->tokenizer);
     text_close(p->text);

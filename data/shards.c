@@ -132,7 +132,9 @@ static bool check_own_header(Shard *shard, const uint32_t *header, Error *error)
         return error_set(error, ERROR_CORRUPT, "%s: a vocabulary of %u is out of range", shard->path,
                          header[WORD_VOCABULARY]);
     shard->vocabulary = header[WORD_VOCABULARY];
-    return check_ids_crc(shard, header[WORD_IDS_CRC], error);
+    shard->crc = header[WORD_IDS_CRC];
+    shard->summed = check_ids_crc(shard, shard->crc, error);
+    return shard->summed;
 }
 
 static bool check_header(Shard *shard, uint64_t file_bytes, Error *error) {
@@ -177,14 +179,44 @@ bool shard_open(Shard *shard, const char *path, Error *error) {
         error_set(error, ERROR_USER, "%s: not a regular file", path);
     else
         good = check_header(shard, (uint64_t)status.st_size, error);
+    if (good) shard->stamp = stamp_of(&status); // of before anything was read
     if (!good) shard_close(shard);
     return good;
 }
 
-bool shard_read(const Shard *shard, uint64_t first, size_t count, size_t limit, int32_t *ids, Error *error) {
+// *same: nobody wrote to the file since its stamp. Where somebody did (`touch` is enough), it gets a new one if it holds
+// what it held.
+static bool check_stamp(Shard *shard, bool *same, Error *error) {
+    struct stat status;
+    Error why = {0};
+    if (fstat(shard->descriptor, &status) != 0) return error_errno(error, "%s: cannot look at it", shard->path);
+    *same = stamp_holds(&shard->stamp, &status);
+    if (*same) return true;
+    if (shard->summed && check_ids_crc(shard, shard->crc, &why)) {
+        shard->stamp = stamp_of(&status);
+        return true;
+    }
+    if (why.kind == ERROR_SYSTEM) return error_set(error, why.kind, "%s", why.message);
+    return error_set(error, ERROR_CORRUPT,
+                     "%s: another program wrote to it while it was in use, and its tokens %s; run `rope prepare` again",
+                     shard->path, shard->summed ? "are not what they were" : "have no checksum");
+}
+
+// Bytes that the file had when it was opened.
+static bool read_unchanged(Shard *shard, void *data, size_t size, uint64_t offset, Error *error) {
+    for (bool same = false; !same;) { // what was read before a new stamp may be of a time in between
+        Error why = {0};
+        const bool read = file_read_at(shard->descriptor, shard->path, data, size, offset, &why);
+        if (!check_stamp(shard, &same, error)) return false;
+        if (!read) return error_set(error, why.kind, "%s", why.message);
+    }
+    return true;
+}
+
+bool shard_read(Shard *shard, uint64_t first, size_t count, size_t limit, int32_t *ids, Error *error) {
     REQUIRE(first <= shard->count && count <= shard->count - first);
     uint64_t offset = HEADER_BYTES + first * shard->width;
-    if (!file_read_at(shard->descriptor, shard->path, ids, count * shard->width, offset, error)) return false;
+    if (!read_unchanged(shard, ids, count * shard->width, offset, error)) return false;
     const unsigned char *raw = (const unsigned char *)ids;
     // Widened in place: from the end, so that no id is overwritten before it is read.
     for (size_t i = count; i-- > 0;) {

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "core/error.h"
+#include "data/stamp.h"
 
 typedef struct Shard {
     int descriptor;
@@ -12,6 +13,9 @@ typedef struct Shard {
     uint64_t count;    // ids
     size_t width;      // bytes of an id: 2 or 4
     size_t vocabulary; // from the header; 0 in llm.c's own files
+    bool summed;       // crc is that of the ids, which were checked; else there is none, as in llm.c's own files
+    uint32_t crc;
+    Stamp stamp; // of when the ids were last known to be those
 } Shard;
 
 // Opens and checks everything that the file says about itself: magic, version, size against count, checksums where
@@ -19,8 +23,9 @@ typedef struct Shard {
 // ERROR_USER. On failure nothing is left open.
 bool shard_open(Shard *shard, const char *path, Error *error);
 // ids (count) = those from `first` on, which must lie within the shard. Ids at or above `limit` are ERROR_USER, naming
-// file and offset.
-bool shard_read(const Shard *shard, uint64_t first, size_t count, size_t limit, int32_t *ids, Error *error);
+// file and offset. A file that was written to since shard_open is ERROR_CORRUPT, unless its ids have the same checksum; one
+// that was replaced by another is still read.
+bool shard_read(Shard *shard, uint64_t first, size_t count, size_t limit, int32_t *ids, Error *error);
 void shard_close(Shard *shard);
 
 #endif

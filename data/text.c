@@ -11,12 +11,14 @@
 
 #include "core/descriptor.h"
 #include "core/files.h"
+#include "data/stamp.h"
 
 typedef struct Part {
     const char *path; // the caller's
     int descriptor;   // -1: not open at the moment
     bool spooled;     // the descriptor cannot be opened again
     uint64_t start, size;
+    Stamp stamp; // of what is not spooled
 } Part;
 
 struct Text {
@@ -78,6 +80,7 @@ static bool add_part(Text *text, const char *path, const char *spool_directory, 
         good = part->descriptor >= 0;
     } else if (good) {
         part->size = (uint64_t)status.st_size;
+        part->stamp = stamp_of(&status);
     }
     if (descriptor >= 0) close(descriptor);
     text->count++;
@@ -105,6 +108,22 @@ Text *text_open(const char *const *paths, size_t count, const char *spool_direct
 
 uint64_t text_size(const Text *text) { return text->size; }
 
+// Is what was opened or looked up still what text_open found?
+static bool check_part(const Part *part, const struct stat *status, Error *error) {
+    return stamp_holds(&part->stamp, status) ||
+           error_set(
+               error, ERROR_CORRUPT,
+               "%s: it was changed or replaced while it was read; try again, or with a copy if it goes on changing",
+               part->path);
+}
+
+static bool check_opened(const Part *part, Error *error) {
+    struct stat status;
+    if (part->spooled) return true; // nobody else has it
+    if (fstat(part->descriptor, &status) != 0) return error_errno(error, "%s: cannot look at it", part->path);
+    return check_part(part, &status, error);
+}
+
 static void close_opened(Text *text) {
     if (!text->opened) return;
     close(text->opened->descriptor);
@@ -128,11 +147,28 @@ bool text_read(Text *text, uint64_t offset, char *buffer, size_t size, Error *er
         if (offset >= part->start + part->size) continue;
         uint64_t left = part->start + part->size - offset;
         size_t chunk = left < size ? (size_t)left : size;
+        Error why = {0};
         if (!open_part(text, part, error)) return false;
-        if (!file_read_at(part->descriptor, part->path, buffer, chunk, offset - part->start, error)) return false;
+        const bool read = file_read_at(part->descriptor, part->path, buffer, chunk, offset - part->start, &why);
+        if (!check_opened(part, error)) return false;
+        if (!read) return error_set(error, why.kind, "%s", why.message);
         buffer += chunk;
         offset += chunk;
         size -= chunk;
+    }
+    return true;
+}
+
+bool text_check(const Text *text, Error *error) {
+    for (size_t i = 0; i < text->count; i++) {
+        const Part *part = &text->parts[i];
+        struct stat status;
+        if (part->descriptor >= 0) {
+            if (!check_opened(part, error)) return false;
+        } else {
+            if (stat(part->path, &status) != 0) return error_errno(error, "%s: cannot look at it again", part->path);
+            if (!check_part(part, &status, error)) return false;
+        }
     }
     return true;
 }

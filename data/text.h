@@ -14,8 +14,11 @@ typedef struct Text Text;
 // folders: ERROR_USER naming them.
 Text *text_open(const char *const *paths, size_t count, const char *spool_directory, Error *error);
 uint64_t text_size(const Text *text); // bytes
-// Exactly size bytes at offset; offset + size must not exceed text_size. A file that became shorter: ERROR_CORRUPT.
+// Exactly size bytes at offset; offset + size must not exceed text_size. A file that was changed or replaced since
+// text_open: ERROR_CORRUPT.
 bool text_read(Text *text, uint64_t offset, char *buffer, size_t size, Error *error);
+// The same of all files: where this holds, everything that was read until now is of one text.
+bool text_check(const Text *text, Error *error);
 void text_close(Text *text);
 
 #endif

@@ -138,6 +138,21 @@ for signal in INT TERM KILL; do
     ok "SIG$signal, then --resume: the same numbers"
 done
 
+# What ends a comparison is followed by what is safe and how to go on. A folder stands where the record is written first.
+mkdir -p ended/progress.json.tmp
+expect 1 'nothing saved' $ab --out ended
+says 'nothing saved' 'No evaluation was saved yet'
+rmdir ended/progress.json.tmp
+expect 0 'nothing saved, again' $ab --out ended
+mkdir ended/progress.json.tmp
+expect 1 'one seed saved' $ab --out ended --seeds 2 --resume
+grep -A 1 'progress.json.tmp' err | grep -qxF 'rope: Safe is ended up to seed 1, step 40. Go on with the same command and --resume.' ||
+    fail 'one seed saved: what is safe'
+rmdir ended/progress.json.tmp
+expect 0 'one seed saved, resumed' $ab --out ended --seeds 2 --resume
+for arm in a b; do for seed in 0 1; do same whole/report.json ended/report.json $arm curves $seed loss; done; done
+ok 'a comparison that fails says what is safe, and goes on from there'
+
 expect 0 'not finite' $ab --out nan --b attention.logit_scale=1e300 --json
 [ "$(value out b held_out_loss)" = null ] && [ "$(value out b curves 0 loss 3)" = null ] || fail 'losses that are not finite'
 says 'not finite' 'the held-out loss of B is not finite'

@@ -245,6 +245,9 @@ for i in 0 1 2 3; do
     done
 done
 best=$("$get" best <out)
+mkdir -p unrecorded/sweep.json.tmp # where the record is written first
+expect 1 'a sweep without a record' $train --data.dir=data --train.out=unrecorded --sweep optim.learning_rate=1e-3,3e-3
+says 'a sweep without a record' 'The sweep ends at learning_rate=1e-3. Go on with the same command and --resume.'
 printf '{"learning_rate=1e-3,steps=20": {}}' >cut/sweep.json
 expect 1 'a damaged sweep' $sweep --train.out=cut --resume
 says 'a damaged sweep' 'sweep.json is not a sweep'

@@ -46,6 +46,47 @@ for change in again gone; do
 done
 ok 'data that change while they are trained on'
 
+# Other bytes in the place of a shard's, written into the file itself; a run that goes on with other data says so.
+"$rope" prepare text.txt --out data_written --vocab 300 --quiet 2>console || fail 'prepare data to write into'
+long="$train --data.dir=data_written --train.steps=100000 --train.save_every=100"
+$long --train.out=written >out 2>err & pid=$!
+wait_for written/latest $pid
+touch data_written/train.bin
+sleep 0.2
+kill -0 $pid 2>/dev/null || fail 'a shard that was only touched'
+head -c 9000 /dev/zero | dd of=data_written/train.bin bs=1 seek=1024 conv=notrunc status=none
+wait $pid
+[ $? -eq 1 ] || fail 'a shard that is written to: exit code'
+says 'a shard that is written to' 'data_written/train.bin: another program wrote to it'
+says 'a shard that is written to' 'Go on with: rope train --resume written'
+expect 1 'a shard that was written to' "$rope" train --resume written
+says 'a shard that was written to' 'do not match their checksum'
+tail -n 300 text.txt >shorter.txt
+expect 0 'prepare a shorter text' "$rope" prepare shorter.txt --out data_written --tokenizer data/tokenizer.model
+cp -a run other_data
+expect 0 'resume on a shorter text' "$rope" train --resume other_data --data.dir=data_written --train.steps=33
+says 'resume on a shorter text' 'The data differ from those of other_data/step_00000030'
+expect 0 'resume on the same text' "$rope" train --resume other_data --train.steps=36
+grep -q 'data differ' err && fail 'resume on the same text: it is no other'
+ok 'shards that are written to, and a run on other data'
+
+# A text that changes after it was looked at: the pipe behind it, which waits for a writer, holds rope prepare up until then.
+mkfifo piped.txt
+for change in 'cp upper.txt lines.txt' 'cat text.txt >>lines.txt' 'head -n 300 text.txt >lines.txt' 'mv other.txt lines.txt'; do
+    cp text.txt lines.txt
+    tr a-z A-Z <text.txt | tee upper.txt >other.txt
+    "$rope" prepare lines.txt piped.txt --out changing --tokenizer data/tokenizer.model >out 2>err & pid=$!
+    exec 9>piped.txt # it has been opened, so lines.txt was
+    eval "$change"
+    echo 'the last line' >&9
+    exec 9>&-
+    wait $pid
+    [ $? -eq 1 ] || fail "prepare, $change: exit code"
+    says "prepare, $change" 'lines.txt: it was changed or replaced while it was read'
+    [ ! -e changing/train.bin ] || fail "prepare, $change: it left data"
+done
+ok 'texts that change while they are prepared'
+
 # Data of another tokenizer, of the same size: their ids would be taken for tokens that they are not.
 tr a-z A-Z <text.txt >upper.txt
 expect 0 'prepare other data' "$rope" prepare upper.txt --out data_other --vocab 300

@@ -392,6 +392,66 @@ static void test_vocabulary_beyond_ids(void **state) {
     close(file);
 }
 
+// What other programs may do to a shard that is being read. What they leave of its ids is served, or nothing.
+typedef enum Meddling { TOUCHED, LONGER, SAME_AGAIN, RENAMED_OVER, REMOVED, ONE_ID, SHORTER, MEDDLINGS } Meddling;
+
+static void meddle(Meddling how, const char *path) {
+    uint16_t id = 12, other = 99;
+    const int file = open(path, O_RDWR);
+    assert_true(file >= 0);
+    switch (how) {
+    case TOUCHED: assert_int_equal(futimens(file, NULL), 0); break;
+    case LONGER: assert_int_equal(pwrite(file, "more", 4, HEADER + 2 * 17), 4); break;
+    case SAME_AGAIN: assert_int_equal(pwrite(file, &id, 2, HEADER + 2 * 12), 2); break;
+    case RENAMED_OVER: write_shard("other.bin", 100, 50, 17); break;
+    case REMOVED: assert_int_equal(unlink(path), 0); break;
+    case ONE_ID: assert_int_equal(pwrite(file, &other, 2, HEADER + 2 * 12), 2); break;
+    default: assert_int_equal(ftruncate(file, HEADER + 2 * 16), 0); break;
+    }
+    close(file);
+    if (how == RENAMED_OVER) {
+        char other_path[PATH];
+        snprintf(other_path, sizeof other_path, "%s/other.bin", directory);
+        assert_int_equal(rename(other_path, path), 0);
+    }
+}
+
+static void test_written_to_while_read(void **state) {
+    (void)state;
+    for (Meddling how = 0; how < MEDDLINGS; how++) {
+        for (int foreign = 0; foreign < 2; foreign++) {
+            const struct timespec long_ago[2] = {{1000000000, 0}, {1000000000, 0}};
+            uint16_t ids[17];
+            char path[PATH];
+            int32_t inputs[8], targets[8];
+            Error error = {0};
+            for (uint16_t i = 0; i < 17; i++) ids[i] = i;
+            if (foreign)
+                write_foreign("train.bin", 20240520, 1, 17, ids, sizeof ids);
+            else
+                write_shard("train.bin", 100, 0, 17);
+            snprintf(path, sizeof path, "%s", in_directory("train.bin"));
+            assert_int_equal(utimensat(AT_FDCWD, path, long_ago, 0), 0); // so that any clock tells the change
+            DataSettings settings = settings_for(path, 1, 8);
+            settings.shuffle = false;
+            Loader *loader = open_good(&settings);
+            const uint32_t crc = loader_checksum(loader);
+            assert_true(loader_next(loader, inputs, targets, &error));
+            meddle(how, path);
+            const bool harmless = how == RENAMED_OVER || how == REMOVED || (how <= SAME_AGAIN && !foreign);
+            if (loader_next(loader, inputs, targets, &error) != harmless) fail_msg("%d: %s", how, error.message);
+            for (int32_t t = 0; harmless && t < 8; t++) assert_true(inputs[t] == 8 + t && targets[t] == 9 + t);
+            if (!harmless) assert_true(error.kind == ERROR_CORRUPT && strstr(error.message, path));
+            if (!harmless) assert_int_equal(loader_position(loader).window, 1);
+            loader_close(loader);
+            loader = how == RENAMED_OVER ? open_good(&settings) : NULL; // other data have another checksum
+            if (loader && !foreign) assert_true(loader_checksum(loader) != crc);
+            loader_close(loader);
+            check_count("shards written to while they are read", 1);
+        }
+    }
+}
+
 static void expect_corrupt(const char *path) {
     Shard shard;
     Error error = {0};
@@ -474,6 +534,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_ids_are_checked, new_directory),
         cmocka_unit_test_setup(test_hostile_headers, new_directory),
         cmocka_unit_test_setup(test_vocabulary_beyond_ids, new_directory),
+        cmocka_unit_test_setup(test_written_to_while_read, new_directory),
         cmocka_unit_test_setup(test_every_corruption, new_directory),
         cmocka_unit_test_setup(test_unfinished_shard, new_directory),
     };

@@ -294,6 +294,45 @@ static void expect_refused(const PrepareSettings *settings, ErrorKind kind, cons
     check_count("refused preparations that left nothing behind", 1);
 }
 
+// Texts that change while they are read are refused, unless what is read is the old one; "a" is open, "b" was and will be.
+static void test_changing_texts(void **state) {
+    (void)state;
+    enum { APPEND, WRITE, CUT, RENAME, REMOVE, CHANGES };
+    const struct timespec long_ago[2] = {{1000000000, 0}, {1000000000, 0}};
+    for (int change = 0; change < CHANGES; change++) {
+        for (int opened = 0; opened < 2; opened++) {
+            char paths[2][PATH], other[PATH], buffer[8];
+            const char *inputs[2] = {paths[0], paths[1]};
+            Error error = {0};
+            in_directory(other, "other");
+            for (int i = 0; i < 2; i++) {
+                in_directory(paths[i], i ? "b" : "a");
+                write_file(paths[i], "12345678", 8);
+                assert_int_equal(utimensat(AT_FDCWD, paths[i], long_ago, 0), 0);
+            }
+            Text *text = text_open(inputs, 2, directory, &error);
+            assert_true(text && text_read(text, 8, buffer, 8, &error) && text_read(text, 0, buffer, 8, &error));
+            assert_true(text_check(text, &error));
+            const char *path = paths[opened ? 0 : 1];
+            write_file(other, "abcdefgh", 8);
+            const int file = open(path, change == APPEND ? O_WRONLY | O_APPEND : O_WRONLY);
+            if (change == APPEND || change == WRITE) assert_int_equal(write(file, "x", 1), 1);
+            if (change == CUT) assert_int_equal(ftruncate(file, 4), 0);
+            if (change == RENAME) assert_int_equal(rename(other, path), 0);
+            if (change == REMOVE) assert_int_equal(unlink(path), 0);
+            close(file);
+            const bool fine = text_check(text, &error), old = opened && change >= RENAME;
+            if (fine != old) fail_msg("change %d of a text: %s", change, error.message);
+            if (!fine) assert_true(error.kind != ERROR_USER && strstr(error.message, path));
+            error_clear(&error);
+            if (text_read(text, opened ? 0 : 8, buffer, 8, &error) != old) fail_msg("change %d is read", change);
+            if (old) assert_memory_equal(buffer, "12345678", 8);
+            text_close(text);
+            check_count("texts that change while they are read", 1);
+        }
+    }
+}
+
 static void test_refusals(void **state) {
     (void)state;
     char input[PATH], out[PATH];
@@ -446,6 +485,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_many_inputs, new_directory),
         cmocka_unit_test_setup(test_texts_without_lines, new_directory),
         cmocka_unit_test_setup(test_given_tokenizer_and_held_out, new_directory),
+        cmocka_unit_test_setup(test_changing_texts, new_directory),
         cmocka_unit_test_setup(test_refusals, new_directory),
         cmocka_unit_test_setup(test_meta_refusals, new_directory),
         cmocka_unit_test_setup(test_stopped, new_directory),

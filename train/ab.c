@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "core/files.h"
-#include "core/json_text.h"
 #include "core/threads.h"
 #include "train/command.h"
 #include "train/report.h"
@@ -123,10 +122,12 @@ static void destroy(Ab *ab) {
 // What was measured so far, as a page, as JSON and in words, whatever ended it.
 static bool report(const Ab *ab, bool json, Error *error) {
     char path[RUN_PATH];
-    json_watch();
     json_t *document = ab_document(ab);
     bool fine = path_join(path, sizeof path, ab->run.path, "report.html", error);
-    json_object_set_new(document, "report", json_string(fine ? path : ""));
+    if (json_object_set_new(document, "report", json_string(fine ? path : "")) != 0) {
+        json_decref(document);
+        return error_set(error, ERROR_MEMORY, "Out of memory for the report in %s.", ab->run.path);
+    }
     fine = fine && ab_write_report(ab, document, path, error) &&
            report_write_json(ab->run.path, "report.json", document, error);
     ab_print(ab, document);
@@ -138,10 +139,28 @@ static bool report(const Ab *ab, bool json, Error *error) {
     return fine;
 }
 
-static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *error) {
+// Says what is safe and what to do, whatever ended the comparison.
+static int explain_end(const Ab *ab, bool found, const Error *error) {
+    static const char again[] = "Go on with the same command and --resume.";
+    if (error->kind == ERROR_NONE) {
+        if (signals_stop) fprintf(stderr, "rope: Stopped, as asked. %s\n", again);
+        return 0;
+    }
+    const int code = command_fail(error);
+    if (ab->safe)
+        fprintf(stderr, "rope: Safe is %s up to seed %zu, step %zu. %s\n", ab->run.path, ab->safe_seed + 1,
+                ab->safe_step, again);
+    else if (found)
+        fprintf(stderr, "rope: %s is as it was, but for its report.\n", ab->run.path);
+    else
+        fprintf(stderr, "rope: No evaluation was saved yet; the same command starts the comparison again.\n");
+    return code;
+}
+
+static int compare(Ab *ab, const char *out, bool resume, bool json, Error *error) {
     bool found = false;
     if (!ab_record_make(ab, error) || !run_open(&ab->run, out, error) || !ab_progress_load(ab, resume, &found, error))
-        return false;
+        return command_fail(error);
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);
     if (!found && resume) fprintf(stderr, "rope: %s has no comparison to resume; starting at step 0.\n", out);
     signals_catch();
@@ -150,8 +169,7 @@ static bool compare(Ab *ab, const char *out, bool resume, bool json, Error *erro
     bool any = ab->seed > 0 || ab->step > 0;
     Error late = {0};
     if (any && !report(ab, json, &late) && fine) *error = late;
-    if (signals_stop) fprintf(stderr, "rope: Stopped, as asked. Go on with the same command and --resume.\n");
-    return error->kind == ERROR_NONE;
+    return explain_end(ab, found, error);
 }
 
 int command_ab(int argc, char **argv) {
@@ -171,7 +189,10 @@ int command_ab(int argc, char **argv) {
     Error error = {0};
     command_parse(command_find("ab"), options, values, argc, argv, &line);
     Ab *ab = calloc(1, sizeof *ab);
-    REQUIRE(ab);
+    if (!ab) {
+        error_set(&error, ERROR_MEMORY, "Out of memory.");
+        return command_fail(&error);
+    }
     ab->run.lock = -1;
     const char *overrides[2 * COMMAND_REPEATS];
     size_t counts[2] = {command_repeated(&line, "a", overrides),
@@ -183,8 +204,12 @@ int command_ab(int argc, char **argv) {
     bool fine =
         error.kind == ERROR_NONE && make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
     if (fine) threads_set(ab->arms[0].config.threads);
-    fine = fine && check_needs(ab, &error) &&
-           (values[DRY_RUN] || compare(ab, out, values[RESUME] != NULL, line.json, &error));
+    fine = fine && check_needs(ab, &error);
+    int code = 0;
+    if (!fine)
+        code = command_fail(&error);
+    else if (!values[DRY_RUN])
+        code = compare(ab, out, values[RESUME] != NULL, line.json, &error);
     destroy(ab);
-    return fine ? 0 : command_fail(&error);
+    return code;
 }

@@ -39,6 +39,9 @@ typedef struct Ab {
     json_t *gradients; // array, one row per seed and step
     json_t *sessions;  // array of [seed, step]: where trainers were made, at the start and after each interruption
     RunDirectory run;  // OUT, locked
+    // What --resume goes on from for certain: what was saved or loaded, up to that step of that seed; else not `safe`.
+    bool safe;
+    size_t safe_seed, safe_step;
 } Ab;
 
 static inline AbTrack *ab_track(const Ab *ab, size_t seed, size_t arm) { return &ab->tracks[seed * AB_ARMS + arm]; }
@@ -48,7 +51,7 @@ static inline uint64_t ab_seed(const Ab *ab, size_t seed) { return ab->arms[0].c
 bool ab_timed(const Ab *ab, size_t seed, size_t step);
 
 // ab_run.c: trains all seeds from where the comparison stands. True as well when a signal stopped it; what was measured
-// until then is in the tracks either way, and saved as of the last evaluation or the stop.
+// until then is in the tracks either way, and saved as of the last evaluation or the stop, which safe_step says.
 bool ab_run(Ab *ab, Error *error);
 
 // ab_progress.c: the tracks of seed_count seeds of `steps` steps, and fidelity, gradients and sessions, all empty; freed
@@ -66,7 +69,7 @@ bool ab_progress_load(Ab *ab, bool resume, bool *found, Error *error);
 bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error);
 
 // ab_results.c
-json_t *ab_document(const Ab *ab);                   // the contract of product.md; a new reference
+json_t *ab_document(const Ab *ab); // the contract of product.md; a new reference, NULL only when memory is out
 void ab_print(const Ab *ab, const json_t *document); // table, charts and verdict on standard error
 bool ab_write_report(const Ab *ab, const json_t *document, const char *path, Error *error);
 

@@ -9,11 +9,11 @@ const char *const ab_arm_keys[AB_ARMS] = {"a", "b", "control"};
 
 Points points_new(size_t capacity) {
     double *memory = calloc(2 * (capacity + 1), sizeof *memory);
-    REQUIRE(memory);
-    return (Points){memory, memory + capacity + 1, 0};
+    return (Points){memory, memory ? memory + capacity + 1 : NULL, 0};
 }
 
 void points_add(Points *points, double x, double y) {
+    if (!points->x) return;
     points->x[points->count] = x;
     points->y[points->count++] = y;
 }
@@ -95,15 +95,17 @@ static bool has_curve(const json_t *document, Curve which) {
     return which == CURVE_POSITION ? !task : which == CURVE_DISTANCE ? task : true;
 }
 
-// Calls draw with the finished chart.
-static void with_curve(const json_t *document, Curve which, void (*draw)(void *, const Chart *), void *context) {
+// Calls draw with the finished chart. False if memory was out for it.
+static bool with_curve(const json_t *document, Curve which, void (*draw)(void *, const Chart *), void *context) {
     ChartSeries series[AB_ARMS];
     Points points[AB_ARMS];
     size_t count = 0;
+    bool whole = true;
     for (size_t i = 0; i < AB_ARMS; i++) {
         json_t *arm = json_object_get(document, ab_arm_keys[i]);
         if (!arm) continue;
         points[count] = curve_points(document, ab_arm_keys[i], which);
+        whole = whole && points[count].x;
         series[count] = (ChartSeries){json_string_value(json_object_get(arm, "name")),
                                       points[count].x,
                                       points[count].y,
@@ -117,10 +119,13 @@ static void with_curve(const json_t *document, Curve which, void (*draw)(void *,
     chart.series_count = count;
     draw(context, &chart);
     for (size_t i = 0; i < count; i++) free(points[i].x);
+    return whole;
 }
 
-void ab_draw_curves(const json_t *document, bool brief, void (*draw)(void *, const Chart *), void *context) {
+bool ab_draw_curves(const json_t *document, bool brief, void (*draw)(void *, const Chart *), void *context) {
+    bool whole = true;
     for (Curve which = 0; which < CURVES; which++)
         if (has_curve(document, which) && !(brief && which == CURVE_HELD_OUT_SECONDS))
-            with_curve(document, which, draw, context);
+            whole = with_curve(document, which, draw, context) && whole;
+    return whole;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/json_text.h"
 #include "train/ab.h"
 #include "train/figures.h"
 
@@ -217,6 +218,10 @@ static bool compare_gradients(Ab *ab, Trainer *a, Trainer *b, const int32_t *inp
     return true;
 }
 
+static void shorten(json_t *array, size_t size) {
+    while (json_array_size(array) > size) json_array_remove(array, json_array_size(array) - 1);
+}
+
 bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error) {
     if (!same_shape(a->model, b->model)) return true;
     const ModelConfig *config = &model_settings(b->model)->config;
@@ -228,6 +233,8 @@ bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error) {
                   .key_width = config->kv_heads * config->qk_size,
                   .value_width = config->kv_heads * config->v_size,
                   .out_width = config->heads * config->v_size};
+    const size_t rows = json_array_size(ab->fidelity), gradients = json_array_size(ab->gradients);
+    json_watch();
     int32_t *inputs = malloc(2 * f.rows * sizeof *inputs);
     bool fine = inputs || error_set(error, ERROR_MEMORY, "Out of memory for the batch of the comparison.");
     fine = fine && read_batch(b, inputs, inputs + f.rows, error);
@@ -238,6 +245,11 @@ bool ab_fidelity(Ab *ab, Trainer *a, Trainer *b, Error *error) {
         model_observe(b->model, NULL, NULL);
     }
     free(inputs);
-    if (f.error.kind != ERROR_NONE) return error_set(error, f.error.kind, "%s", f.error.message);
-    return fine;
+    if (f.error.kind != ERROR_NONE) fine = error_set(error, f.error.kind, "%s", f.error.message);
+    if (!json_whole()) fine = error_set(error, ERROR_MEMORY, "Out of memory for the figures of fidelity.");
+    if (fine) return true;
+    // Some of a measurement's rows would be taken for all of them.
+    shorten(ab->fidelity, rows);
+    shorten(ab->gradients, gradients);
+    return false;
 }

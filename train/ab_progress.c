@@ -175,6 +175,7 @@ static bool take(Ab *ab, const json_t *document, const char *path, Error *error)
     json_t *expected = fingerprints(ab), *tracks = json_object_get(document, "tracks");
     bool same = json_equal(expected, json_object_get(document, "arms"));
     json_decref(expected);
+    if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
     if (!same)
         return error_set(error, ERROR_USER, "%s is of other settings: give those it was made with, or another --out.",
                          path);
@@ -195,6 +196,7 @@ static bool take(Ab *ab, const json_t *document, const char *path, Error *error)
     json_array_extend(ab->fidelity, json_object_get(document, "fidelity"));
     json_array_extend(ab->gradients, json_object_get(document, "gradients"));
     json_array_extend(ab->sessions, json_object_get(document, "sessions"));
+    if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
     whole = whole && fidelity_fits(ab);
     return whole || error_set(error, ERROR_CORRUPT, "%s is incomplete: remove it, or choose another --out.", path);
 }

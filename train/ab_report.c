@@ -89,7 +89,7 @@ static void add_columns(Report *report, const Ab *ab, const json_t *document, co
 static void add_learning(Report *report, const Ab *ab, const json_t *document) {
     static const char *const seed[] = {"seed", "step"}, *const bucket[] = {"from", "to"};
     report_section(report, "Learning", NULL);
-    ab_draw_curves(document, false, draw_page, report);
+    if (!ab_draw_curves(document, false, draw_page, report)) report_incomplete(report);
     add_columns(report, ab, document, "Held-out figures of each seed.", "by_seed", seed);
     add_columns(report, ab, document, "By position in the context, counted from 0; means over seeds.", "positions",
                 bucket);
@@ -141,6 +141,7 @@ static void add_certificates(Report *report, const json_t *document) {
     ChartSeries series[SERIES];
     for (size_t i = 0; i < SERIES; i++) {
         points[i] = largest_by_step(rows, keys[i]);
+        if (!points[i].x) report_incomplete(report);
         series[i] = (ChartSeries){names[i], points[i].x, points[i].y, points[i].count, i % 2 == 1, i / 2 * 2 + 1};
     }
     report_chart(report, &(Chart){"Error against certificate",
@@ -153,40 +154,60 @@ static void add_certificates(Report *report, const json_t *document) {
                                 columns, headings, 3});
 }
 
-// The last measurement as a heat map, and as a table that can be unfolded.
-static void add_heads(Report *report, const Ab *ab, const json_t *document) {
+// The cells of the last measurement: values by layer and head, and where their rows are in the document.
+typedef struct Heads {
+    size_t layers, heads;
+    double *values;
+    const char **paths;
+    char (*texts)[40];
+} Heads;
+
+// Every measurement adds one row for each layer and head, last layer first.
+static void find_heads(const Heads *it, const json_t *rows) {
+    const size_t cells = it->layers * it->heads;
+    REQUIRE(json_array_size(rows) >= cells);
+    const size_t first = json_array_size(rows) - cells;
+    for (size_t i = 0; i < cells; i++) {
+        const json_t *row = json_array_get(rows, first + i);
+        size_t cell = (size_t)figure_of(row, "layer") * it->heads + (size_t)figure_of(row, "head");
+        REQUIRE(cell < cells);
+        it->values[cell] = figure_of(row, "output_relative");
+        snprintf(it->texts[cell], sizeof it->texts[cell], "fidelity/rows/%zu", first + i);
+        it->paths[cell] = it->texts[cell];
+    }
+}
+
+static void show_heads(Report *report, const Heads *it, const json_t *document) {
     static const char *const columns[] = {"layer",        "head",         "output_relative", "output_cosine",
                                           "output_error", "output_bound", "dq_relative",     "dk_relative",
                                           "dv_relative",  "logit_bound",  "clipped"};
     static const char *const headings[] = {"layer",        "head",          "output, relative", "cosine",
                                            "error",        "certificate",   "dq, relative",     "dk, relative",
                                            "dv, relative", "largest logit", "clipped"};
-    const json_t *rows = json_object_get(json_object_get(document, "fidelity"), "rows");
-    size_t layers = ab->arms[1].config.layers, heads = ab->arms[1].config.heads, cells = layers * heads;
-    size_t first = json_array_size(rows) - cells; // every measurement adds one row for each, last layer first
-    double *values = malloc(cells * sizeof *values);
-    const char **paths = malloc(cells * sizeof *paths);
-    char(*texts)[40] = malloc(cells * sizeof *texts);
-    REQUIRE(values && paths && texts && json_array_size(rows) >= cells);
-    for (size_t i = 0; i < cells; i++) {
-        const json_t *row = json_array_get(rows, first + i);
-        size_t cell = (size_t)figure_of(row, "layer") * heads + (size_t)figure_of(row, "head");
-        REQUIRE(cell < cells);
-        values[cell] = figure_of(row, "output_relative");
-        snprintf(texts[cell], sizeof texts[cell], "fidelity/rows/%zu", first + i);
-        paths[cell] = texts[cell];
-    }
     report_heat(report, &(ChartHeat){"Output of b's attention against a's, by layer and head",
                                      "Relative difference ‖ô − o‖ / ‖o‖ on the same weights at the last measurement.",
-                                     "layer", "head", values, layers, heads, true});
+                                     "layer", "head", it->values, it->layers, it->heads, true});
     report_fold(report, "The last measurement in numbers");
     report_table(report, document,
                  &(ReportTable){"By layer and head; error and certificate in the max norm, against the true exp.",
-                                paths, cells, columns, headings, 11});
+                                it->paths, it->layers * it->heads, columns, headings, 11});
     report_fold_end(report);
-    free(texts);
-    free(paths);
-    free(values);
+}
+
+// The last measurement as a heat map, and as a table that can be unfolded.
+static void add_heads(Report *report, const Ab *ab, const json_t *document) {
+    const size_t layers = ab->arms[1].config.layers, heads = ab->arms[1].config.heads, cells = layers * heads;
+    Heads it = {layers, heads, malloc(cells * sizeof *it.values), malloc(cells * sizeof *it.paths),
+                malloc(cells * sizeof *it.texts)};
+    if (it.values && it.paths && it.texts) {
+        find_heads(&it, json_object_get(json_object_get(document, "fidelity"), "rows"));
+        show_heads(report, &it, document);
+    } else {
+        report_incomplete(report);
+    }
+    free(it.texts);
+    free(it.paths);
+    free(it.values);
 }
 
 static void add_fidelity(Report *report, const Ab *ab, const json_t *document) {
@@ -232,6 +253,7 @@ bool ab_write_report(const Ab *ab, const json_t *document, const char *path, Err
     add_differences(report, ab, document);
     for (size_t i = 0; i < ab->arm_count; i++) {
         char *text = config_text(&ab->arms[i].config);
+        if (!text) report_incomplete(report);
         report_settings(report, ab->arms[i].name, text ? text : "");
         free(text);
     }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/json_text.h"
 #include "train/ab.h"
 #include "train/figures.h"
 #include "train/statistics.h"
@@ -13,15 +14,20 @@ static size_t steps_of(const Ab *ab, size_t seed) {
     return seed < ab->seed ? ab->steps : seed == ab->seed ? ab->step : 0;
 }
 
-// The timed steps of an arm over all seeds; *count of them. The caller frees.
-static double *timed_steps(const Ab *ab, size_t arm, size_t *count) {
-    double *seconds = malloc((ab->seed_count * ab->steps + 1) * sizeof *seconds);
-    REQUIRE(seconds);
-    *count = 0;
+// The timed steps of an arm over all seeds: seconds (seed_count · steps at most) =. Returns their number.
+static size_t timed_steps(const Ab *ab, size_t arm, double *seconds) {
+    size_t count = 0;
     for (size_t s = 0; s < ab->seed_count; s++)
         for (size_t i = 0; i < steps_of(ab, s); i++)
-            if (ab_timed(ab, s, i)) seconds[(*count)++] = ab_track(ab, s, arm)->seconds[i];
-    return seconds;
+            if (ab_timed(ab, s, i)) seconds[count++] = ab_track(ab, s, arm)->seconds[i];
+    return count;
+}
+
+// A figure of these times is NaN though they are times: then there was no memory to find it.
+static bool found(double figure, const double *seconds, size_t count) {
+    bool times = count > 0;
+    for (size_t i = 0; i < count; i++) times = times && seconds[i] > 0;
+    return !times || !isnan(figure);
 }
 
 static double step_tokens(const Config *config) {
@@ -140,13 +146,14 @@ static json_t *seeds_json(const Ab *ab) {
     return rows;
 }
 
-static json_t *arm_json(const Ab *ab, size_t arm) {
+// NULL without memory; `seconds` is for timed_steps.
+static json_t *arm_json(const Ab *ab, size_t arm, double *seconds) {
     const AbArm *it = &ab->arms[arm];
-    size_t count;
-    double *seconds = timed_steps(ab, arm, &count), step = median(seconds, count);
+    const size_t count = timed_steps(ab, arm, seconds);
+    double step = median(seconds, count);
     double tokens = step_tokens(&it->config);
     double loss = over_seeds(ab, arm, held_out_loss);
-    free(seconds);
+    if (!found(step, seconds, count)) return NULL;
     json_t *object = json_pack(
         "{s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "name", it->name, "settings", settings_json(&it->config),
         "held_out_loss", figure_json(loss), "accuracy", figure_json(over_seeds(ab, arm, accuracy)), "step_ms",
@@ -279,12 +286,13 @@ static void say_accuracy(FILE *out, const Ab *ab) {
     if (ab->arm_count > 2) fprintf(out, " (the window alone %.1f %%)", 100 * over_seeds(ab, 2, accuracy));
 }
 
-// One sentence; malloc'd. Tasks are judged by accuracy: the ratio of two losses near zero says nothing.
+// One sentence; malloc'd, NULL without memory. Tasks are judged by accuracy: the ratio of two losses near zero says
+// nothing.
 static char *verdict(const Ab *ab, Interval ratio) {
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
-    REQUIRE(out);
+    if (!out) return NULL;
     double a = over_seeds(ab, 0, held_out_loss), b = over_seeds(ab, 1, held_out_loss);
     say_speed(out, ab, ratio);
     if (!ab_track(ab, 0, 0)->evaluations)
@@ -296,36 +304,53 @@ static char *verdict(const Ab *ab, Interval ratio) {
     else
         say_loss(out, ab, a, b);
     fputc('.', out);
-    REQUIRE(fclose(out) == 0);
-    return text;
+    const bool whole = !ferror(out);
+    if (fclose(out) == 0 && whole) return text;
+    free(text);
+    return NULL;
 }
 
-// A's time over b's, per token, step by step.
-static Interval speed_ratio(const Ab *ab) {
-    size_t count_a, count_b;
-    double *a = timed_steps(ab, 0, &count_a), *b = timed_steps(ab, 1, &count_b);
+// A's time over b's, per token, step by step. False without memory; `seconds` is for both arms' timed_steps.
+static bool speed_ratio(const Ab *ab, double *seconds, Interval *ratio) {
+    double *a = seconds, *b = seconds + ab->seed_count * ab->steps;
+    const size_t count = timed_steps(ab, 0, a);
+    timed_steps(ab, 1, b); // as many
     double tokens = step_tokens(&ab->arms[1].config) / step_tokens(&ab->arms[0].config);
-    Interval ratio = paired_ratio(a, b, count_a, ab->arms[0].config.seed);
-    free(a);
-    free(b);
-    return (Interval){tokens * ratio.value, tokens * ratio.low, tokens * ratio.high};
+    *ratio = paired_ratio(a, b, count, ab->arms[0].config.seed);
+    const bool whole = found(ratio->value, a, count) || found(ratio->value, b, count);
+    *ratio = (Interval){tokens * ratio->value, tokens * ratio->low, tokens * ratio->high};
+    return whole;
 }
 
-json_t *ab_document(const Ab *ab) {
-    Interval ratio = speed_ratio(ab);
-    char *sentence = verdict(ab, ratio);
+// Everything but what is measured of each arm. NULL without memory.
+static json_t *comparison_json(const Ab *ab, Interval ratio) {
     const Config *config = &ab->arms[0].config;
-    bool complete = ab->seed == ab->seed_count;
+    const bool complete = ab->seed == ab->seed_count;
+    char *sentence = verdict(ab, ratio);
+    if (!sentence) return NULL;
     json_t *document = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:[o, o], s:o, s:o, s:o, s:s}", "tokens", (json_int_t)config->tokens,
         "batch", (json_int_t)config->batch, "steps", (json_int_t)ab->steps, "steps_done",
         (json_int_t)(complete ? ab->steps : ab->step), "seeds", (json_int_t)ab->seed_count, "complete", complete,
         "ratio", figure_json(ratio.value), "ratio_interval", figure_json(ratio.low), figure_json(ratio.high), "by_seed",
         seeds_json(ab), "positions", buckets_json(ab, false), "fidelity", fidelity_json(ab), "verdict", sentence);
-    REQUIRE(document); // the sentence is UTF-8, for settings are
     free(sentence);
     json_object_set_new(document, "differences", differences_json(ab));
     if (*config->task) json_object_set_new(document, "distances", buckets_json(ab, true));
-    for (size_t i = 0; i < ab->arm_count; i++) json_object_set_new(document, ab->arms[i].key, arm_json(ab, i));
     return document;
+}
+
+json_t *ab_document(const Ab *ab) {
+    double *seconds = malloc((2 * ab->seed_count * ab->steps + 1) * sizeof *seconds);
+    if (!seconds) return NULL;
+    json_watch();
+    Interval ratio;
+    bool fine = speed_ratio(ab, seconds, &ratio);
+    json_t *document = comparison_json(ab, ratio);
+    for (size_t i = 0; i < ab->arm_count; i++)
+        fine = json_object_set_new(document, ab->arms[i].key, arm_json(ab, i, seconds)) == 0 && fine;
+    free(seconds);
+    if (fine && json_whole()) return document;
+    json_decref(document);
+    return NULL;
 }

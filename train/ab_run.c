@@ -13,8 +13,14 @@ static bool arm_directory(const Ab *ab, size_t arm, char path[RUN_PATH], Error *
     return path_join(path, RUN_PATH, ab->run.path, name, error);
 }
 
+static void note_safe(Ab *ab) {
+    ab->safe = true;
+    ab->safe_seed = ab->seed;
+    ab->safe_step = ab->step;
+}
+
 // Checkpoints first, the record last: a record always has its checkpoints.
-static bool save(const Ab *ab, Trainer *trainers, Error *error) {
+static bool save(Ab *ab, Trainer *trainers, Error *error) {
     for (size_t i = 0; i < ab->arm_count; i++) {
         char path[RUN_PATH], saved[RUN_PATH];
         RunDirectory run;
@@ -23,10 +29,12 @@ static bool save(const Ab *ab, Trainer *trainers, Error *error) {
         run_close(&run);
         if (!fine) return false;
     }
-    return ab_progress_save(ab, error);
+    if (!ab_progress_save(ab, error)) return false;
+    note_safe(ab);
+    return true;
 }
 
-static bool load(const Ab *ab, Trainer *trainers, Error *error) {
+static bool load(Ab *ab, Trainer *trainers, Error *error) {
     for (size_t i = 0; i < ab->arm_count; i++) {
         char path[RUN_PATH], checkpoint[RUN_PATH], name[64];
         snprintf(name, sizeof name, "step_%08zu", ab->step);
@@ -34,6 +42,7 @@ static bool load(const Ab *ab, Trainer *trainers, Error *error) {
             !snapshot_load(checkpoint, &trainers[i], error))
             return false;
     }
+    note_safe(ab);
     return true;
 }
 
@@ -157,7 +166,8 @@ static bool run_seed(Ab *ab, Error *error) {
         if (!fine) error_context(error, "Arm %s", ab->arms[i].key);
     }
     if (fine && ab->step > 0) fine = load(ab, trainers, error);
-    if (fine) json_array_append_new(ab->sessions, json_pack("[I, I]", (json_int_t)ab->seed, (json_int_t)ab->step));
+    if (fine && json_array_append_new(ab->sessions, json_pack("[I, I]", (json_int_t)ab->seed, (json_int_t)ab->step)))
+        fine = error_set(error, ERROR_MEMORY, "Out of memory for the record of the comparison.");
     fine = fine && run_steps(ab, trainers, error);
     for (size_t i = 0; i < ab->arm_count; i++) trainer_destroy(&trainers[i]);
     free(configs);
@@ -165,6 +175,7 @@ static bool run_seed(Ab *ab, Error *error) {
 }
 
 bool ab_run(Ab *ab, Error *error) {
+    if (seed_finished(ab)) note_safe(ab); // as it was loaded: no checkpoint is needed to go on from there
     while (ab->seed < ab->seed_count && !signals_stop) {
         if (!seed_finished(ab) && !run_seed(ab, error)) return false;
         if (!seed_finished(ab)) break;

@@ -80,6 +80,8 @@ uint64_t batches_windows(const Batches *batches) {
     return batches->loader ? loader_windows(batches->loader) : TASK_HELD_OUT_EXAMPLES;
 }
 
+uint32_t batches_checksum(const Batches *batches) { return batches->loader ? loader_checksum(batches->loader) : 0; }
+
 DataPosition batches_position(const Batches *batches) {
     return batches->loader ? loader_position(batches->loader) : (DataPosition){.window = batches->example};
 }

@@ -17,7 +17,8 @@ bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *er
 // How far back lies what each target of the last batch asks for: (batch, tokens), 0 where nothing is asked. NULL for
 // text.
 const int32_t *batches_distances(const Batches *batches);
-uint64_t batches_windows(const Batches *batches); // sequences in one pass over the data, or in a task's held-out set
+uint64_t batches_windows(const Batches *batches);  // sequences in one pass over the data, or in a task's held-out set
+uint32_t batches_checksum(const Batches *batches); // of all their tokens; 0 of a task's, which its settings tell
 DataPosition batches_position(const Batches *batches);
 void batches_seek(Batches *batches, DataPosition position);
 void batches_close(Batches *batches);

@@ -13,7 +13,7 @@ struct Report {
     size_t size;
     FILE *out;     // memory stream over text
     size_t tables; // so far
-    bool in_section;
+    bool in_section, incomplete;
 };
 
 // Colours that stay apart for colour-blind readers, in a light and a dark set; dashes tell bounds from measurements. On a
@@ -81,6 +81,8 @@ Report *report_new(const char *title, const char *lead) {
     fputs("</p>\n", out);
     return report;
 }
+
+void report_incomplete(Report *report) { report->incomplete = true; }
 
 void report_section(Report *report, const char *heading, const char *text) {
     if (report->in_section) fputs("</section>\n", report->out);
@@ -228,7 +230,7 @@ bool report_write(Report *report, const char *path, const json_t *document, Erro
         else
             fputc(*p, out);
     fputs("</script>\n</body>\n</html>\n", out);
-    bool complete = data && !ferror(out);
+    bool complete = data && !ferror(out) && !report->incomplete;
     complete = fclose(out) == 0 && complete;
     bool written = complete
                        ? file_write_atomic(path, report->text, report->size, error)

@@ -12,6 +12,8 @@ typedef struct Report Report;
 
 // NULL only when memory is out. `title` is the page's heading, `lead` its first sentence (the verdict).
 Report *report_new(const char *title, const char *lead);
+// Something that belongs on the page had no memory: it will not be written.
+void report_incomplete(Report *report);
 void report_section(Report *report, const char *heading, const char *text); // text may be NULL
 void report_chart(Report *report, const Chart *chart);
 void report_bars(Report *report, const ChartBars *bars);

@@ -178,7 +178,11 @@ bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {
         !checkpoint_read_flat(path, model_tensors(trainer->model), names, arrays, count, error))
         return false;
     optim_set_step_count(trainer->optim, optimizer_steps);
+    if (state.data_checksum && state.data_checksum != batches_checksum(trainer->train))
+        fprintf(stderr, "rope: The data differ from those of %s; from here on it goes on with the new ones.\n",
+                directory);
     trainer->state = state;
+    trainer->state.data_checksum = batches_checksum(trainer->train);
     batches_seek(trainer->train, state.data);
     if (fingerprint != config_fingerprint(trainer->config))
         fprintf(stderr, "rope: The settings differ from those of %s; from here on the new ones hold.\n", directory);

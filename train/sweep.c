@@ -158,8 +158,8 @@ static bool open_record(Sweep *sweep, bool resume, Error *error) {
     bool whole = json_is_object(sweep->rows);
     const char *name;
     json_t *row;
-    json_object_foreach(sweep->rows, name, row)
-        whole = whole && json_is_string(json_object_get(row, "name")) && json_is_string(json_object_get(row, "state"));
+    json_object_foreach(sweep->rows, name, row) whole =
+        whole && json_is_string(json_object_get(row, "name")) && json_is_string(json_object_get(row, "state"));
     return whole || error_set(error, ERROR_CORRUPT, "%s is not a sweep's.", sweep->record);
 }
 
@@ -194,6 +194,8 @@ static bool known_row(const Sweep *sweep, const char *name, const Config *config
                      config->out);
 }
 
+static const char go_on[] = " Go on with the same command and --resume.";
+
 // Every run that is still to be done. True as well when a signal stopped it.
 static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *outcome, Error *error) {
     char name[NAME_SIZE];
@@ -205,11 +207,13 @@ static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *out
         threads_set(config->threads);
         Error ended = {0};
         if (!train_run(config, resume, outcome, &ended) && !outcome->diverged)
-            return error_set(error, ended.kind, "The sweep ends at %s.", name);
+            return error_set(error, ended.kind, "The sweep ends at %s.%s", name, go_on);
+        error_clear(&ended);                                       // of a run that diverged
         if (!outcome->finished && !outcome->diverged) return true; // a signal
         json_watch();
         json_object_set_new(sweep->rows, name, row_json(sweep, run, name, config, outcome));
-        if (!save_record(sweep, error)) return false;
+        if (!save_record(sweep, &ended))
+            return error_set(error, ended.kind, "%s. The sweep ends at %s.%s", ended.message, name, go_on);
     }
     return true;
 }
@@ -287,7 +291,7 @@ static void run_sweep(Sweep *sweep, bool resume, bool json, Config *config, Erro
     bool fine = run_all(sweep, resume, config, &outcome, error);
     json_t *document = sweep_document(sweep);
     if (json_array_size(json_object_get(document, "rows"))) print_table(document);
-    if (signals_stop) fprintf(stderr, "rope: The sweep stops here. Go on with the same command and --resume.\n");
+    if (signals_stop) fprintf(stderr, "rope: The sweep stops here.%s\n", go_on);
     if (json && fine)
         command_print_json(document);
     else

@@ -76,6 +76,7 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
         trainer_destroy(trainer);
         return false;
     }
+    trainer->state.data_checksum = batches_checksum(trainer->train);
     model_initialise(trainer->model, config->seed);
     trainer->reporting = strcmp(config->method, "exact") || strcmp(config->bound, "none");
     return true;

@@ -15,7 +15,8 @@ typedef struct RunState {
     uint64_t skipped_in_row;
     uint64_t fell_back; // heads × batch rows that ran the exact far field, all steps
     DataPosition data;
-    double loss_sum; // of the steps since the last line of metrics
+    uint32_t data_checksum; // batches_checksum of the training data
+    double loss_sum;        // of the steps since the last line of metrics
     uint64_t loss_count;
     double best_loss; // held-out; meaningful if best_step > 0
     uint64_t best_step;

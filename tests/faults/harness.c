@@ -209,12 +209,15 @@ bool log_says(const char *text) {
 }
 
 size_t log_safe_step(void) {
-    static const char words[] = "Safe is case/step_";
+    static const char *const words[] = {"Safe is case/step_", "Safe is case up to seed 2, step "};
     char log[PATH_MAX];
-    size_t size;
+    size_t size, step = 0;
     path_of(log, "log", "");
-    char *said = contents(log, &size), *at = said ? strstr(said, words) : NULL;
-    const size_t step = at ? strtoul(at + sizeof words - 1, NULL, 10) : 0;
+    char *said = contents(log, &size);
+    for (size_t i = 0; said && i < sizeof words / sizeof *words; i++) {
+        const char *at = strstr(said, words[i]);
+        if (at) step = strtoul(at + strlen(words[i]), NULL, 10);
+    }
     free(said);
     return step;
 }

@@ -47,7 +47,7 @@ void warm_up(const char *const *arguments);
 void must_run(const char *const *arguments);
 
 size_t log_size(void);
-size_t log_safe_step(void); // N of "Safe is RUN/step_N" in it, or 0
+size_t log_safe_step(void); // N of "Safe is RUN/step_N", or "Safe is DIR up to seed 2, step N", in it, or 0
 bool log_says(const char *text);
 void show_log(void);
 
@@ -75,6 +75,7 @@ enum {
     SCENARIO_PREPARE_INPUT,
     SCENARIO_EXPORT_FILE,
     SCENARIO_EXPORT_FOLDER,
+    SCENARIO_COMPARE,
     SCENARIOS
 };
 extern const Scenario scenarios[SCENARIOS];

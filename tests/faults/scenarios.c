@@ -218,6 +218,53 @@ static bool export_folder_recovers(bool killed, size_t least, char *why) {
     return export_recovers(exporting_folder, "a", least, why) && exported_folder(why);
 }
 
+// ---- comparisons -----------------------------------------------------------------------------------------------------
+
+// A second seed is added to what is there: the record is read, and written twice.
+static const char *const comparing_one[] = {"ab", "--config", "ab.ini", "--out", "one_seed", NULL};
+static const char *const comparing[] = {"ab", "--config", "ab.ini", "--out", "case", "--seeds", "2", "--resume", NULL};
+
+// What was measured of fidelity, as the record has it: figures of the weights alone, without times.
+static char *fidelity(const char *folder) {
+    char path[PATH_MAX];
+    size_t size;
+    path_of(path, folder, "progress.json");
+    char *text = contents(path, &size), *from = text ? strstr(text, "\"fidelity\"") : NULL;
+    char *to = from ? strstr(from, "\"sessions\"") : NULL;
+    char *part = to ? strndup(from, (size_t)(to - from)) : NULL;
+    free(text);
+    return part;
+}
+
+static bool compared(char *why) {
+    static const char *const files[] = {"config.json", "model.safetensors", "optimizer.safetensors", "state.json"};
+    for (size_t i = 0; i < 2 * sizeof files / sizeof *files; i++) {
+        char name[PATHS];
+        snprintf(name, sizeof name, "seed_2/%c/step_00000004/%s", i % 2 ? 'a' : 'b', files[i / 2]);
+        if (!same_file("case", "compared", name, false, why)) return false;
+    }
+    char *reference = fidelity("compared"), *found = fidelity("case");
+    const bool same = reference && found && !strcmp(reference, found);
+    free(reference);
+    free(found);
+    if (!same) snprintf(why, PATHS, "its fidelity is not what it would have been");
+    return same && exists("case", "report.html") && exists("case", "report.json") && clean("case", why);
+}
+
+// It goes on from step `least` or later.
+static bool compare_recovers(bool killed, size_t least, char *why) {
+    (void)killed;
+    if (!succeeds(comparing, why)) return false;
+    bool goes_on = least == 0 && log_says("resuming case at seed 1, step 4\n");
+    for (size_t step = least; step <= 4; step++) {
+        char words[80];
+        snprintf(words, sizeof words, "resuming case at seed 2, step %zu\n", step);
+        goes_on |= log_says(words);
+    }
+    if (!goes_on) snprintf(why, PATHS, "step %zu was safe, and is not what the comparison goes on from", least);
+    return goes_on && compared(why);
+}
+
 // ---- all of them -----------------------------------------------------------------------------------------------------
 
 const Scenario scenarios[SCENARIOS] = {
@@ -231,6 +278,7 @@ const Scenario scenarios[SCENARIOS] = {
     [SCENARIO_EXPORT_FILE] = {"export of a file", exporting_file, "exported", NULL, exported_file, export_file_recovers, 1},
     [SCENARIO_EXPORT_FOLDER] = {"export of a folder", exporting_folder, "exported", NULL, exported_folder,
                                 export_folder_recovers, 1},
+    [SCENARIO_COMPARE] = {"comparison", comparing, "case", "one_seed", compared, compare_recovers, 4},
 };
 
 void scenario_reset(const Scenario *scenario) { reset_tree(scenario->folder, scenario->initial); }
@@ -264,6 +312,8 @@ void scenarios_set_up(void) {
     write_text("run.ini", "[model]\nlayers = 1\nwidth = 16\nheads = 2\ntokens = 16\n[data]\ndir = data\n[train]\n"
                "batch = 2\naccumulate = 1\nthreads = 1\neval_every = 2\neval_batches = 1\nsave_every = 2\n"
                "log_every = 1\nkeep = 2\n[optim]\nschedule = constant\nwarmup = 0\n", 1);
+    write_text("ab.ini", "[model]\nlayers = 1\nwidth = 16\nheads = 2\ntokens = 16\n[attention]\nnear = 4\n[data]\n"
+               "task = induction\n[train]\nbatch = 1\nthreads = 1\nsteps = 4\neval_every = 2\neval_batches = 1\n", 1);
     must_run((const char *const[]){"prepare", "text.txt", "--out", "data", "--type", "char", NULL});
     must_run((const char *const[]){"prepare", "old.txt", "--out", "old_data", "--type", "char", NULL});
     keep_result(&scenarios[SCENARIO_FIRST_SAVE], "template");
@@ -273,4 +323,6 @@ void scenarios_set_up(void) {
     keep_result(&scenarios[SCENARIO_PREPARE_INPUT], "input_data");
     keep_result(&scenarios[SCENARIO_EXPORT_FILE], "exported_file");
     keep_result(&scenarios[SCENARIO_EXPORT_FOLDER], "exported_folder");
+    must_run(comparing_one);
+    keep_result(&scenarios[SCENARIO_COMPARE], "compared");
 }

@@ -56,8 +56,8 @@ static void show(Ab *ab) {
     Error error = {0};
     const size_t seed = ab->seed;
     ab->seed = ab->step == ab->steps ? seed + 1 : seed; // as ab_run leaves it
-    json_watch();
     json_t *document = ab_document(ab);
+    REQUIRE(document);
     quiet_begin();
     ab_print(ab, document);
     quiet_end();
