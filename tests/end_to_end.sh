@@ -264,6 +264,15 @@ expect 0 'a sweep of steps' $train --train.tokens=1000000 --train.out=lengths --
 [ "$("$get" rows 0 step <out) $("$get" rows 1 step <out)" = '2 3' ] || fail 'a sweep of steps: train.tokens won'
 ok 'a sweep: combinations, the best, interruption, runs that explode'
 
+# 4 batches of 2 windows of 32 tokens judge a: 4 windows of 64 tokens are as much of the text.
+expect 0 'ab, arms of other contexts' "$rope" ab --config run.ini --out contexts --train.steps=4 --train.eval_batches=4 \
+    --b attention.method=exact --b model.tokens=64 --json
+"$get" b held_out_loss <out >value
+expect 0 'eval of an arm' "$rope" eval contexts/seed_1/b --train.batch=1 --batches 4 --json
+awk -v loss="$("$get" held_out_loss <out)" '{ exit !(($1 / loss - 1) ^ 2 < 1e-12) }' value ||
+    fail "arms of other contexts: $(cat value) is not the loss of 256 tokens"
+ok 'ab: arms of other contexts are judged by the same stretch of text'
+
 "$rope" doctor --json >out 2>err
 [ $? -le 1 ] && "$get" sgemm_gflops <out >value || fail 'doctor --json'
 "$get" problems <out >value || fail 'doctor: problems'
