@@ -174,6 +174,16 @@ says 'more layers' 'times slower per step than A'
 holds 'more layers' "$(value out ratio) < 0.7"
 ok 'arms of different shapes; eight times the layers are slower'
 
+# Method auto chooses by costs that are measured once: measured again, they never are the same to the last digit.
+auto="$ab --out auto --b attention.method=auto --b attention.logit_bound=1 --train.steps=4 --json"
+costs() { for i in 0 1; do "$get" costs 1 $i <auto/progress.json; done; }
+expect 0 auto $auto
+costs >costs
+expect 0 'auto, another seed' $auto --resume --seeds 2
+costs | cmp -s - costs && [ "$("$get" step <auto/progress.json)" = 4 ] && [ "$("$get" seed <auto/progress.json)" = 1 ] ||
+    fail "auto, resumed: its costs were $(cat costs)"
+ok 'auto: costs are kept with the comparison'
+
 mistake() { # mistake TEXT ARGUMENT...
     local text=$1
     shift

@@ -71,7 +71,8 @@ static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, 
         for (size_t k = 0; k < counts[from]; k++)
             if (!apply(arm, overrides[from * COMMAND_REPEATS + k], error)) return false;
         if (i == 2 && !apply(arm, "attention.far=none", error)) return false;
-        if (!config_resolve(&arm->config, error)) {
+        // All layers, seeds and sessions of an arm choose by the same costs, else a resumed one could choose otherwise.
+        if (!config_resolve(&arm->config, error) || !config_measure_costs(&arm->config, error)) {
             error_context(error, "Arm %s", arm->key);
             return false;
         }

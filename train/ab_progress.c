@@ -151,6 +151,31 @@ static json_t *fingerprints(const Ab *ab) {
     return array;
 }
 
+// Of method auto, 0 without it: seconds per GFLOP, as measured when the comparison began.
+static json_t *costs(const Ab *ab) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < ab->arm_count; i++)
+        json_array_append_new(array,
+                              json_pack("[f, f]", ab->arms[i].config.cost_exact, ab->arms[i].config.cost_lowrank));
+    return array;
+}
+
+static bool take_costs(Ab *ab, const json_t *array) {
+    for (size_t i = 0; i < ab->arm_count; i++) {
+        Config *config = &ab->arms[i].config;
+        const json_t *pair = json_array_get(array, i);
+        const double exact = json_real_value(json_array_get(pair, 0)),
+                     lowrank = json_real_value(json_array_get(pair, 1));
+        if (!pair) return json_array_size(array) == 0; // a record from before they were kept
+        if (!(exact >= 0 && lowrank >= 0 && (exact > 0) == (config->cost_exact > 0) &&
+              (lowrank > 0) == (config->cost_lowrank > 0)))
+            return false;
+        config->cost_exact = exact;
+        config->cost_lowrank = lowrank;
+    }
+    return json_array_size(array) == ab->arm_count;
+}
+
 bool ab_progress_save(const Ab *ab, Error *error) {
     char path[RUN_PATH];
     json_watch();
@@ -158,10 +183,10 @@ bool ab_progress_save(const Ab *ab, Error *error) {
     for (size_t s = 0; s <= ab->seed && s < ab->seed_count; s++)
         for (size_t i = 0; i < ab->arm_count; i++)
             json_array_append_new(tracks, track_json(ab_track(ab, s, i), s < ab->seed ? ab->steps : ab->step));
-    json_t *document =
-        json_pack("{s:I, s:I, s:I, s:o, s:o, s:O, s:O, s:O}", "seed", (json_int_t)ab->seed, "step",
-                  (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count, "arms", fingerprints(ab), "tracks", tracks,
-                  "fidelity", ab->fidelity, "gradients", ab->gradients, "sessions", ab->sessions);
+    json_t *document = json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:O, s:O, s:O}", "seed", (json_int_t)ab->seed, "step",
+                                 (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count, "arms", fingerprints(ab),
+                                 "costs", costs(ab), "tracks", tracks, "fidelity", ab->fidelity, "gradients",
+                                 ab->gradients, "sessions", ab->sessions);
     char *text = json_print(document, JSON_COMPACT | JSON_REAL_PRECISION(17));
     json_decref(document);
     if (!text) return error_set(error, ERROR_MEMORY, "Out of memory for the record of the comparison.");
@@ -186,7 +211,7 @@ static bool take(Ab *ab, const json_t *document, const char *path, Error *error)
                          path, (long long)json_integer_value(json_object_get(document, "seeds")));
     ab->seed = seed;
     ab->step = step;
-    bool whole = true;
+    bool whole = take_costs(ab, json_object_get(document, "costs"));
     for (size_t s = 0; s <= seed; s++)
         for (size_t i = 0; i < ab->arm_count; i++)
             whole = read_track(json_array_get(tracks, s * ab->arm_count + i), ab_track(ab, s, i),
