@@ -49,6 +49,12 @@ if [ -z "$user" ] || { chmod 755 . && $user test -x "$rope"; } 2>/dev/null; then
     ok 'a checkpoint that may not be read'
 fi
 
+# Settings may come from a pipe, and late: whoever names one waits for its writer, as cat does.
+expect 0 'settings from a pipe' $train --data.dir=data --train.out=from_pipe \
+    --config <(sleep 0.3; echo '[train]'; sleep 0.3; echo 'keep = 7')
+grep -qx 'keep = 7' from_pipe/config.ini || fail 'settings from a pipe: lost'
+ok 'settings from a pipe'
+
 # Pipes in the place of files, which nobody writes to.
 for file in run/metrics.jsonl run/latest/state.json data/meta.json data/tokenizer.model; do
     rm -rf piped && mkdir piped && cp -a run data piped && rm piped/$file && mkfifo piped/$file
