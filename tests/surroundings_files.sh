@@ -62,6 +62,12 @@ wait $pid || fail 'a run with readers: exit code'
 [ "$(ls -d busy/step_* | wc -l)" = 1 ] || fail "a run with readers: it left $(ls busy)"
 ok 'readers beside a run that keeps one checkpoint'
 
+# Settings may come from a pipe, and late: whoever names one waits for its writer, as cat does.
+expect 0 'settings from a pipe' $train --data.dir=data --train.out=from_pipe \
+    --config <(sleep 0.3; echo '[train]'; sleep 0.3; echo 'keep = 7')
+grep -qx 'keep = 7' from_pipe/config.ini || fail 'settings from a pipe: lost'
+ok 'settings from a pipe'
+
 # Pipes in the place of files, which nobody writes to.
 for file in run/metrics.jsonl run/latest/state.json data/meta.json data/tokenizer.model; do
     rm -rf piped && mkdir piped && cp -a run data piped && rm piped/$file && mkfifo piped/$file

@@ -180,8 +180,7 @@ bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t
     char path[PATH_SIZE], written[CRC_DIGITS + 1] = "", actual[16] = "-";
     size_t size;
     if (!path_join(path, sizeof path, directory, "state.json", error)) return false;
-    if (access(path, F_OK) != 0 &&
-        errno == ENOENT) // what a removal that was cut short may leave: no mistake of the user's
+    if (access(path, F_OK) != 0 && errno == ENOENT) // what a removal that was cut short may leave: no mistake of the user's
         return error_set(error, ERROR_CORRUPT, "%s is not whole: it has no state.json.", directory);
     char *text = file_read_all(path, STATE_LIMIT, &size, error);
     if (!text) return false;

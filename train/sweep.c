@@ -158,8 +158,8 @@ static bool open_record(Sweep *sweep, bool resume, Error *error) {
     bool whole = json_is_object(sweep->rows);
     const char *name;
     json_t *row;
-    json_object_foreach(sweep->rows, name, row) whole =
-        whole && json_is_string(json_object_get(row, "name")) && json_is_string(json_object_get(row, "state"));
+    json_object_foreach(sweep->rows, name, row)
+        whole = whole && json_is_string(json_object_get(row, "name")) && json_is_string(json_object_get(row, "state"));
     return whole || error_set(error, ERROR_CORRUPT, "%s is not a sweep's.", sweep->record);
 }
 
@@ -208,12 +208,12 @@ static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *out
         Error ended = {0};
         if (!train_run(config, resume, outcome, &ended) && !outcome->diverged)
             return error_set(error, ended.kind, "The sweep ends at %s.%s", name, go_on);
-        error_clear(&ended);                                       // of a run that diverged
         if (!outcome->finished && !outcome->diverged) return true; // a signal
         json_watch();
         json_object_set_new(sweep->rows, name, row_json(sweep, run, name, config, outcome));
-        if (!save_record(sweep, &ended))
-            return error_set(error, ended.kind, "%s. The sweep ends at %s.%s", ended.message, name, go_on);
+        Error unsaved = {0};
+        if (!save_record(sweep, &unsaved))
+            return error_set(error, unsaved.kind, "%s. The sweep ends at %s.%s", unsaved.message, name, go_on);
     }
     return true;
 }
