@@ -255,7 +255,8 @@ static void test_seal(void **unused) {
     assert_true(path_join(paths[0], PATH, directory, "tokenizer.model", &error));
     assert_true(path_join(paths[1], PATH, directory, "state.json", &error));
     overwrite(paths[0], "some tokenizer", 14);
-    RunState state = {.step = 7, .updates = 7, .tokens = 224, .data = {1, 3}, .loss_sum = 1.5, .loss_count = 2};
+    RunState state = {.step = 7, .updates = 7, .tokens = 224, .data = {1, 3}, .loss_sum = 1.5, .loss_count = 2,
+                      .data_checksum = 0xfedcba98};
     assert_true(state_write(directory, &state, 1, 7, 99, &error));
     for (size_t file = 0; file < 2; file++) {
         size_t size;

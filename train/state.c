@@ -163,7 +163,7 @@ static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *
                         .skipped_in_row = (uint64_t)in_row,
                         .fell_back = (uint64_t)fell_back,
                         .data = {(uint64_t)epoch, (uint64_t)window},
-                        .data_checksum = (uint32_t)data_checksum,
+                        .data_checksum = (uint64_t)data_checksum,
                         .loss_sum = loss_sum,
                         .loss_count = (uint64_t)count,
                         .best_loss = json_number_value(best),

@@ -15,7 +15,7 @@ typedef struct RunState {
     uint64_t skipped_in_row;
     uint64_t fell_back; // heads × batch rows that ran the exact far field, all steps
     DataPosition data;
-    uint32_t data_checksum; // batches_checksum of the training data
+    uint64_t data_checksum; // batches_checksum of the training data; 0: unknown, or a task
     double loss_sum;        // of the steps since the last line of metrics
     uint64_t loss_count;
     double best_loss; // held-out; meaningful if best_step > 0
