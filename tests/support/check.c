@@ -148,6 +148,13 @@ const char *temporary_directory(void) {
     return path;
 }
 
+size_t check_share(void) {
+    const char *text = getenv("TEST_SHARE");
+    const size_t share = text ? strtoul(text, NULL, 10) : 1;
+    if (share == 0) fail_msg("TEST_SHARE=%s is no number of cases", text);
+    return share;
+}
+
 void test_begin(char **argv) {
     cpu_mend_blas(argv);
     const char *filter = getenv("TEST_FILTER"), *skip = getenv("TEST_SKIP");

@@ -41,6 +41,9 @@ void check_same_bits(const char *what, const void *a, const void *b, size_t byte
 void check_count(const char *what, size_t cases);
 void check_report(void); // "what: N compared" lines; every test program calls it last
 
+// Where everything is a hundred times slower, $TEST_SHARE=n has the longest tests try one in n of their cases (else 1).
+size_t check_share(void);
+
 // A fresh directory below $TMPDIR or /tmp, removed at exit.
 const char *temporary_directory(void);
 
