@@ -4,7 +4,7 @@
 #   demo     text -> tokenizer -> model -> sample      test     unit tests and an end-to-end run
 #   asan     tests under address+undefined    tsan     tests under the thread sanitizer
 #   bench    measurements of this machine     oracle   comparison with PyTorch (needs Python; not in CI)
-#   mutants, faults, fuzz, soak, coverage, valgrind, wide: tests/reliability.mk
+#   mutants, faults, fuzz, soak, coverage, valgrind, wide, avx512: tests/reliability.mk
 #   lint, format, layers, install (PREFIX, DESTDIR), clean
 
 CC       ?= cc

@@ -4,13 +4,14 @@
 #   fuzz     libFuzzer targets, FUZZ_SECONDS or FUZZ_RUNS each  soak      long forms, SOAK_SECONDS in all
 #   coverage branch coverage of the code that reads files       valgrind  the test programs under valgrind
 #   wide     the test suite with vectors as wide as AVX-512's, on machines that have AVX2 alone
+#   avx512   the kernels' test programs on an emulated CPU that has AVX-512, AVX512_SECONDS at most
 
 FUZZ_SECONDS ?= 20
 FUZZ_RUNS ?= -1
 SOAK_SECONDS ?= 3600
 FAULTS_DIRECTORY ?= $(if $(wildcard /dev/shm),/dev/shm,/tmp)/rope-faults
 
-.PHONY: mutants faults fuzz soak coverage valgrind wide
+.PHONY: mutants faults fuzz soak coverage valgrind wide avx512
 
 mutants:
 	@MAKE='$(MAKE)' BUILD=$(BUILD) sh tests/mutants.sh
@@ -66,6 +67,11 @@ valgrind: build-tests
 wide: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/wide ISA_FLAGS_avx2='$(ISA_FLAGS_avx2) -DROPE_WIDE' build-tests
 	@BUILD=build/wide sh tests/run.sh
+
+# The real instructions, a machine around them, and all of it interpreted: Debian's bochs.
+avx512: build-tests
+	@sh tests/deps.sh bochs bochs-term bochsbios vgabios isolinux syslinux-common xorriso cpio
+	@BUILD=$(BUILD) sh tests/emulate.sh $(AVX512_TESTS)
 
 soak: $(BUILD)/tests/faults build-tests
 	@BUILD=$(BUILD) SOAK_SECONDS=$(SOAK_SECONDS) sh tests/soak.sh
