@@ -108,6 +108,15 @@ static double median_of(double *values, size_t count) {
     return values[count / 2];
 }
 
+// The bounds of output, dq, dk, dv and the fallbacks of two heads.
+static AttentionReport report_into(double numbers[5][2]) {
+    return (AttentionReport){.output_bound = numbers[0],
+                             .dq_bound = numbers[1],
+                             .dk_bound = numbers[2],
+                             .dv_bound = numbers[3],
+                             .fell_back = numbers[4]};
+}
+
 // Errors against the true exp over the same fields never exceed what the report certifies.
 static void test_certificates(void **state) {
     (void)state;
@@ -128,11 +137,7 @@ static void test_certificates(void **state) {
             problem.q[i] = problem.q[i % q_row];
         for (size_t i = 0; n % 4 == 1 && i < problem.k_count; i++) problem.k[i] = problem.k[i % k_row];
         double numbers[5][2];
-        AttentionReport report = {.output_bound = numbers[0],
-                                  .dq_bound = numbers[1],
-                                  .dk_bound = numbers[2],
-                                  .dv_bound = numbers[3],
-                                  .fell_back = numbers[4]};
+        AttentionReport report = report_into(numbers);
         attention_problem_run(&problem, plan, NULL, &report);
         problem.settings.far = FAR_EXACT;
         AttentionSolution solution = attention_solve(&problem, true, NULL);
@@ -188,11 +193,7 @@ static void test_certificates_of_low_logits(void **state) {
             }
         memset(problem.d_o, 0, without * problem.o_stride * sizeof *problem.d_o);
         double numbers[5][2];
-        AttentionReport report = {.output_bound = numbers[0],
-                                  .dq_bound = numbers[1],
-                                  .dk_bound = numbers[2],
-                                  .dv_bound = numbers[3],
-                                  .fell_back = numbers[4]};
+        AttentionReport report = report_into(numbers);
         attention_problem_run(&problem, plan, NULL, &report);
         for (size_t i = 0; i < 8; i++)
             if (!(numbers[i / 2][i % 2] > 0 && isfinite(numbers[i / 2][i % 2])))

@@ -1,8 +1,8 @@
 // rope ab: two or three arms (settings) trained side by side. Private to ab*.c.
 //
 // Every arm starts from the same weights where shapes agree (initial weights are a function of seed and tensor, or those
-// of train.init) and sees the same batches. Their steps alternate in one process, and the order within a pair alternates too, so that a
-// busy machine slows all of them alike; ratios are taken step by step.
+// of train.init) and sees the same batches. Their steps alternate in one process, and the order within a pair alternates
+// too, so that a busy machine slows all of them alike; ratios are taken step by step.
 #ifndef ROPE_TRAIN_AB_H
 #define ROPE_TRAIN_AB_H
 
