@@ -107,3 +107,10 @@ bool data_read_meta(const char *directory, PrepareResult *meta, Error *error) {
     free(text);
     return good;
 }
+
+bool data_find_meta(const char *directory, PrepareResult *meta, Error *error) {
+    Error own = {0};
+    *meta = (PrepareResult){0};
+    if (!*directory || data_read_meta(directory, meta, &own) || own.kind == ERROR_USER) return true;
+    return error_set(error, own.kind, "%s", own.message);
+}

@@ -66,6 +66,7 @@ expect 0 'prepare a shorter text' "$rope" prepare shorter.txt --out data_written
 cp -a run other_data
 expect 0 'resume on a shorter text' "$rope" train --resume other_data --data.dir=data_written --train.steps=33
 says 'resume on a shorter text' 'The data differ from those of other_data/step_00000030'
+says 'resume on a shorter text' 'The held-out data differ from those of other_data/step_00000030'
 expect 0 'resume on the same text' "$rope" train --resume other_data --train.steps=36
 grep -q 'data differ' err && fail 'resume on the same text: it is no other'
 ok 'shards that are written to, and a run on other data'

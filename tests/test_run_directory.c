@@ -1,62 +1,18 @@
-// Runs on disk: which checkpoint a run goes on from, what is kept and what is swept away, and what is refused because it
-// belongs to another run. Models of a few hundred numbers on a synthetic task.
+// Runs on disk: which checkpoint a run goes on from, what is kept and what is swept away. Models of a few hundred numbers
+// on a synthetic task.
 #include "tests/support/check.h"
-#include "tests/support/toy_trainer.h"
+#include "tests/support/toy_run.h"
 
-#include <jansson.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/files.h"
 #include "core/threads.h"
-#include "train/run_directory.h"
 #include "train/snapshot.h"
 #include "train/state.h"
-#include "train/train.h"
-
-enum { PATH = 512 };
-
-// Settings of a toy run; `more` are assignments, NULL at the end.
-static Config settings(const char *const *more) {
-    static const char *const common[] = {"data.task=induction", "model.layers=1",   "model.width=8",
-                                         "model.heads=2",       "model.kv_heads=1", "model.tokens=16",
-                                         "model.vocabulary=32", "train.batch=1",    "train.accumulate=1",
-                                         "train.steps=1000",    "train.keep=2",     NULL};
-    return toy_settings(common, more);
-}
-
-static void save(RunDirectory *run, Trainer *trainer) {
-    char saved[RUN_PATH];
-    Error error = {0};
-    if (!run_save(run, trainer, NULL, saved, &error)) fail_msg("%s", error.message);
-}
-
-static const char *below(const char *directory, const char *name) {
-    static char path[2 * PATH];
-    snprintf(path, sizeof path, "%.511s/%.511s", directory, name);
-    return path;
-}
-
-static bool there(const char *directory, const char *name) {
-    struct stat status;
-    return lstat(below(directory, name), &status) == 0;
-}
-
-static void write_file(const char *directory, const char *name, const char *text) {
-    FILE *file = fopen(below(directory, name), "wb");
-    assert_true(file && fwrite(text, 1, strlen(text), file) == strlen(text) && fclose(file) == 0);
-}
-
-static void check_link(const char *directory, const char *link, const char *target) {
-    char found[PATH] = "";
-    if (readlink(below(directory, link), found, sizeof found - 1) < 0 || strcmp(found, target))
-        fail_msg("%s points to '%s' instead of %s", link, found, target);
-}
 
 // The last two and the best stay; both links point to what is there; what a killed run left is swept, and no more.
 static void test_keeps(void **unused) {
@@ -296,121 +252,6 @@ static void test_copied_links(void **unused) {
     check_count("directories in the place of links", 2);
 }
 
-// Each setting that shapes the model, and the seed, which orders the data: with another value a run is not continued,
-// and the trainer keeps its numbers.
-static void test_other_runs(void **unused) {
-    (void)unused;
-    const char *directory = temporary_directory();
-    static const char *const shared[] = {"model.qk_size=4", "model.v_size=4", "model.ffn=16", NULL};
-    static const char *const others[] = {"model.vocabulary=33",
-                                         "model.layers=2",
-                                         "model.width=12",
-                                         "model.heads=1",
-                                         "model.kv_heads=2",
-                                         "model.qk_size=6",
-                                         "model.v_size=6",
-                                         "model.ffn=24",
-                                         "model.tokens=18",
-                                         "model.rope_theta=500",
-                                         "model.norm_epsilon=1e-4",
-                                         "model.tie=false",
-                                         "model.qk_norm=true",
-                                         "model.token_shift=true",
-                                         "train.seed=77"};
-    Config config = settings(shared);
-    Trainer trainer;
-    char path[PATH];
-    Error error = {0};
-    toy_trainer_create(&trainer, &config);
-    snprintf(path, sizeof path, "%s/saved", directory);
-    if (!snapshot_save(path, &trainer, NULL, &error)) fail_msg("%s", error.message);
-    if (!snapshot_load(path, &trainer, &error)) fail_msg("%s", error.message);
-    trainer_destroy(&trainer);
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-        const char *more[] = {shared[0], shared[1], shared[2], others[i], NULL};
-        Config other = settings(more);
-        toy_trainer_create(&trainer, &other);
-        const size_t bytes = model_tensors(trainer.model)->elements * sizeof(real);
-        real *before = malloc(bytes);
-        assert_non_null(before);
-        memcpy(before, model_parameters(trainer.model), bytes);
-        error_clear(&error);
-        if (snapshot_load(path, &trainer, &error)) fail_msg("%s: accepted", others[i]);
-        assert_int_equal(error.kind, ERROR_USER);
-        check_same_bits("weights after a refusal", model_parameters(trainer.model), before, bytes);
-        check_count("checkpoints of other runs refused", 1);
-        free(before);
-        trainer_destroy(&trainer);
-    }
-}
-
-// Weights alone go into a model of the same shape, whatever its context; a run goes on under other settings of training,
-// and not under those that its order of data or its shape depends on.
-static void test_settings_that_may_differ(void **unused) {
-    (void)unused;
-    static const struct {
-        const char *setting;
-        bool weights, run;
-    } cases[] = {{"optim.learning_rate=0.5", true, true}, {"model.tokens=18", true, false},
-                 {"model.rope_theta=500", true, false},   {"model.norm_epsilon=1e-4", true, false},
-                 {"train.seed=77", true, false},          {"model.vocabulary=33", false, false}};
-    const char *directory = temporary_directory();
-    Config config = settings(NULL);
-    Trainer trainer;
-    RunDirectory run;
-    Error error = {0};
-    toy_trainer_create(&trainer, &config);
-    trainer.state.step = 1;
-    if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
-    save(&run, &trainer);
-    trainer_destroy(&trainer);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        Config other = settings((const char *const[]){cases[i].setting, NULL});
-        bool found;
-        toy_trainer_create(&trainer, &other);
-        Error weights = {0}, whole = {0};
-        if (snapshot_load_weights(below(directory, "step_00000001"), &trainer, &weights) != cases[i].weights)
-            fail_msg("%s: weights: %s", cases[i].setting, weights.message);
-        if (run_load_latest(&run, &trainer, &found, &whole) != cases[i].run || found != cases[i].run)
-            fail_msg("%s: the run: %s", cases[i].setting, whole.message);
-        if (!cases[i].weights) assert_int_equal(weights.kind, ERROR_USER);
-        if (!cases[i].run) assert_true(whole.kind == ERROR_USER && strstr(whole.message, directory));
-        check_count("settings that differ", 2);
-        trainer_destroy(&trainer);
-    }
-    run_close(&run);
-}
-
-// Settings that travel in config.json come from outside: what is not known there is refused.
-static void test_carried_settings(void **unused) {
-    (void)unused;
-    Config config = settings(NULL);
-    Error error = {0};
-    json_t *carried = snapshot_settings(&config);
-    assert_true(json_object_size(carried) > 5);
-    if (!snapshot_apply_settings(carried, &config, &error)) fail_msg("%s", error.message);
-    json_decref(carried);
-    if (!snapshot_apply_settings(NULL, &config, &error)) fail_msg("%s", error.message);
-    char many[CONFIG_TEXT + 100];
-    memset(many, '1', sizeof many);
-    many[sizeof many - 1] = 0;
-    const struct {
-        const char *name;
-        json_t *value;
-    } cases[] = {{"train.out", json_string("elsewhere")}, {"attention.degree", json_integer(4)},
-                 {"attention.degree", json_string(many)}, {"attention.degree", json_string("many")},
-                 {"attention.unknown", json_string("1")}, {"data.unknown", json_null()}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        json_t *object = json_object();
-        json_object_set_new(object, cases[i].name, cases[i].value);
-        error_clear(&error);
-        if (snapshot_apply_settings(object, &config, &error)) fail_msg("case %zu: accepted", i);
-        assert_int_equal(error.kind, ERROR_USER);
-        json_decref(object);
-        check_count("settings in checkpoints refused", 1);
-    }
-}
-
 // Writes `text`, whose crc32 is zeros, with the right one: only the contents are wrong then.
 static void seal(const char *directory, const char *text) {
     char sealed[4096], digits[16];
@@ -464,38 +305,6 @@ static int one_thread(void **unused) {
     return 0;
 }
 
-// The costs of attention that the settings of a run hold after it has run to `steps`.
-static void run_with_costs(const char *directory, const char *steps, bool resume, double costs[2]) {
-    char out[2 * PATH];
-    snprintf(out, sizeof out, "train.out=%s", directory);
-    const char *const more[] = {
-        "attention.method=auto", "train.eval_batches=1", "train.save_every=1", steps, out, NULL};
-    Config config = settings(more);
-    static TrainOutcome outcome;
-    Error error = {0};
-    if (resume) {
-        config_defaults(&config);
-        assert_true(config_read(&config, below(directory, "config.ini"), &error));
-        assert_true(config_set(&config, steps, ORIGIN_COMMAND_LINE, &error) && config_resolve(&config, &error));
-    }
-    if (!train_run(&config, resume, &outcome, &error)) fail_msg("%s", error.message);
-    config_defaults(&config);
-    if (!config_read(&config, below(directory, "config.ini"), &error)) fail_msg("%s", error.message);
-    costs[0] = config.cost_exact;
-    costs[1] = config.cost_lowrank;
-}
-
-// Method auto measures what attention costs once in the life of a run: measured again, it could choose otherwise.
-static void test_costs_are_kept(void **unused) {
-    (void)unused;
-    const char *directory = temporary_directory();
-    double first[2], resumed[2];
-    run_with_costs(directory, "train.steps=1", false, first);
-    assert_true(first[0] > 0 && first[1] > 0);
-    run_with_costs(directory, "train.steps=2", true, resumed);
-    check_same_bits("costs of a resumed run", first, resumed, sizeof first);
-}
-
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_keeps, one_thread),
     cmocka_unit_test(test_goes_on),
@@ -503,10 +312,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_held_by_a_reader),
     cmocka_unit_test(test_moved_away),
     cmocka_unit_test(test_copied_links),
-    cmocka_unit_test(test_other_runs),
-    cmocka_unit_test(test_settings_that_may_differ),
-    cmocka_unit_test(test_carried_settings),
     cmocka_unit_test(test_sealed_nonsense),
-    cmocka_unit_test(test_costs_are_kept),
 };
 TEST_MAIN(tests)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/files.h"
 #include "data/tasks.h"
 
 enum { TASK_HELD_OUT_EXAMPLES = 3000 }; // Zoology's number
@@ -80,7 +81,17 @@ uint64_t batches_windows(const Batches *batches) {
     return batches->loader ? loader_windows(batches->loader) : TASK_HELD_OUT_EXAMPLES;
 }
 
-uint32_t batches_checksum(const Batches *batches) { return batches->loader ? loader_checksum(batches->loader) : 0; }
+static uint32_t task_checksum(const TaskSettings *task) {
+    const uint64_t words[] = {task->tokens, task->vocabulary, task->pairs, task->filler, task->least_distance,
+                              task->seed,   task->held_out};
+    uint32_t crc = checksum(0, task->name, strlen(task->name));
+    crc = checksum(crc, &task->gap_power, sizeof task->gap_power);
+    return checksum(crc, words, sizeof words);
+}
+
+uint32_t batches_checksum(const Batches *batches) {
+    return batches->loader ? loader_checksum(batches->loader) : task_checksum(&batches->task);
+}
 
 DataPosition batches_position(const Batches *batches) {
     return batches->loader ? loader_position(batches->loader) : (DataPosition){.window = batches->example};

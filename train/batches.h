@@ -18,7 +18,7 @@ bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *er
 // text.
 const int32_t *batches_distances(const Batches *batches);
 uint64_t batches_windows(const Batches *batches);  // sequences in one pass over the data, or in a task's held-out set
-uint32_t batches_checksum(const Batches *batches); // of all their tokens; 0 of a task's, which its settings tell
+uint32_t batches_checksum(const Batches *batches); // of all their tokens; of a task, of what they are made from
 DataPosition batches_position(const Batches *batches);
 void batches_seek(Batches *batches, DataPosition position);
 void batches_close(Batches *batches);

@@ -60,7 +60,7 @@ static void print_report(const Loaded *loaded, const Evaluation *evaluation, con
             data_name(&loaded->config), (unsigned long long)evaluation->targets, loaded->config.tokens,
             loaded->config.method);
     fprintf(out, "                 loss  perplexity  bits per byte\n");
-    fprintf(out, "this model   %8.4f  %10.2f", evaluation->loss, exp(evaluation->loss));
+    fprintf(out, "this model   %8.4f  %10.2f", unsigned_nan(evaluation->loss), unsigned_nan(exp(evaluation->loss)));
     if (bits > 0)
         fprintf(out, "  %13.4f\nunigram      %8.4f  %10.2f  %13.4f", bits, meta->unigram_loss, exp(meta->unigram_loss),
                 bits_per_byte(meta->unigram_loss, meta));
@@ -78,7 +78,7 @@ static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *
     if (!loaded_open(loaded, line->positional[0], &line->config, 0, error) ||
         !snapshot_check_data(loaded->path, loaded->config.data_dir, error))
         return false;
-    if (!*loaded->config.data_dir || !data_read_meta(loaded->config.data_dir, &meta, NULL)) meta = (PrepareResult){0};
+    if (!data_find_meta(loaded->config.data_dir, &meta, error)) return false;
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, loaded->config.batch, error);
     bool fine = held_out && evaluate(loaded->model, held_out, limit * loaded->config.batch, NULL, &evaluation, error);
     batches_close(held_out);

@@ -1,4 +1,4 @@
-// Measured numbers in JSON documents: JSON knows neither NaN nor infinity, so those are null there, and back.
+// Measured numbers that may be NaN or infinite. JSON knows neither, so those are null there, and back.
 #ifndef ROPE_TRAIN_FIGURES_H
 #define ROPE_TRAIN_FIGURES_H
 
@@ -10,6 +10,9 @@ static inline json_t *figure_json(double value) { return isfinite(value) ? json_
 static inline double figure_number(const json_t *value) {
     return json_is_number(value) ? json_number_value(value) : NAN;
 }
+
+// As it is printed: "nan", not "-nan".
+static inline double unsigned_nan(double value) { return isnan(value) ? (double)NAN : value; }
 
 // The number under `key`; NaN where there is none.
 static inline double figure_of(const json_t *object, const char *key) {

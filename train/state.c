@@ -104,15 +104,15 @@ bool state_write(const char *directory, const RunState *state, uint64_t seed, ui
     if (!files) return error_set(error, ERROR_MEMORY, "Out of memory while sealing %s.", directory);
     snprintf(settings, sizeof settings, "%08" PRIx32, fingerprint);
     char *text = seal_document(json_pack(
-        "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I}, s:I, s:f, s:I, s:o, s:I, s:b, s:s, s:o, s:s}",
+        "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I}, s:I, s:f, s:I, s:o, s:I, s:I, s:b, s:s, s:o, s:s}",
         "version", STATE_VERSION, "step", (json_int_t)state->step, "updates", (json_int_t)state->updates, "tokens",
         (json_int_t)state->tokens, "skipped", (json_int_t)state->skipped, "skipped_in_row",
         (json_int_t)state->skipped_in_row, "fell_back", (json_int_t)state->fell_back, "optimizer_steps",
         (json_int_t)optimizer_steps, "data", "epoch", (json_int_t)state->data.epoch, "window",
         (json_int_t)state->data.window, "checksum", (json_int_t)state->data_checksum, "seed", (json_int_t)seed,
         "loss_sum", state->loss_sum, "loss_count", (json_int_t)state->loss_count, "best_loss",
-        state->best_step ? json_real(state->best_loss) : json_null(), "best_step", (json_int_t)state->best_step,
-        "eval_due", (int)state->eval_due, "settings", settings, "files", files, "crc32", "00000000"));
+        state->best_step && isfinite(state->best_loss) ? json_real(state->best_loss) : json_null(), "best_step",
+        (json_int_t)state->best_step, "judged_by", (json_int_t)state->judged_by, "eval_due", (int)state->eval_due, "settings", settings, "files", files, "crc32", "00000000"));
     bool fine = text ? file_write_atomic(path, text, strlen(text), error)
                      : error_set(error, ERROR_MEMORY, "Out of memory while writing %s.", path);
     free(text);
@@ -142,18 +142,18 @@ static bool check_files(const char *directory, const json_t *files, Error *error
 
 static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *optimizer_steps,
                    uint32_t *fingerprint) {
-    json_int_t data_checksum = 0; // checkpoints of earlier versions have none
+    json_int_t data_checksum = 0, judged_by = 0; // checkpoints of earlier versions have none
     json_int_t step, updates, tokens, skipped, in_row, fell_back, optimizer, epoch, window, own_seed, count, best_step;
     json_t *best;
     int version, eval_due;
     const char *settings;
     double loss_sum;
     if (json_unpack(
-            document, "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s?I}, s:I, s:F, s:I, s:o, s:I, s:b, s:s}",
+            document, "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s?I}, s:I, s:F, s:I, s:o, s:I, s?I, s:b, s:s}",
             "version", &version, "step", &step, "updates", &updates, "tokens", &tokens, "skipped", &skipped,
             "skipped_in_row", &in_row, "fell_back", &fell_back, "optimizer_steps", &optimizer, "data", "epoch", &epoch,
             "window", &window, "checksum", &data_checksum, "seed", &own_seed, "loss_sum", &loss_sum, "loss_count",
-            &count, "best_loss", &best, "best_step", &best_step, "eval_due", &eval_due, "settings", &settings) != 0)
+            &count, "best_loss", &best, "best_step", &best_step, "judged_by", &judged_by, "eval_due", &eval_due, "settings", &settings) != 0)
         return false;
     if (version != STATE_VERSION || step < 0 || epoch < 0 || window < 0 || own_seed < 0 || optimizer < 0) return false;
     *state = (RunState){.step = (uint64_t)step,
@@ -166,8 +166,9 @@ static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *
                         .data_checksum = (uint64_t)data_checksum,
                         .loss_sum = loss_sum,
                         .loss_count = (uint64_t)count,
-                        .best_loss = json_number_value(best),
+                        .best_loss = best_step && json_is_null(best) ? INFINITY : json_number_value(best),
                         .best_step = (uint64_t)best_step,
+                        .judged_by = (uint32_t)judged_by,
                         .eval_due = eval_due != 0};
     *seed = (uint64_t)own_seed;
     *optimizer_steps = (uint64_t)optimizer;

@@ -51,16 +51,15 @@ static bool save(Run *run, Error *error) {
 // *evaluation.stopped: a signal came first.
 static bool find_figures(Run *run, Evaluation *evaluation, Error *error) {
     Trainer *trainer = &run->trainer;
-    const uint64_t sequences = (uint64_t)run->config->eval_batches * run->config->batch;
-    if (!evaluate(trainer->model, trainer->held_out, sequences, &signals_stop, evaluation, error)) return false;
+    if (!evaluate(trainer->model, trainer->held_out, trainer_held_out_sequences(trainer), &signals_stop, evaluation,
+                  error))
+        return false;
     if (evaluation->stopped) return true;
     run->outcome->held_out_loss = evaluation->loss;
     run->outcome->accuracy = evaluation->accuracy;
     run->outcome->bits_per_byte = bits_per_byte(evaluation->loss, &trainer->meta);
     return true;
 }
-
-static double unsigned_nan(double value) { return isnan(value) ? (double)NAN : value; } // "nan", not "-nan"
 
 // Sets *improved when this step is the best so far. A stop signal leaves the evaluation due.
 static bool run_evaluation(Run *run, bool *improved, Error *error) {
@@ -74,6 +73,7 @@ static bool run_evaluation(Run *run, bool *improved, Error *error) {
     if (*improved) {
         state->best_loss = evaluation.loss;
         state->best_step = state->step;
+        state->judged_by = trainer_judge(&run->trainer);
     }
     metrics_say(&run->metrics, "held out at step %llu: loss %.4f, perplexity %.2f, accuracy %.2f %%%s",
                 (unsigned long long)state->step, unsigned_nan(evaluation.loss), unsigned_nan(exp(evaluation.loss)),

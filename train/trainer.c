@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/clock.h"
+#include "core/files.h"
 
 // A gradient beyond this is as good as infinite: its square would not fit into a second moment, nor ever leave it.
 static const double largest_gradient = 1e19;
@@ -61,12 +62,8 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     // Data first: what is missing there is found before memory is taken.
     trainer->train = batches_open(config, BATCHES_TRAIN, config->batch, error);
     if (trainer->train && held_out) trainer->held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, error);
-    Error meta = {0};
-    if (*config->data_dir && !data_read_meta(config->data_dir, &trainer->meta, &meta))
-        trainer->meta = (PrepareResult){0}; // shards made elsewhere: no bytes, no unigram loss
-    const bool known = meta.kind == ERROR_NONE || meta.kind == ERROR_USER;
-    if (!known) error_set(error, meta.kind, "%s", meta.message);
-    bool data = trainer->train && (trainer->held_out || !held_out) && known;
+    const bool data = trainer->train && (trainer->held_out || !held_out) &&
+                      data_find_meta(config->data_dir, &trainer->meta, error);
     if (data) trainer->model = model_create(&settings, error);
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);
@@ -111,6 +108,18 @@ bool trainer_finite(Trainer *trainer) {
 
 bool trainer_logs(const Config *config, uint64_t step) {
     return step == config->steps || step % config->log_every == 0;
+}
+
+uint64_t trainer_held_out_sequences(const Trainer *trainer) {
+    const uint64_t there = batches_windows(trainer->held_out);
+    const uint64_t wanted = (uint64_t)trainer->config->eval_batches * trainer->config->batch;
+    return wanted && wanted < there ? wanted : there;
+}
+
+uint32_t trainer_judge(const Trainer *trainer) {
+    const uint64_t words[] = {batches_checksum(trainer->held_out), trainer_held_out_sequences(trainer),
+                              trainer->config->tokens};
+    return checksum(0, words, sizeof words);
 }
 
 // Adds the report of one of the step's batches, counted from 0: bounds hold for all of them, so the largest do; the

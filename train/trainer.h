@@ -15,11 +15,12 @@ typedef struct RunState {
     uint64_t skipped_in_row;
     uint64_t fell_back; // heads × batch rows that ran the exact far field, all steps
     DataPosition data;
-    uint64_t data_checksum; // batches_checksum of the training data; 0: unknown, or a task
+    uint64_t data_checksum; // batches_checksum of the training data; 0: unknown
     double loss_sum;        // of the steps since the last line of metrics
     uint64_t loss_count;
-    double best_loss; // held-out; meaningful if best_step > 0
+    double best_loss; // held-out; meaningful if best_step > 0. Infinite: of other data than are held out now
     uint64_t best_step;
+    uint32_t judged_by; // trainer_judge of best_loss; 0: unknown
     bool eval_due; // the held-out evaluation of `step` is still to be done
 } RunState;
 
@@ -63,6 +64,10 @@ AttentionSummary trainer_attention(const Trainer *trainer);
 bool trainer_logs(const Config *config, uint64_t step);
 // True if every weight and moment is finite: what is saved over a good checkpoint must be.
 bool trainer_finite(Trainer *trainer);
+// How many of the held-out sequences an evaluation is made of.
+uint64_t trainer_held_out_sequences(const Trainer *trainer);
+// Checksum of these sequences. Losses with the same one can be compared.
+uint32_t trainer_judge(const Trainer *trainer);
 // Bytes of the buffers that trainer_create takes besides model and moments.
 size_t trainer_buffer_bytes(const Config *config);
 

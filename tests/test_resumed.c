@@ -1,0 +1,272 @@
+// Runs that go on: what is refused because it belongs to another run, what may differ, and what is kept or said then.
+#include "tests/support/check.h"
+#include "tests/support/toy_run.h"
+
+#include <jansson.h>
+#include <math.h>
+
+#include "core/threads.h"
+#include "train/snapshot.h"
+#include "train/state.h"
+#include "train/train.h"
+
+// Each setting that shapes the model, and the seed, which orders the data: with another value a run is not continued,
+// and the trainer keeps its numbers.
+static void test_other_runs(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    static const char *const shared[] = {"model.qk_size=4", "model.v_size=4", "model.ffn=16", NULL};
+    static const char *const others[] = {"model.vocabulary=33",
+                                         "model.layers=2",
+                                         "model.width=12",
+                                         "model.heads=1",
+                                         "model.kv_heads=2",
+                                         "model.qk_size=6",
+                                         "model.v_size=6",
+                                         "model.ffn=24",
+                                         "model.tokens=18",
+                                         "model.rope_theta=500",
+                                         "model.norm_epsilon=1e-4",
+                                         "model.tie=false",
+                                         "model.qk_norm=true",
+                                         "model.token_shift=true",
+                                         "train.seed=77"};
+    Config config = settings(shared);
+    Trainer trainer;
+    char path[PATH];
+    Error error = {0};
+    toy_trainer_create(&trainer, &config);
+    snprintf(path, sizeof path, "%s/saved", directory);
+    if (!snapshot_save(path, &trainer, NULL, &error)) fail_msg("%s", error.message);
+    if (!snapshot_load(path, &trainer, &error)) fail_msg("%s", error.message);
+    trainer_destroy(&trainer);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const char *more[] = {shared[0], shared[1], shared[2], others[i], NULL};
+        Config other = settings(more);
+        toy_trainer_create(&trainer, &other);
+        const size_t bytes = model_tensors(trainer.model)->elements * sizeof(real);
+        real *before = malloc(bytes);
+        assert_non_null(before);
+        memcpy(before, model_parameters(trainer.model), bytes);
+        error_clear(&error);
+        if (snapshot_load(path, &trainer, &error)) fail_msg("%s: accepted", others[i]);
+        assert_int_equal(error.kind, ERROR_USER);
+        check_same_bits("weights after a refusal", model_parameters(trainer.model), before, bytes);
+        check_count("checkpoints of other runs refused", 1);
+        free(before);
+        trainer_destroy(&trainer);
+    }
+}
+
+// Weights alone go into a model of the same shape, whatever its context; a run goes on under other settings of training,
+// and not under those that its order of data or its shape depends on.
+static void test_settings_that_may_differ(void **unused) {
+    (void)unused;
+    static const struct {
+        const char *setting;
+        bool weights, run;
+    } cases[] = {{"optim.learning_rate=0.5", true, true}, {"model.tokens=18", true, false},
+                 {"model.rope_theta=500", true, false},   {"model.norm_epsilon=1e-4", true, false},
+                 {"train.seed=77", true, false},          {"model.vocabulary=33", false, false}};
+    const char *directory = temporary_directory();
+    Config config = settings(NULL);
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    toy_trainer_create(&trainer, &config);
+    trainer.state.step = 1;
+    if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
+    save(&run, &trainer);
+    trainer_destroy(&trainer);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Config other = settings((const char *const[]){cases[i].setting, NULL});
+        bool found;
+        toy_trainer_create(&trainer, &other);
+        Error weights = {0}, whole = {0};
+        if (snapshot_load_weights(below(directory, "step_00000001"), &trainer, &weights) != cases[i].weights)
+            fail_msg("%s: weights: %s", cases[i].setting, weights.message);
+        if (run_load_latest(&run, &trainer, &found, &whole) != cases[i].run || found != cases[i].run)
+            fail_msg("%s: the run: %s", cases[i].setting, whole.message);
+        if (!cases[i].weights) assert_int_equal(weights.kind, ERROR_USER);
+        if (!cases[i].run) assert_true(whole.kind == ERROR_USER && strstr(whole.message, directory));
+        check_count("settings that differ", 2);
+        trainer_destroy(&trainer);
+    }
+    run_close(&run);
+}
+
+// Settings that travel in config.json come from outside: what is not known there is refused.
+static void test_carried_settings(void **unused) {
+    (void)unused;
+    Config config = settings(NULL);
+    Error error = {0};
+    json_t *carried = snapshot_settings(&config);
+    assert_true(json_object_size(carried) > 5);
+    if (!snapshot_apply_settings(carried, &config, &error)) fail_msg("%s", error.message);
+    json_decref(carried);
+    if (!snapshot_apply_settings(NULL, &config, &error)) fail_msg("%s", error.message);
+    char many[CONFIG_TEXT + 100];
+    memset(many, '1', sizeof many);
+    many[sizeof many - 1] = 0;
+    const struct {
+        const char *name;
+        json_t *value;
+    } cases[] = {{"train.out", json_string("elsewhere")}, {"attention.degree", json_integer(4)},
+                 {"attention.degree", json_string(many)}, {"attention.degree", json_string("many")},
+                 {"attention.unknown", json_string("1")}, {"data.unknown", json_null()}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *object = json_object();
+        json_object_set_new(object, cases[i].name, cases[i].value);
+        error_clear(&error);
+        if (snapshot_apply_settings(object, &config, &error)) fail_msg("case %zu: accepted", i);
+        assert_int_equal(error.kind, ERROR_USER);
+        json_decref(object);
+        check_count("settings in checkpoints refused", 1);
+    }
+}
+
+// The costs of attention that the settings of a run hold after it has run to `steps`.
+static void run_with_costs(const char *directory, const char *steps, bool resume, double costs[2]) {
+    char out[2 * PATH];
+    snprintf(out, sizeof out, "train.out=%s", directory);
+    const char *const more[] = {
+        "attention.method=auto", "train.eval_batches=1", "train.save_every=1", steps, out, NULL};
+    Config config = settings(more);
+    static TrainOutcome outcome;
+    Error error = {0};
+    if (resume) {
+        config_defaults(&config);
+        assert_true(config_read(&config, below(directory, "config.ini"), &error));
+        assert_true(config_set(&config, steps, ORIGIN_COMMAND_LINE, &error) && config_resolve(&config, &error));
+    }
+    if (!train_run(&config, resume, &outcome, &error)) fail_msg("%s", error.message);
+    config_defaults(&config);
+    if (!config_read(&config, below(directory, "config.ini"), &error)) fail_msg("%s", error.message);
+    costs[0] = config.cost_exact;
+    costs[1] = config.cost_lowrank;
+}
+
+// Method auto measures what attention costs once in the life of a run: measured again, it could choose otherwise.
+static void test_costs_are_kept(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    double first[2], resumed[2];
+    run_with_costs(directory, "train.steps=1", false, first);
+    assert_true(first[0] > 0 && first[1] > 0);
+    run_with_costs(directory, "train.steps=2", true, resumed);
+    check_same_bits("costs of a resumed run", first, resumed, sizeof first);
+}
+
+// Settings of a run that evaluates and saves after each step; `more` as in settings().
+static Config judged_settings(const char *directory, const char *const *more) {
+    char out[2 * PATH];
+    snprintf(out, sizeof out, "train.out=%s", directory);
+    const char *all[16] = {"data.task=mqar",     "data.pairs=2",       "train.eval_batches=4",
+                           "train.eval_every=1", "train.save_every=1", out};
+    for (size_t i = 0; more && more[i]; i++) all[6 + i] = more[i];
+    return settings(all);
+}
+
+static void run_on(const char *directory, bool resume, const char *const *more) {
+    const Config config = judged_settings(directory, more);
+    static TrainOutcome outcome;
+    Error error = {0};
+    if (!train_run(&config, resume, &outcome, &error)) fail_msg("%s", error.message);
+}
+
+static RunState state_of(const char *directory) {
+    RunState state;
+    Error error = {0};
+    if (!state_read(below(directory, "latest"), &state, NULL, NULL, NULL, &error)) fail_msg("%s", error.message);
+    return state;
+}
+
+// From here on no held-out loss is lower than the best so far.
+static void make_best_unbeatable(const char *directory) {
+    RunState state;
+    uint64_t seed, steps;
+    uint32_t fingerprint;
+    Error error = {0};
+    const char *latest = below(directory, "latest");
+    assert_true(state_read(latest, &state, &seed, &steps, &fingerprint, &error) && state.best_step > 0);
+    state.best_loss = 1e-9;
+    assert_true(state_write(latest, &state, seed, steps, fingerprint, &error));
+}
+
+// Held-out losses are compared where they are of the same sequences, and only there: of others the first is the best.
+static void test_best_is_judged_alike(void **unused) {
+    (void)unused;
+    static const struct {
+        const char *changes[3];
+        bool others;
+    } cases[] = {{{NULL}, false},
+                 {{"train.eval_batches=3"}, true},
+                 {{"train.eval_batches=0"}, true},
+                 {{"train.eval_batches=100000"}, true},
+                 {{"train.batch=2"}, true},
+                 {{"train.batch=2", "train.eval_batches=2"}, false},
+                 {{"data.pairs=3"}, true},
+                 {{"data.gap_power=0.5"}, true},
+                 {{"data.filler=distinct"}, true},
+                 {{"data.task=copy"}, true},
+                 {{"optim.learning_rate=0.1"}, false},
+                 {{"attention.method=lowrank", "attention.bound=clip"}, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *directory = temporary_directory(), *const *changes = cases[i].changes;
+        run_on(directory, false, (const char *const[]){"train.steps=2", NULL});
+        make_best_unbeatable(directory);
+        const uint64_t best = state_of(directory).best_step;
+        run_on(directory, true, (const char *const[]){"train.steps=3", changes[0], changes[1], NULL});
+        const RunState state = state_of(directory);
+        const uint64_t expected = cases[i].others ? 3 : best;
+        if (state.best_step != expected || (state.best_loss > 1e-9) != cases[i].others)
+            fail_msg("%s: the best is step %llu, %g", changes[0], (unsigned long long)state.best_step, state.best_loss);
+        char target[32];
+        snprintf(target, sizeof target, "step_%08llu", (unsigned long long)expected);
+        check_link(directory, "best", target);
+        check_count("runs judged by other data or the same", 1);
+    }
+}
+
+// Until there is another, the checkpoint that was the best is kept, over saves and further resumes.
+static void test_best_to_be_found_anew(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    static const char *const change[] = {"train.eval_batches=3", "train.keep=1", "train.steps=9", NULL};
+    run_on(directory, false, (const char *const[]){"train.steps=2", NULL});
+    make_best_unbeatable(directory);
+    const uint64_t best = state_of(directory).best_step;
+    char target[32];
+    snprintf(target, sizeof target, "step_%08llu", (unsigned long long)best);
+    const Config config = judged_settings(directory, change);
+    for (uint64_t step = 3; step <= 5; step++) {
+        Trainer trainer;
+        RunDirectory run;
+        Error error = {0};
+        bool found;
+        if (!trainer_create(&trainer, &config, true, &error) || !run_open(&run, directory, &error) ||
+            !run_load_latest(&run, &trainer, &found, &error))
+            fail_msg("%s", error.message);
+        assert_true(trainer.state.best_step == best && isinf(trainer.state.best_loss));
+        toy_trainer_step(&trainer);
+        save(&run, &trainer);
+        trainer_destroy(&trainer);
+        run_close(&run);
+        const RunState state = state_of(directory);
+        assert_true(state.step == step && state.best_step == best && isinf(state.best_loss));
+        check_link(directory, "best", target);
+        assert_true(there(directory, target));
+        check_count("saves before the next evaluation", 1);
+    }
+    run_on(directory, true, change);
+    const RunState state = state_of(directory);
+    assert_true(state.best_step > 5 && isfinite(state.best_loss));
+    assert_false(there(directory, target));
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_other_runs),           cmocka_unit_test(test_settings_that_may_differ),
+    cmocka_unit_test(test_carried_settings),     cmocka_unit_test(test_costs_are_kept),
+    cmocka_unit_test(test_best_is_judged_alike), cmocka_unit_test(test_best_to_be_found_anew),
+};
+TEST_MAIN(tests)
