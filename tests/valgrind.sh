@@ -11,7 +11,7 @@ passed=0
 failed=0
 
 for name in ${*:-$(ls tests/test_*.c tests/double_*.c | sed 's|tests/||; s|\.c$||')}; do
-    unset TEST_SKIP
+    unset TEST_SKIP TEST_SHARE
     leaks=full
     case $name in # speed; long double, which has 64 bits there; programs that start themselves anew
     test_bench | test_polynomial | test_cpu) continue ;;
@@ -19,6 +19,7 @@ for name in ${*:-$(ls tests/test_*.c tests/double_*.c | sed 's|tests/||; s|\.c$|
     test_model) export TEST_SKIP=test_no_allocation ;; # valgrind has malloc for itself
     double_lowrank) export TEST_SKIP=test_sizes ;; # polynomials of degree 7 and 8 need the 80 bits
     test_toeplitz) export TEST_SKIP=test_certificates ;;
+    test_attention) export TEST_SHARE=5 ;; # fused multiply-add is emulated there one number at a time
     test_fuzz) leaks=no ;; # jumps out of the parser of command lines, and drops what that holds
     test_optim) export TEST_SKIP=test_norm ;;
     test_files) export TEST_SKIP=test_interrupted_and_short_writes ;; # its timer runs out before a call gets anywhere
