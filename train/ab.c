@@ -133,10 +133,10 @@ static bool report(const Ab *ab, bool json, Error *error) {
            report_write_json(ab->run.path, "report.json", document, error);
     ab_print(ab, document);
     if (fine) fprintf(stderr, "report: %s\n", path);
-    if (json)
-        command_print_json(document);
-    else
+    if (!json)
         json_decref(document);
+    else if (!command_print_json(document, error))
+        fine = false;
     return fine;
 }
 

@@ -23,7 +23,10 @@ int command_bench(int argc, char **argv) {
     Error error = {0};
     command_parse(command_find("bench"), table, values, argc, argv, &line);
     char *methods = strdup(values[METHOD] ? values[METHOD] : "exact,lowrank");
-    REQUIRE(methods);
+    if (!methods) {
+        error_set(&error, ERROR_MEMORY, "Out of memory for the list of methods.");
+        return command_fail(&error);
+    }
     options.length_count =
         list_lengths(values[TOKENS] ? values[TOKENS] : "1K,4K,16K,64K", options.lengths, BENCH_MAX_LENGTHS);
     options.method_count = list_words(methods, options.methods, BENCH_MAX_METHODS);
@@ -45,9 +48,9 @@ int command_bench(int argc, char **argv) {
         error_set(&error, ERROR_USER, "Say what to measure: rope bench attention, rope bench gemm or rope bench step.");
     free(methods);
     if (!document) return command_fail(&error);
-    if (line.json)
-        command_print_json(document);
-    else
+    if (!line.json)
         json_decref(document);
+    else if (!command_print_json(document, &error))
+        return command_fail(&error);
     return 0;
 }

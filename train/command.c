@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/json_text.h"
 #include "core/threads.h"
 #include "train/words.h"
 
@@ -179,10 +180,7 @@ static void fill_options(const CommandOption *options, struct argp_option rows[M
                                  common[i].help,     1};
 }
 
-_Noreturn static void output_failed(void) {
-    fprintf(stderr, "rope: Writing to standard output failed.\n");
-    exit(1);
-}
+static const char output_failed[] = "Writing to standard output failed.";
 
 // JSON is UTF-8, and reports name what they are about.
 static void check_names(const Command *command, const CommandLine *line) {
@@ -222,13 +220,14 @@ void command_parse(const Command *command, const CommandOption *options, const c
     for (size_t i = 0; i < setting_count; i++)
         if (!config_set(&line->config, settings[i], ORIGIN_COMMAND_LINE, &error)) exit(command_fail(&error));
     free(settings);
+    json_watch();
     threads_set(line->config.threads);
     if (line->json) check_names(command, line);
     if (line->print_config) {
         Config resolved = line->config;
         bool fine = config_resolve(&resolved, &error);
         config_print(fine ? &resolved : &line->config, stdout, true);
-        if (fflush(stdout) != 0 || ferror(stdout)) output_failed();
+        if (fflush(stdout) != 0 || ferror(stdout)) fine = error_set(&error, ERROR_SYSTEM, output_failed);
         exit(fine ? 0 : command_fail(&error));
     }
 }
@@ -259,10 +258,12 @@ int command_fail(const Error *error) {
     return error_exit_code(error);
 }
 
-void command_print_json(json_t *document) {
-    REQUIRE(document);
-    bool written = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) == 0 &&
-                   putchar('\n') != EOF && fflush(stdout) == 0;
+bool command_print_json(json_t *document, Error *error) {
+    char *text = json_print(document, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    REQUIRE(text || !json_whole()); // every other figure can be printed
     json_decref(document);
-    if (!written) output_failed();
+    bool fine = text ? puts(text) != EOF && fflush(stdout) == 0
+                     : error_set(error, ERROR_MEMORY, "Out of memory for the figures of --json.");
+    free(text);
+    return fine || error_set(error, ERROR_SYSTEM, output_failed);
 }

@@ -62,8 +62,9 @@ int command_unknown(const char *name);         // says so, with the nearest comm
 
 // Prints "rope: message" to standard error and returns the exit code.
 int command_fail(const Error *error);
-// Prints a JSON document, and nothing else, to standard output. Steals the reference.
+// Prints a JSON document, and nothing else, to standard output. Steals the reference. ERROR_MEMORY also if memory ran out
+// for a part of it (since json_watch, which command_parse calls); ERROR_SYSTEM where it cannot be written.
 struct json_t;
-void command_print_json(struct json_t *document);
+bool command_print_json(struct json_t *document, Error *error);
 
 #endif

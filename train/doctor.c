@@ -156,9 +156,9 @@ int command_doctor(int argc, char **argv) {
     cpu_info(&diagnosis.cpu);
     measure(&diagnosis);
     judge(&diagnosis);
-    if (line.json)
-        command_print_json(report(&diagnosis));
-    else
+    if (!line.json)
         print_report(&diagnosis);
+    else if (!command_print_json(report(&diagnosis), &error))
+        return command_fail(&error);
     return diagnosis.problem_count ? 1 : 0;
 }

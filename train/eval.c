@@ -34,6 +34,8 @@ static void print_rows(const char *title, const double *loss, const double *accu
 static const char *data_name(const Config *config) { return *config->task ? config->task : config->data_dir; }
 
 static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta) {
+    json_t *settings = snapshot_settings(&loaded->config); // first: it watches for itself
+    if (!settings) return NULL;
     json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:f}", "checkpoint", loaded->path, "data",
                                  data_name(&loaded->config), "context", (json_int_t)loaded->config.tokens, "targets",
                                  (json_int_t)evaluation->targets, "held_out_loss", figure_json(evaluation->loss),
@@ -50,7 +52,7 @@ static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const 
     json_object_set_new(document, "distances",
                         rows_json(evaluation->distance_loss, evaluation->distance_accuracy,
                                   evaluation->distance_targets, evaluation->distances));
-    json_object_set_new(document, "settings", snapshot_settings(&loaded->config));
+    json_object_set_new(document, "settings", settings);
     return document;
 }
 
@@ -82,10 +84,8 @@ static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, loaded->config.batch, error);
     bool fine = held_out && evaluate(loaded->model, held_out, limit * loaded->config.batch, NULL, &evaluation, error);
     batches_close(held_out);
-    if (fine && line->json)
-        command_print_json(report(loaded, &evaluation, &meta));
-    else if (fine)
-        print_report(loaded, &evaluation, &meta, stderr);
+    if (fine && line->json) return command_print_json(report(loaded, &evaluation, &meta), error);
+    if (fine) print_report(loaded, &evaluation, &meta, stderr);
     return fine;
 }
 

@@ -166,19 +166,20 @@ static bool count_bytes(const char *out, bool directory, uint64_t *bytes, Error 
     return fine;
 }
 
-static void report(const Export *export, const Format *format, uint64_t bytes, bool json) {
+static bool report(const Export *export, const Format *format, uint64_t bytes, bool json, Error *error) {
     const size_t parameters = model_tensors(export->loaded->model)->parameters;
     if (export->tokenizer && format->merges && !tokenizer_merges(export->tokenizer))
         fprintf(stderr,
                 "rope: tokenizer.model is no bpe or char model: readers of %s may split texts into other tokens.\n",
                 format->name);
     if (json)
-        command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I}", "checkpoint", export->loaded->path, "format",
-                                     format->name, "out", export->out, "bytes", (json_int_t)bytes, "parameters",
-                                     (json_int_t)parameters));
-    else
-        fprintf(stderr, "%s: %s as %s, %.3f M parameters, %.3f MB%s\n", export->out, export->loaded->path, format->name,
-                (double)parameters / 1e6, (double)bytes / 1e6, export->tokenizer ? "" : ", without a tokenizer");
+        return command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I}", "checkpoint", export->loaded->path, "format",
+                                            format->name, "out", export->out, "bytes", (json_int_t)bytes, "parameters",
+                                            (json_int_t)parameters),
+                                  error);
+    fprintf(stderr, "%s: %s as %s, %.3f M parameters, %.3f MB%s\n", export->out, export->loaded->path, format->name,
+            (double)parameters / 1e6, (double)bytes / 1e6, export->tokenizer ? "" : ", without a tokenizer");
+    return true;
 }
 
 static bool run(Loaded *loaded, Export *export, const Format *format, const CommandLine *line, Error *error) {
@@ -192,8 +193,7 @@ static bool run(Loaded *loaded, Export *export, const Format *format, const Comm
         return error_set(error, ERROR_USER, "%s cannot be exported as %s: %s", loaded->path, format->name, hindrance);
     if (!write_whole(export, format, error) || !count_bytes(export->out, format->directory, &bytes, error))
         return false;
-    report(export, format, bytes, line->json);
-    return true;
+    return report(export, format, bytes, line->json, error);
 }
 
 // The last part of what the user calls the checkpoint.

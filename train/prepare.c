@@ -63,9 +63,9 @@ int command_prepare(int argc, char **argv) {
     else
         data_prepare(&settings, &result, &error);
     if (error.kind != ERROR_NONE) return command_fail(&error);
-    if (line.json)
-        command_print_json(report(&settings, &result));
-    else
+    if (!line.json)
         print_report(&settings, &result);
+    else if (!command_print_json(report(&settings, &result), &error))
+        return command_fail(&error);
     return 0;
 }

@@ -87,8 +87,8 @@ static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, Er
 
 // The step in the middle, or the mean of the two there.
 static void take_middle(const Steps *steps, ProfileCell *cell) {
-    size_t order[STEPS];
-    for (size_t i = 0; i < steps->count; i++) {
+    size_t order[STEPS] = {0};
+    for (size_t i = 1; i < steps->count; i++) {
         size_t at = i;
         for (; at > 0 && steps->seconds[order[at - 1]] > steps->seconds[i]; at--) order[at] = order[at - 1];
         order[at] = i;
@@ -223,7 +223,7 @@ static void show_length(const Profile *profile, size_t length) {
 
 static bool measure(Profile *profile, const Config *base, const Limits *limits, Error *error) {
     Config *configs = calloc(PROFILE_MAX_METHODS, sizeof *configs);
-    REQUIRE(configs);
+    if (!configs) return error_set(error, ERROR_MEMORY, "Out of memory for the settings of the methods.");
     profile->sgemm_rate = 1e9 * blas_library_rate(SGEMM_SIZE, 3);
     profile->copy_rate = copy_rate(copy_bytes, 3);
     profile->clock_cost = clock_cost();
@@ -255,10 +255,10 @@ static bool finish(const Profile *profile, const Config *config, bool json, Erro
            report_write_json(config->out, "profile.json", document, error);
     profile_print(profile, document);
     if (fine) fprintf(stderr, "report: %s\n", path);
-    if (json)
-        command_print_json(document);
-    else
+    if (!json)
         json_decref(document);
+    else if (!command_print_json(document, error))
+        fine = false;
     return fine;
 }
 
@@ -290,7 +290,10 @@ int command_profile(int argc, char **argv) {
     Error error = {0};
     command_parse(command_find("profile"), options, values, argc, argv, &line);
     char *methods = strdup(values[METHODS] ? values[METHODS] : "exact,lowrank");
-    REQUIRE(methods);
+    if (!methods) {
+        error_set(&error, ERROR_MEMORY, "Out of memory for the list of methods.");
+        return command_fail(&error);
+    }
     if (values[TOKENS]) lengths = values[TOKENS];
     profile.length_count = list_lengths(lengths, profile.lengths, PROFILE_MAX_LENGTHS);
     profile.method_count = list_words(methods, profile.methods, PROFILE_MAX_METHODS);

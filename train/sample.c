@@ -40,13 +40,16 @@ static bool write_json(const Loaded *loaded, const Tokenizer *tokenizer, Writing
     writing->context = out;
     fine = fine && write_text(loaded->model, tokenizer, writing, error);
     if (fine) write_to_stream(prompt_out, writing->prompt, writing->prompt_size);
-    if (prompt_out) fclose(prompt_out);
-    if (out) fclose(out);
+    bool whole = !prompt_out || fclose(prompt_out) == 0;
+    whole = (!out || fclose(out) == 0) && whole;
+    if (!whole || !prompt || !text) // glibc's fclose is content with a text for which there is no memory
+        fine = error_set(error, ERROR_MEMORY, "Out of memory for the text.");
     if (fine)
-        command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:f}", "checkpoint", loaded->path, "prompt", prompt,
-                                     "text", text, "prompt_tokens", (json_int_t)writing->prompt_tokens, "tokens",
-                                     (json_int_t)writing->drawn, "tokens_per_s",
-                                     writing->seconds > 0 ? (double)writing->drawn / writing->seconds : 0.0));
+        fine = command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:f}", "checkpoint", loaded->path, "prompt",
+                                            prompt, "text", text, "prompt_tokens", (json_int_t)writing->prompt_tokens,
+                                            "tokens", (json_int_t)writing->drawn, "tokens_per_s",
+                                            writing->seconds > 0 ? (double)writing->drawn / writing->seconds : 0.0),
+                                  error);
     free(prompt);
     free(text);
     return fine;

@@ -280,7 +280,7 @@ static void list_runs(const Sweep *sweep, Config *config, bool json, Error *erro
     }
     fprintf(stderr, "about %.1f min in all\n", minutes);
     if (json)
-        command_print_json(json_pack("{s:s, s:o}", "out", sweep->base->out, "rows", rows));
+        command_print_json(json_pack("{s:s, s:o}", "out", sweep->base->out, "rows", rows), error);
     else
         json_decref(rows);
 }
@@ -293,7 +293,7 @@ static void run_sweep(Sweep *sweep, bool resume, bool json, Config *config, Erro
     if (json_array_size(json_object_get(document, "rows"))) print_table(document);
     if (signals_stop) fprintf(stderr, "rope: The sweep stops here.%s\n", go_on);
     if (json && fine)
-        command_print_json(document);
+        command_print_json(document, error);
     else
         json_decref(document);
 }

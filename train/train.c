@@ -314,8 +314,9 @@ static int train(const Config *config, bool resume, bool dry_run, bool json) {
     Error error = {0};
     bool fine =
         dry_run ? train_estimate(config, &outcome.estimate, &error) : train_run(config, resume, &outcome, &error);
-    if (fine && json)
-        command_print_json(dry_run ? estimate_json(&outcome.estimate) : train_outcome_json(config, &outcome));
+    if (fine && json &&
+        !command_print_json(dry_run ? estimate_json(&outcome.estimate) : train_outcome_json(config, &outcome), &error))
+        return command_fail(&error);
     return error_exit_code(&error);
 }
 

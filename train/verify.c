@@ -259,7 +259,10 @@ int command_verify(int argc, char **argv) {
     Error error = {0};
     command_parse(command_find("verify"), table, values, argc, argv, &line);
     char *methods = strdup(values[METHOD] ? values[METHOD] : "toeplitz,lowrank");
-    REQUIRE(methods);
+    if (!methods) {
+        error_set(&error, ERROR_MEMORY, "Out of memory for the list of methods.");
+        return command_fail(&error);
+    }
     verify.length_count =
         list_lengths(values[TOKENS] ? values[TOKENS] : "256,512,1K,2K,4K,8K,16K", verify.lengths, MOST_LENGTHS);
     verify.method_count = list_words(methods, verify.methods, MOST_METHODS);
@@ -297,9 +300,9 @@ int command_verify(int argc, char **argv) {
         fprintf(stderr, "%zu of the errors above exceed ε = %g or their certificate.\n", failures, verify.epsilon);
     json_t *document = json_pack("{s:f, s:b, s:o, s:o}", "epsilon", verify.epsilon, "passed", failures == 0, "rows",
                                  rows, "fits", fits);
-    if (line.json)
-        command_print_json(document);
-    else
+    if (!line.json)
         json_decref(document);
+    else if (!command_print_json(document, &error))
+        return command_fail(&error);
     return failures ? 1 : 0;
 }

@@ -111,6 +111,7 @@ static void run_row(const Scenario *scenario, const char *name, const Row *row, 
     size_t cases = 0, failures = 0, crashes = 0, later_crashes = 0, foreign_leaks = 0;
     scenario_reset(scenario);
     const Result counted = run_rope(scenario->command, &armed);
+    if (scenario->reads && counted.status == 0 && counted.calls == 0) return; // there is nothing to fail
     if (counted.status != 0 || counted.calls == 0) {
         show_log();
         errno = 0;
@@ -249,9 +250,9 @@ int main(int argc, char **argv) {
     const size_t only = argc > 5 ? strtoul(argv[5], NULL, 10) : 0;
     char name[PATHS];
     for (size_t s = 0; s < SCENARIOS; s++)
-        if (named(name, &scenarios[s], "", "power lost", wanted)) replay_power_loss(&scenarios[s], name, stride, only);
+        if (!scenarios[s].reads && named(name, &scenarios[s], "", "power lost", wanted)) replay_power_loss(&scenarios[s], name, stride, only);
     for (size_t s = 0; s < SCENARIOS; s++)
-        if (named(name, &scenarios[s], "", "size limit", wanted)) run_limits(&scenarios[s], name, stride);
+        if (!scenarios[s].reads && named(name, &scenarios[s], "", "size limit", wanted)) run_limits(&scenarios[s], name, stride);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         if (strstr(signals[i].name, wanted)) run_signals(&signals[i], stride, seconds / 3);
     run_rows(wanted, stride, only);

@@ -65,6 +65,7 @@ typedef struct Scenario {
     // least: what has been promised to be safe: this step of a run, or (1) all of what the command makes.
     bool (*recovers)(bool killed, size_t least, char *why);
     size_t promised; // `least` once the command has reported success
+    bool reads;      // and changes no file
 } Scenario;
 
 enum {
@@ -76,6 +77,8 @@ enum {
     SCENARIO_EXPORT_FILE,
     SCENARIO_EXPORT_FOLDER,
     SCENARIO_COMPARE,
+    SCENARIO_JUDGE,
+    SCENARIO_WRITE,
     SCENARIOS
 };
 extern const Scenario scenarios[SCENARIOS];

@@ -1,6 +1,6 @@
 // The commands that meet faults, on data of a few kilobytes: a run that goes on and saves over what it has, a run's first
-// save, text that is prepared, over other prepared text or into a new folder, from files and from standard input, and a
-// model that is exported, as one file or as a folder.
+// save, text that is prepared, over other prepared text or into a new folder, from files and from standard input, a
+// model that is exported, as one file or as a folder, a comparison that goes on, and what a model is found to be.
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -265,20 +265,56 @@ static bool compare_recovers(bool killed, size_t least, char *why) {
     return goes_on && compared(why);
 }
 
+// ---- figures on standard output --------------------------------------------------------------------------------------
+
+// One thread: a child of a process that had more would wait for them for ever.
+static const char *const judging[] = {"eval", "case", "--json", "--train.threads=1", NULL};
+static const char *const writing[] = {"sample", "case", "--json", "--tokens", "4", "--train.threads=1", NULL};
+
+// All that was printed, but for times, as it was without faults.
+static bool printed(const char *reference, char *why) {
+    char path[PATH_MAX];
+    size_t size;
+    path_of(path, reference, "");
+    char *expected = contents(path, &size), *next = expected;
+    if (!expected) die(path);
+    bool same = true;
+    for (char *line; same && (line = strsep(&next, "\n"));) same = strstr(line, "tokens_per_s") || log_says(line);
+    free(expected);
+    if (!same) snprintf(why, PATHS, "it printed something else");
+    return same;
+}
+
+static bool judged(char *why) { return printed("judged", why); }
+static bool written(char *why) { return printed("written", why); }
+
+static bool judging_recovers(bool killed, size_t least, char *why) {
+    (void)killed, (void)least;
+    return succeeds(judging, why) && judged(why);
+}
+
+static bool writing_recovers(bool killed, size_t least, char *why) {
+    (void)killed, (void)least;
+    return succeeds(writing, why) && written(why);
+}
+
 // ---- all of them -----------------------------------------------------------------------------------------------------
 
 const Scenario scenarios[SCENARIOS] = {
-    [SCENARIO_LATER_SAVE] = {"later saves", continuing, "case", "template", ran_to_8, later_save_recovers, 8},
-    [SCENARIO_FIRST_SAVE] = {"first save", starting, "case", NULL, ran_to_4, first_save_recovers, 4},
+    [SCENARIO_LATER_SAVE] = {"later saves", continuing, "case", "template", ran_to_8, later_save_recovers, 8, false},
+    [SCENARIO_FIRST_SAVE] = {"first save", starting, "case", NULL, ran_to_4, first_save_recovers, 4, false},
     [SCENARIO_PREPARE_AGAIN] = {"prepare over another", preparing, "prepared", "old_data", prepared_trained,
-                                prepare_again_recovers, 1},
-    [SCENARIO_PREPARE] = {"prepare", preparing_given, "prepared", NULL, prepared_given, prepare_given_recovers, 1},
+                                prepare_again_recovers, 1, false},
+    [SCENARIO_PREPARE] = {"prepare", preparing_given, "prepared", NULL, prepared_given, prepare_given_recovers, 1, false},
     [SCENARIO_PREPARE_INPUT] = {"prepare from standard input", preparing_input, "prepared", "old_data", prepared_input,
-                                prepare_input_recovers, 1},
-    [SCENARIO_EXPORT_FILE] = {"export of a file", exporting_file, "exported", NULL, exported_file, export_file_recovers, 1},
+                                prepare_input_recovers, 1, false},
+    [SCENARIO_EXPORT_FILE] = {"export of a file", exporting_file, "exported", NULL, exported_file,
+                              export_file_recovers, 1, false},
     [SCENARIO_EXPORT_FOLDER] = {"export of a folder", exporting_folder, "exported", NULL, exported_folder,
-                                export_folder_recovers, 1},
-    [SCENARIO_COMPARE] = {"comparison", comparing, "case", "one_seed", compared, compare_recovers, 4},
+                                export_folder_recovers, 1, false},
+    [SCENARIO_COMPARE] = {"comparison", comparing, "case", "one_seed", compared, compare_recovers, 4, false},
+    [SCENARIO_JUDGE] = {"figures", judging, "case", "template", judged, judging_recovers, 0, true},
+    [SCENARIO_WRITE] = {"sample", writing, "case", "template", written, writing_recovers, 0, true},
 };
 
 void scenario_reset(const Scenario *scenario) { reset_tree(scenario->folder, scenario->initial); }
@@ -302,6 +338,16 @@ static void keep_result(const Scenario *scenario, const char *name) {
     if (rename(from, to) != 0) die(to);
 }
 
+// Leaves what the command prints in a file.
+static void keep_log(const Scenario *scenario, const char *name) {
+    char from[PATH_MAX], to[PATH_MAX];
+    scenario_reset(scenario);
+    must_run(scenario->command);
+    path_of(from, "log", "");
+    path_of(to, name, "");
+    if (rename(from, to) != 0) die(to);
+}
+
 void scenarios_set_up(void) {
     directory_remove(fault_root, NULL);
     Error error = {0};
@@ -318,6 +364,8 @@ void scenarios_set_up(void) {
     must_run((const char *const[]){"prepare", "old.txt", "--out", "old_data", "--type", "char", NULL});
     keep_result(&scenarios[SCENARIO_FIRST_SAVE], "template");
     keep_result(&scenarios[SCENARIO_LATER_SAVE], "reference");
+    keep_log(&scenarios[SCENARIO_JUDGE], "judged");
+    keep_log(&scenarios[SCENARIO_WRITE], "written");
     keep_result(&scenarios[SCENARIO_PREPARE_AGAIN], "new_data");
     keep_result(&scenarios[SCENARIO_PREPARE], "given_data");
     keep_result(&scenarios[SCENARIO_PREPARE_INPUT], "input_data");
