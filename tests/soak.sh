@@ -49,7 +49,7 @@ row '4 certificates' 3600 env LOWRANK_CASES=1000000 TEST_FILTER=test_certificate
 row '5 resume at every step' 3600 env RESUME_STEPS=200 "$BUILD/tests/test_trainer"
 row '6 determinism' 900 env TEST_FILTER=test_threads "$BUILD/tests/test_trainer"
 row '7, 8, 9, 14 faults' $((SOAK_SECONDS + 7200)) "$BUILD/tests/faults" "$directory/rope-soak.$$" 1 $((SOAK_SECONDS / 3))
-tests '10 corrupt files' test_safetensors test_checkpoint test_data
+tests '10 corrupt files' test_safetensors test_checkpoint test_shards
 row '11 changed seeds' $((SOAK_SECONDS / 6 + 600)) env FUZZ_RUNS=$((SOAK_SECONDS * 30)) "$BUILD/tests/test_fuzz"
 row '11 fuzz' $((SOAK_SECONDS + 3600)) make --no-print-directory fuzz FUZZ_RUNS=100000000 \
     FUZZ_SECONDS=$((SOAK_SECONDS / 30))
