@@ -1,5 +1,6 @@
 // Runs that go on: what is refused because it belongs to another run, what may differ, and what is kept or said then.
 #include "tests/support/check.h"
+#include "tests/support/table_file.h"
 #include "tests/support/toy_run.h"
 
 #include <jansson.h>
@@ -125,6 +126,113 @@ static void test_carried_settings(void **unused) {
     }
 }
 
+// A run that begins with another's weights has them to the bit, and moments of its own; what does not fit is refused.
+static void test_starts_from_weights(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    Config config = settings(NULL);
+    Trainer trained, trainer;
+    RunDirectory run;
+    Error error = {0};
+    toy_trainer_create(&trained, &config);
+    toy_trainer_step(&trained);
+    if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
+    save(&run, &trained);
+    static const struct {
+        const char *name, *setting, *refusal; // below the run; refusal NULL: it is taken
+    } cases[] = {{"", "train.seed=5", NULL},
+                 {"latest", "train.seed=5", NULL},
+                 {"latest///", "train.seed=5", NULL},
+                 {"step_00000001", "model.tokens=18", NULL},
+                 {"step_00000001", "model.width=12", "a model of another shape"},
+                 {"step_00000002", "train.seed=5", "cannot be read"},
+                 {"config.ini", "train.seed=5", "cannot be read"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char init[2 * PATH];
+        snprintf(init, sizeof init, "train.init=%s/%s", directory, cases[i].name);
+        Config other = settings((const char *const[]){init, cases[i].setting, NULL});
+        toy_trainer_create(&trainer, &other);
+        error_clear(&error);
+        const bool taken = run_initialise(&trainer, &error);
+        if (taken != !cases[i].refusal) fail_msg("%s, %s: %s", cases[i].name, cases[i].setting, error.message);
+        if (taken)
+            check_same_bits("weights begun with", model_parameters(trainer.model), model_parameters(trained.model),
+                            elements(&trained) * sizeof(real));
+        else
+            assert_true(error.kind == ERROR_USER && strstr(error.message, "train.init") &&
+                        strstr(error.message, cases[i].refusal));
+        for (size_t k = 1; k < 3; k++)
+            for (size_t e = 0; e < elements(&trainer); e++) assert_true(numbers_of(&trainer).values[k][e] == 0);
+        check_count("weights to begin with", 1);
+        trainer_destroy(&trainer);
+    }
+    toy_trainer_create(&trainer, &config); // nothing to begin with
+    Copy before = copy_of(&trainer);
+    assert_true(run_initialise(&trainer, &error) && same_numbers(&trainer, &before));
+    free_copy(&before);
+    trainer_destroy(&trainer);
+    trainer_destroy(&trained);
+    run_close(&run);
+}
+
+// What a table of attention.kernel was is known again: an edited one is refused, unless that is asked for.
+static void test_tables_that_change(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory(), *table = table_file_write("table", 4, 16, false);
+    char kernel[2 * PATH], crc[64];
+    snprintf(kernel, sizeof kernel, "attention.kernel=%s", table);
+    Config config = settings((const char *const[]){kernel, NULL}), edited = config;
+    Error error = {0};
+    assert_int_equal(strlen(config.kernel_crc32), 8);
+    assert_int_equal(config_origin(&config, "attention.kernel_crc32"), ORIGIN_DERIVED);
+    assert_true(config_resolve(&edited, &error) && !strcmp(config.kernel_crc32, edited.kernel_crc32));
+
+    FILE *file = fopen(table, "a");
+    assert_true(file && fputs("# another\n", file) >= 0 && fclose(file) == 0);
+    assert_false(config_resolve(&edited, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "is not the table that this was trained with"));
+    const char *asked = strstr(error.message, "kernel_crc32=");
+    assert_non_null(asked);
+    snprintf(crc, sizeof crc, "attention.%.21s", asked);
+    error_clear(&error);
+    assert_true(config_set(&edited, crc, ORIGIN_COMMAND_LINE, &error) && config_resolve(&edited, &error));
+    assert_string_not_equal(edited.kernel_crc32, config.kernel_crc32);
+
+    // Another kernel has nothing to do with it; what is not a file that can be read says so when it is read.
+    static const char *const others[] = {"rope", "/dev/null", "missing.table"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        Config over, now = config;
+        config_defaults(&over);
+        snprintf(kernel, sizeof kernel, "attention.kernel=%s", i ? others[i] : "rope");
+        assert_true(config_set(&over, kernel, ORIGIN_COMMAND_LINE, &error));
+        config_overlay(&now, &over);
+        if (!config_resolve(&now, &error) || *now.kernel_crc32) fail_msg("%s: %s", others[i], error.message);
+        check_count("kernels in the place of a table", 1);
+    }
+    assert_true(rename(table, below(directory, "moved")) == 0 && mkdir(table, 0777) == 0);
+    edited = config;
+    assert_true(config_resolve(&edited, &error) && !strcmp(config.kernel_crc32, edited.kernel_crc32));
+}
+
+// Data of another tokenizer are no data for a model; without tokenizers nobody knows.
+static void test_data_of_another_tokenizer(void **unused) {
+    (void)unused;
+    static const struct {
+        const char *model, *data;
+        bool taken;
+    } cases[] = {{NULL, NULL, true}, {NULL, "a", true}, {"a", NULL, true}, {"a", "a", true}, {"a", "b", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *checkpoint = temporary_directory(), *data = temporary_directory();
+        Error error = {0};
+        if (cases[i].model) write_file(checkpoint, "tokenizer.model", cases[i].model);
+        if (cases[i].data) write_file(data, "tokenizer.model", cases[i].data);
+        if (snapshot_check_data(checkpoint, data, &error) != cases[i].taken) fail_msg("case %zu: %s", i, error.message);
+        if (!cases[i].taken) assert_true(error.kind == ERROR_USER && strstr(error.message, data));
+        assert_true(snapshot_check_data(checkpoint, "", &error)); // a task
+        check_count("tokenizers of models and data", 2);
+    }
+}
+
 // The costs of attention that the settings of a run hold after it has run to `steps`.
 static void run_with_costs(const char *directory, const char *steps, bool resume, double costs[2]) {
     char out[2 * PATH];
@@ -182,7 +290,7 @@ static RunState state_of(const char *directory) {
 }
 
 // From here on no held-out loss is lower than the best so far.
-static void make_best_unbeatable(const char *directory) {
+static void make_best_unbeatable(const char *directory, bool known) {
     RunState state;
     uint64_t seed, steps;
     uint32_t fingerprint;
@@ -190,6 +298,7 @@ static void make_best_unbeatable(const char *directory) {
     const char *latest = below(directory, "latest");
     assert_true(state_read(latest, &state, &seed, &steps, &fingerprint, &error) && state.best_step > 0);
     state.best_loss = 1e-9;
+    if (!known) state.judged_by = 0; // as versions before there was that wrote it
     assert_true(state_write(latest, &state, seed, steps, fingerprint, &error));
 }
 
@@ -198,23 +307,24 @@ static void test_best_is_judged_alike(void **unused) {
     (void)unused;
     static const struct {
         const char *changes[3];
-        bool others;
-    } cases[] = {{{NULL}, false},
-                 {{"train.eval_batches=3"}, true},
-                 {{"train.eval_batches=0"}, true},
-                 {{"train.eval_batches=100000"}, true},
-                 {{"train.batch=2"}, true},
-                 {{"train.batch=2", "train.eval_batches=2"}, false},
-                 {{"data.pairs=3"}, true},
-                 {{"data.gap_power=0.5"}, true},
-                 {{"data.filler=distinct"}, true},
-                 {{"data.task=copy"}, true},
-                 {{"optim.learning_rate=0.1"}, false},
-                 {{"attention.method=lowrank", "attention.bound=clip"}, false}};
+        bool others, unknown; // other sequences are held out; of the best so far nobody knows by which it was judged
+    } cases[] = {{.changes = {NULL}},
+                 {.changes = {"train.eval_batches=3"}, .unknown = true},
+                 {.changes = {"train.eval_batches=3"}, .others = true},
+                 {.changes = {"train.eval_batches=0"}, .others = true},
+                 {.changes = {"train.eval_batches=100000"}, .others = true},
+                 {.changes = {"train.batch=2"}, .others = true},
+                 {.changes = {"train.batch=2", "train.eval_batches=2"}},
+                 {.changes = {"data.pairs=3"}, .others = true},
+                 {.changes = {"data.gap_power=0.5"}, .others = true},
+                 {.changes = {"data.filler=distinct"}, .others = true},
+                 {.changes = {"data.task=copy"}, .others = true},
+                 {.changes = {"optim.learning_rate=0.1"}},
+                 {.changes = {"attention.method=lowrank", "attention.bound=clip"}}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *directory = temporary_directory(), *const *changes = cases[i].changes;
         run_on(directory, false, (const char *const[]){"train.steps=2", NULL});
-        make_best_unbeatable(directory);
+        make_best_unbeatable(directory, !cases[i].unknown);
         const uint64_t best = state_of(directory).best_step;
         run_on(directory, true, (const char *const[]){"train.steps=3", changes[0], changes[1], NULL});
         const RunState state = state_of(directory);
@@ -234,7 +344,7 @@ static void test_best_to_be_found_anew(void **unused) {
     const char *directory = temporary_directory();
     static const char *const change[] = {"train.eval_batches=3", "train.keep=1", "train.steps=9", NULL};
     run_on(directory, false, (const char *const[]){"train.steps=2", NULL});
-    make_best_unbeatable(directory);
+    make_best_unbeatable(directory, true);
     const uint64_t best = state_of(directory).best_step;
     char target[32];
     snprintf(target, sizeof target, "step_%08llu", (unsigned long long)best);
@@ -265,8 +375,14 @@ static void test_best_to_be_found_anew(void **unused) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_other_runs),           cmocka_unit_test(test_settings_that_may_differ),
-    cmocka_unit_test(test_carried_settings),     cmocka_unit_test(test_costs_are_kept),
-    cmocka_unit_test(test_best_is_judged_alike), cmocka_unit_test(test_best_to_be_found_anew),
+    cmocka_unit_test(test_other_runs),
+    cmocka_unit_test(test_settings_that_may_differ),
+    cmocka_unit_test(test_carried_settings),
+    cmocka_unit_test(test_starts_from_weights),
+    cmocka_unit_test(test_tables_that_change),
+    cmocka_unit_test(test_data_of_another_tokenizer),
+    cmocka_unit_test(test_costs_are_kept),
+    cmocka_unit_test(test_best_is_judged_alike),
+    cmocka_unit_test(test_best_to_be_found_anew),
 };
 TEST_MAIN(tests)
