@@ -161,7 +161,7 @@ expect 0 'not finite, resumed' $ab --out nan --b attention.logit_scale=1e300 --r
 ok 'losses that are not finite are null'
 
 expect 0 'another shape' $ab --out shape --b model.width=32 --train.steps=10 --json
-says 'another shape' 'different shapes'
+says 'another shape' 'differ in the shapes of their weights'
 value out fidelity skipped >value
 expect 0 'another length' $ab --out length --b model.tokens=64 --train.steps=10
 says 'another length' 'per token'
@@ -173,6 +173,29 @@ expect 0 'more layers' $ab --out deep --b model.layers=16 --train.steps=100 --js
 says 'more layers' 'times slower per step than A'
 holds 'more layers' "$(value out ratio) < 0.7"
 ok 'arms of different shapes; eight times the layers are slower'
+
+# What ran exact has no certificate to exceed, and its time is not lowrank's.
+expect 0 'fallbacks' $ab --out fallbacks --json --train.steps=8 --model.tokens=256 --b attention.bound=none \
+    --b attention.degree=1 --b attention.logit_bound=0.01
+says 'fallbacks' 'though 100 % of its heads fell back to exact'
+[ "$(value out fidelity certificates_checked)" = 0 ] && [ "$(value out fidelity fell_back)" = 16.0 ] ||
+    fail 'fallbacks: they are counted, and not checked'
+ok 'heads that fell back to exact are said and not certified'
+
+# One timed step tells nothing of speed; other data nothing of losses; "none" in an exact run's file is not lowrank's.
+expect 0 'three steps' $ab --out three --train.steps=3 --json
+says 'three steps' 'too few timed steps to tell which is faster'
+[ "$(value out ratio_interval 0)" = null ] && value out ratio >value || fail 'three steps: an interval of one pair'
+for other in data.pairs=3 data.task=copy; do
+    expect 2 "arms with $other" $ab --out other_data --b $other
+    says "arms with $other" 'losses on different data cannot be compared'
+done
+expect 0 'settings of an exact run' "$rope" ab --config other/config.ini --out of_exact --train.steps=8 --json
+[ "$(value out a settings attention.bound)" = none ] && [ "$(value out b settings attention.bound)" = ball ] ||
+    fail 'settings of an exact run: the bound of b'
+expect 0 'a method for b' $ab --out toeplitz --attention.method=toeplitz --attention.logit_bound=1 --train.steps=8 --json
+[ "$(value out a name)" = exact ] && [ "$(value out b name)" = toeplitz ] || fail 'a method for b: it is not taken'
+ok 'few steps, other data, the settings of an exact run, a method given'
 
 # Method auto chooses by costs that are measured once: measured again, they never are the same to the last digit.
 auto="$ab --out auto --b attention.method=auto --b attention.logit_bound=1 --train.steps=4 --json"

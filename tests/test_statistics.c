@@ -64,12 +64,15 @@ static void test_paired_ratio(void **state) {
 
 static void test_paired_ratio_edges(void **state) {
     (void)state;
-    const double one[] = {3, 3, 3}, two[] = {2, 2, 2};
-    Interval same = paired_ratio(one, one, 3, 1), exact = paired_ratio(one, two, 3, 1),
-             single = paired_ratio(one, two, 1, 1);
+    const double one[] = {3, 3, 3, 3, 3, 3}, two[] = {2, 2, 2, 2, 2, 2};
+    Interval same = paired_ratio(one, one, 6, 1), exact = paired_ratio(one, two, 6, 1);
     assert_true(same.value == 1 && same.low == 1 && same.high == 1);
-    assert_true(exact.value == 1.5 && exact.low == 1.5 && exact.high == 1.5 && single.high == 1.5);
+    assert_true(exact.value == 1.5 && exact.low == 1.5 && exact.high == 1.5);
     assert_true(isnan(paired_ratio(one, two, 0, 1).value));
+    for (size_t count = 1; count < INTERVAL_PAIRS; count++) { // too few for 95 %
+        Interval few = paired_ratio(one, two, count, 1);
+        assert_true(few.value == 1.5 && isnan(few.low) && isnan(few.high));
+    }
     enum { PAIRS = 99 };
     double a[PAIRS], b[PAIRS];
     make_pairs(a, b, PAIRS, 1, 5);

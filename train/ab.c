@@ -36,6 +36,21 @@ static void tell_apart(Ab *ab, const char *const *overrides, const size_t *count
     }
 }
 
+static bool same_data(const Config *a, const Config *b, Error *error) {
+    for (size_t i = 0; i < config_key_count(); i++) {
+        char name[64], values[2][CONFIG_TEXT];
+        config_key_name(i, name);
+        config_value(a, i, values[0]);
+        config_value(b, i, values[1]);
+        if (strncmp(name, "data.", 5) || !strcmp(values[0], values[1])) continue;
+        return error_set(error, ERROR_USER,
+                         "%s is '%s' for arm a and '%s' for arm b: losses on different data cannot be compared. Set it "
+                         "once, outside of --a and --b.",
+                         name, values[0], values[1]);
+    }
+    return true;
+}
+
 // Finds out what would make the comparison meaningless.
 static bool check_arms(Ab *ab, Error *error) {
     const Config *a = &ab->arms[0].config, *b = &ab->arms[1].config;
@@ -47,6 +62,7 @@ static bool check_arms(Ab *ab, Error *error) {
                              "train.steps, seed, eval_every, eval_batches and threads are the same for all arms: set "
                              "them once, outside of --a and --b.");
     }
+    if (!same_data(a, b, error)) return false;
     if (ab->arm_count > 2 && !strstr(b->method, "lowrank"))
         return error_set(error, ERROR_USER,
                          "--control is b without its far field, and attention.method=%s of b has none: it goes with "
@@ -55,10 +71,25 @@ static bool check_arms(Ab *ab, Error *error) {
     return true;
 }
 
-// The arms: unbounded exact attention, lowrank, and for the control lowrank without its far field; then the overrides.
+// An exact run's config.ini says bound = none, because its method needs no bound: lowrank derives its own then.
+static bool take_method(Config *config, const char *assignment, Error *error) {
+    Config method;
+    config_defaults(&method);
+    if (config_origin(config, "attention.bound") == ORIGIN_COMMAND_LINE)
+        return config_set(config, assignment, ORIGIN_COMMAND_LINE, error);
+    if (!config_set(&method, assignment, ORIGIN_COMMAND_LINE, error)) return false;
+    config_overlay(config, &method);
+    return true;
+}
+
+// The arms: unbounded exact attention, lowrank (or the method given), and for the control lowrank without its far field;
+// then the overrides.
 static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, const size_t *counts, bool control,
                       Error *error) {
     static const char *const keys[AB_ARMS] = {"a", "b", "control"};
+    // A method on the command line, outside of --a and --b, is what exact attention is to be compared with.
+    const bool given =
+        config_origin(base, "attention.method") == ORIGIN_COMMAND_LINE && strcmp(base->method, "exact") != 0;
     ab->arm_count = control ? AB_ARMS : 2;
     for (size_t i = 0; i < ab->arm_count; i++) {
         AbArm *arm = &ab->arms[i];
@@ -67,7 +98,7 @@ static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, 
         arm->config = *base;
         if (i == 0 && (!apply(arm, "attention.method=exact", error) || !apply(arm, "attention.bound=none", error)))
             return false;
-        if (i > 0 && !apply(arm, "attention.method=lowrank", error)) return false;
+        if (i > 0 && !given && !take_method(&arm->config, "attention.method=lowrank", error)) return false;
         for (size_t k = 0; k < counts[from]; k++)
             if (!apply(arm, overrides[from * COMMAND_REPEATS + k], error)) return false;
         if (i == 2 && !apply(arm, "attention.far=none", error)) return false;

@@ -2,6 +2,7 @@
 #include "train/ab_curves.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "train/figures.h"
 
@@ -95,6 +96,17 @@ static bool has_curve(const json_t *document, Curve which) {
     return which == CURVE_POSITION ? !task : which == CURVE_DISTANCE ? task : true;
 }
 
+static bool same_batches(const json_t *document) {
+    const json_t *rows = json_object_get(document, "differences"), *row;
+    size_t index;
+    json_array_foreach(rows, index, row) {
+        const char *name = json_string_value(json_object_get(row, "setting"));
+        if (name && (!strcmp(name, "train.batch") || !strcmp(name, "train.accumulate") || !strcmp(name, "model.tokens")))
+            return false;
+    }
+    return true;
+}
+
 // Calls draw with the finished chart. False if memory was out for it.
 static bool with_curve(const json_t *document, Curve which, void (*draw)(void *, const Chart *), void *context) {
     ChartSeries series[AB_ARMS];
@@ -115,6 +127,7 @@ static bool with_curve(const json_t *document, Curve which, void (*draw)(void *,
         count++;
     }
     Chart chart = curve_charts[which];
+    if (which == CURVE_HELD_OUT && !same_batches(document)) chart.caption = "First seed; the arms saw other batches.";
     chart.series = series;
     chart.series_count = count;
     draw(context, &chart);

@@ -60,7 +60,7 @@ static void add_arms(Report *report, const Ab *ab, const json_t *document) {
                                            "peak bytes", "held-out loss, nats", "accuracy",
                                            "perplexity", "bits per byte"};
     report_table(report, document,
-                 &(ReportTable){"The arms. Losses are means over seeds; bytes are what each arm's arenas take.",
+                 &(ReportTable){"The arms. Losses are means over seeds; bytes are what each arm takes at most, without the program.",
                                 ab_arm_keys, ab->arm_count, columns, headings,
                                 json_object_get(document, "distances") ? 6 : 8});
 }
@@ -130,7 +130,7 @@ static Points largest_by_step(const json_t *rows, const char *key) {
 
 static void add_certificates(Report *report, const json_t *document) {
     static const char *const columns[] = {"certificates_checked", "certificates_violated", "fell_back"};
-    static const char *const headings[] = {"certificates checked", "exceeded", "heads that fell back"};
+    static const char *const headings[] = {"certificates checked", "exceeded", "fallbacks to exact, heads × sequences"};
     const json_t *rows = json_object_get(json_object_get(document, "fidelity"), "rows");
     static const char *const keys[] = {"output_error", "output_bound", "dq_error", "dq_bound",
                                        "dk_error",     "dk_bound",     "dv_error", "dv_bound"};

@@ -158,7 +158,7 @@ static json_t *arm_json(const Ab *ab, size_t arm, double *seconds) {
         "{s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "name", it->name, "settings", settings_json(&it->config),
         "held_out_loss", figure_json(loss), "accuracy", figure_json(over_seeds(ab, arm, accuracy)), "step_ms",
         figure_json(1e3 * step), "tokens_per_s", figure_json(tokens / step), "peak_bytes",
-        (json_int_t)it->estimate.total_bytes, "phases", phases_json(ab, arm, step), "curves", curves_json(ab, arm));
+        (json_int_t)(it->estimate.total_bytes - it->estimate.program_bytes), "phases", phases_json(ab, arm, step), "curves", curves_json(ab, arm));
     if (*it->config.task) return object; // few of a task's tokens are asked for: what follows would say nothing
     json_object_set_new(object, "perplexity", figure_json(exp(loss)));
     double per_byte = over_seeds(ab, arm, bits);
@@ -230,8 +230,9 @@ static json_t *fidelity_json(const Ab *ab) {
     }
     if (!json_array_size(ab->fidelity) && ab_track(ab, 0, 0)->evaluations)
         json_object_set_new(fidelity, "skipped",
-                            json_string("The arms' models have different shapes, so there are no weights that both can "
-                                        "run on: fidelity is not measured."));
+                            json_string("The arms differ in the shapes of their weights, in model.tokens or in "
+                                        "train.batch, so there is no batch that both can run on with the same weights: "
+                                        "fidelity is not measured."));
     json_object_set(fidelity, "rows", ab->fidelity);
     json_object_set(fidelity, "gradients", ab->gradients);
     json_object_set_new(fidelity, "certificates_checked", json_integer((json_int_t)checked));
@@ -247,6 +248,8 @@ static void say_speed(FILE *out, const Ab *ab, Interval ratio) {
     fprintf(out, "B (%s) ", b);
     if (!isfinite(ratio.value))
         fprintf(out, "against A (%s): no step was timed yet", a);
+    else if (isnan(ratio.low))
+        fprintf(out, "against A (%s): too few timed steps to tell which is faster", a);
     else if (ratio.low <= 1 && ratio.high >= 1)
         fprintf(out, "is as fast per %s as A (%s)", per, a);
     else if (ratio.value > 1)
@@ -255,8 +258,10 @@ static void say_speed(FILE *out, const Ab *ab, Interval ratio) {
         fprintf(out, "is %.2f times slower per %s than A (%s)", 1 / ratio.value, per, a);
     fprintf(out, " at T=%zu", of_a->tokens);
     if (of_a->tokens != of_b->tokens) fprintf(out, " against T=%zu", of_b->tokens);
-    if (isfinite(ratio.value))
+    if (isfinite(ratio.low))
         fprintf(out, " (ratio %.2f, 95 %% interval %.2f to %.2f)", ratio.value, ratio.low, ratio.high);
+    else if (isfinite(ratio.value))
+        fprintf(out, " (ratio %.2f)", ratio.value);
 }
 
 // "0.40 % higher (2.0480 against 2.0398; by seed 0.21 to 0.55 %)"
@@ -286,6 +291,16 @@ static void say_accuracy(FILE *out, const Ab *ab) {
     if (ab->arm_count > 2) fprintf(out, " (the window alone %.1f %%)", 100 * over_seeds(ab, 2, accuracy));
 }
 
+// The share of b's heads and sequences that ran exact where fidelity was measured: then b's speed is not its method's.
+static double fallback_share(const Ab *ab) {
+    const double sequences = (double)json_array_size(ab->fidelity) * (double)ab->arms[1].config.batch;
+    double fell_back = 0;
+    size_t index;
+    json_t *row;
+    json_array_foreach(ab->fidelity, index, row) fell_back += json_number_value(json_object_get(row, "fell_back"));
+    return sequences > 0 ? fell_back / sequences : 0;
+}
+
 // One sentence; malloc'd, NULL without memory. Tasks are judged by accuracy: the ratio of two losses near zero says
 // nothing.
 static char *verdict(const Ab *ab, Interval ratio) {
@@ -295,6 +310,8 @@ static char *verdict(const Ab *ab, Interval ratio) {
     if (!out) return NULL;
     double a = over_seeds(ab, 0, held_out_loss), b = over_seeds(ab, 1, held_out_loss);
     say_speed(out, ab, ratio);
+    const double exact = 100 * fallback_share(ab);
+    if (exact > 0) fprintf(out, ", though %.*f %% of its heads fell back to exact", exact < 10 ? 1 : 0, exact);
     if (!ab_track(ab, 0, 0)->evaluations)
         fputs("; there is no evaluation yet", out);
     else if (!isfinite(a) || !isfinite(b))

@@ -42,6 +42,7 @@ Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t s
     }
     qsort(medians, RESAMPLES, sizeof *medians, ascending);
     Interval interval = {middle(ratios, count), medians[RESAMPLES / 40], medians[RESAMPLES - 1 - RESAMPLES / 40]};
+    if (count < INTERVAL_PAIRS) interval.low = interval.high = NAN;
     free(ratios);
     return interval;
 }

@@ -13,7 +13,9 @@ typedef struct Interval {
 } Interval;
 
 // Median of a[i] / b[i] with its 95 % percentile-bootstrap interval (2000 resamples of the pairs, a function of seed).
-// Pairing cancels what slows both: steps that follow each other share the machine's mood.
+// Pairing cancels what slows both: steps that follow each other share the machine's mood. Below INTERVAL_PAIRS the
+// interval is NaN: even from the smallest ratio to the largest it would hold the median too rarely, 1 - 2^(1-count).
+enum { INTERVAL_PAIRS = 6 };
 Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t seed);
 
 // Slope of log y over log x by least squares: the exponent p in y ~ x^p. NaN with fewer than two points.
