@@ -5,6 +5,13 @@
 
 #include "core/vector_math.h"
 
+// 1 / rms of a row with this sum of squares. Where that overflows (numbers of 1e19) NaN, not the zero that it would round
+// to: a row of zeros passes for a finite one, and a run that has diverged for one that predicts nothing.
+static inline real row_scale(real squares, size_t n, real epsilon) {
+    const real mean = squares / (real)n + epsilon;
+    return isfinite(mean) ? 1 / (real)sqrt(mean) : (real)NAN;
+}
+
 // out = (x + delta) ⊙ weight / rms(x + delta); sum as in rms_norm.
 static inline void norm_row(real *out, real *sum, const real *x, const real *delta, const real *weight, size_t n,
                             real epsilon) {
@@ -26,7 +33,7 @@ static inline void norm_row(real *out, real *sum, const real *x, const real *del
         for (; i + LANES <= n; i += LANES) squares += vector_load(x + i) * vector_load(x + i);
         for (; i < n; i++) tail += x[i] * x[i];
     }
-    real scale = 1 / (real)sqrt((vector_sum(squares) + tail) / (real)n + epsilon);
+    real scale = row_scale(vector_sum(squares) + tail, n, epsilon);
     for (i = 0; i + LANES <= n; i += LANES)
         vector_store(out + i, vector_load(x + i) * vector_set(scale) * vector_load(weight + i));
     for (; i < n; i++) out[i] = x[i] * scale * weight[i];
@@ -47,7 +54,7 @@ static inline void norm_row_backward(real *dx, real *dweight, const real *dy, co
         square_tail += x[i] * x[i];
         product_tail += x[i] * dy[i] * weight[i];
     }
-    real scale = 1 / (real)sqrt((vector_sum(squares) + square_tail) / (real)n + epsilon);
+    real scale = row_scale(vector_sum(squares) + square_tail, n, epsilon);
     real along = (vector_sum(products) + product_tail) / (real)n * scale * scale;
     for (i = 0; i + LANES <= n; i += LANES) {
         Vector value = vector_load(x + i), d = vector_load(dy + i);

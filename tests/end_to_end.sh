@@ -376,6 +376,9 @@ says NaN 'Safe is nan/step_00000030'
 [ "$links" = "$(readlink nan/latest) $(readlink nan/best)" ] && [ "$sum" = "$(cat nan/latest/* nan/best/* | cksum)" ] ||
     fail 'NaN: a checkpoint was replaced'
 [ "$("$get" skipped_in_row <"nan/latest/state.json")" = 0 ] || fail 'NaN: a skipped step was saved'
+# Weights that are finite, though the squares of what they make are not: a row of zeros has a loss of ln V.
+expect 1 'overflow' $train --train.out=overflow --optim.learning_rate=1e3 --optim.weight_decay=0 --optim.clip=0 --train.steps=60
+says overflow '10 steps in a row'
 ok 'ten steps without finite numbers end the run'
 
 # Fewer of them at the end of a run: it is saved if held-out data show that the weights are good, and has failed if not.

@@ -298,7 +298,33 @@ static void test_equal_logits(void **state) {
     check_count("targets among equal logits", cases);
 }
 
+// Numbers whose squares overflow are finite, and so would zeros be: rows of them must not pass for good ones.
+static void test_overflowing_rows(void **state) {
+    (void)state;
+    const real huge = sizeof(real) == 4 ? (real)1e25 : (real)1e200;
+    size_t cases = 0;
+    for (Isa isa = ISA_PORTABLE; isa <= cpu_isa(); isa++)
+        for (size_t n = 1; n < 70; n += 4, cases += 4) {
+            const LayerKernels *kernels = tables[isa];
+            real *x = random_values(n, 1, 1), *weight = random_values(n, 1, 2), *dy = random_values(n, 1, 3);
+            real *out = guarded_new(n), *sum = guarded_new(n), *dweight = random_values(n, 1, 4);
+            x[n / 2] = huge;
+            kernels->rms_norm(out, NULL, x, NULL, weight, 1, n, (real)epsilon);
+            for (size_t i = 0; i < n; i++) assert_true(isnan(out[i]));
+            kernels->rms_norm(out, sum, dy, x, weight, 1, n, (real)epsilon);
+            for (size_t i = 0; i < n; i++) assert_true(isnan(out[i]) && isfinite(sum[i]));
+            kernels->head_norm(out, x, weight, 1, n, 1, n, (real)epsilon);
+            for (size_t i = 0; i < n; i++) assert_true(isnan(out[i]));
+            kernels->rms_norm_backward(out, dweight, dy, x, weight, 1, n, (real)epsilon, false);
+            for (size_t i = 0; i < n; i++) assert_true(isnan(out[i]) && isnan(dweight[i]));
+            real *buffers[] = {x, weight, dy, out, sum, dweight};
+            for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) guarded_free(buffers[i]);
+        }
+    check_count("rows whose squares overflow", cases);
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_overflowing_rows),
     cmocka_unit_test(test_against_references),
     cmocka_unit_test(test_equal_logits),
     cmocka_unit_test(test_not_finite),
