@@ -176,7 +176,25 @@ expect 0 'another seed' "$rope" sample long --prompt 'the king' -n 40 --seed 2
 ! cmp -s out first || fail 'sample: another seed gave the same text'
 expect 0 'sample --json' "$rope" sample long -n 100 --temperature 0.5 --top-k 0 --json
 [ "$("$get" tokens <out)" = 100 ] || fail 'sample: beyond the context'
+expect 0 'sample of all bytes' "$rope" sample long -n 3000 --temperature 1000 --top-k 0 --json
+grep -q 'u0000[^"]' out || fail 'sample --json: the text ends at its first NUL'
+expect 1 'sample of NaN' "$rope" sample long --attention.logit_scale=1e300
+says 'sample of NaN' 'logits are not finite'
 ok 'sample: repeatable, beyond the context, JSON'
+
+# A model may have more tokens than its tokenizer, for the sake of its shape: they are never drawn. Fewer it may not.
+expect 0 'a vocabulary with room' $train --train.out=room --model.vocabulary=350 --train.steps=4 --train.sample_every=2
+says 'a vocabulary with room' 'sample at step 4:'
+expect 0 'sample of a vocabulary with room' "$rope" sample room -n 40 --temperature 1000 --top-k 0
+cp -rL room/latest small
+expect 0 "prepare with more tokens" "$rope" prepare text.txt --out data_large --vocab 380
+cp data_large/tokenizer.model small/ && rm small/state.json
+expect 2 'a tokenizer too large' "$rope" sample small --prompt 'the king'
+says 'a tokenizer too large' 'The tokenizer has 380 tokens, the model 350'
+[ ! -s out ] || fail 'a tokenizer too large: the prompt was shown'
+mkdir odd && ln -s "$(printf 'odd/\377')" strange && cp -rL long/latest "$(printf 'odd/\377')"
+expect 0 'a link to a name that is no text' "$rope" eval strange --json
+ok 'vocabularies with room; a link to a name that is no text'
 
 expect 0 'export gguf' "$rope" export whole --format gguf --out whole.gguf --json
 [ "$("$get" format <out)" = gguf ] && [ "$("$get" bytes <out)" = "$(wc -c <whole.gguf)" ] &&

@@ -55,6 +55,7 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
         !checkpoint_read_config(loaded->path, &shape, &rope_c, error))
         return false;
     Config *config = &loaded->config;
+    loaded->own = rope_c != NULL;
     config_defaults(config);
     config_take_model(config, &shape, ORIGIN_DERIVED);
     bool fine = (!rope_c || snapshot_apply_settings(rope_c, config, error)) && overlay(config, overrides, error) &&

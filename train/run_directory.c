@@ -15,6 +15,7 @@
 #include "core/files.h"
 #include "train/snapshot.h"
 #include "train/state.h"
+#include "train/words.h"
 
 // The number of step_NNNNNNNN; false for any other name, such as one with more zeros than step_path puts there.
 static bool step_number(const char *name, uint64_t *step) {
@@ -295,6 +296,7 @@ static void follow(char path[RUN_PATH]) {
     const ssize_t size = readlink(path, target, sizeof target - 1);
     if (size <= 0) return;
     target[size] = '\0';
+    if (!text_valid(target, (size_t)size)) return; // a name that no report could give; not a link of a run's
     const char *slash = strrchr(path, '/');
     const size_t kept = *target == '/' || !slash ? 0 : (size_t)(slash + 1 - path);
     if (kept + (size_t)size < RUN_PATH) memcpy(path + kept, target, (size_t)size + 1);

@@ -45,9 +45,10 @@ static bool write_json(const Loaded *loaded, const Tokenizer *tokenizer, Writing
     if (!whole || !prompt || !text) // glibc's fclose is content with a text for which there is no memory
         fine = error_set(error, ERROR_MEMORY, "Out of memory for the text.");
     if (fine)
-        fine = command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:f}", "checkpoint", loaded->path, "prompt",
-                                            prompt, "text", text, "prompt_tokens", (json_int_t)writing->prompt_tokens,
-                                            "tokens", (json_int_t)writing->drawn, "tokens_per_s",
+        fine = command_print_json(json_pack("{s:s, s:s, s:s%, s:I, s:I, s:f}", "checkpoint", loaded->path, "prompt",
+                                            prompt, "text", text, size, "prompt_tokens",
+                                            (json_int_t)writing->prompt_tokens, "tokens", (json_int_t)writing->drawn,
+                                            "tokens_per_s",
                                             writing->seconds > 0 ? (double)writing->drawn / writing->seconds : 0.0),
                                   error);
     free(prompt);
@@ -60,8 +61,11 @@ static bool run(Loaded *loaded, const CommandLine *line, Writing *writing, Error
     Tokenizer *tokenizer = loaded_tokenizer(loaded, error);
     if (!tokenizer) return false;
     signals_catch();
+    writing->from_bos = !loaded->own;
     bool fine;
-    if (line->json) {
+    if (!write_check(loaded->model, tokenizer, error)) {
+        fine = false; // before the prompt is shown
+    } else if (line->json) {
         fine = write_json(loaded, tokenizer, writing, error);
     } else {
         writing->write = write_to_output;

@@ -120,10 +120,11 @@ static bool show(const Tokenizer *tokenizer, Text *text, bool last, Writing *wri
     return true;
 }
 
-// Feeds text->ids[from..]; starts over with the last half of the context when it is full.
-static const real *feed(Decoder *decoder, size_t context, const Text *text, size_t from) {
+// Feeds text->ids[from..]; starts over with the last half of the context when it is full. NULL: asked to stop.
+static const real *feed(Decoder *decoder, size_t context, const Text *text, size_t from, const Writing *writing) {
     const real *logits = NULL;
     for (size_t i = from; i < text->count; i++) {
+        if (writing->stop && writing->stop()) return NULL;
         if (decoder_position(decoder) == context) {
             size_t keep = context > 1 ? context / 2 : 0;
             decoder_reset(decoder);
@@ -138,7 +139,7 @@ static bool begin_text(const Tokenizer *tokenizer, Text *text, Writing *writing,
     int32_t bos = tokenizer_bos(tokenizer), *ids;
     size_t count;
     const char *prompt = writing->prompt_size ? writing->prompt : "\n";
-    if (writing->prompt_size == 0 && bos >= 0) return text_add(text, bos, error);
+    if (writing->prompt_size == 0 && writing->from_bos && bos >= 0) return text_add(text, bos, error);
     if (!tokenizer_encode(tokenizer, prompt, writing->prompt_size ? writing->prompt_size : 1, &ids, &count, error))
         return false;
     bool fine = true;
@@ -147,28 +148,43 @@ static bool begin_text(const Tokenizer *tokenizer, Text *text, Writing *writing,
     return fine;
 }
 
+bool write_check(const Model *model, const Tokenizer *tokenizer, Error *error) {
+    const size_t known = tokenizer_vocabulary(tokenizer), vocabulary = model_settings(model)->config.vocabulary;
+    return known <= vocabulary ||
+           error_set(error, ERROR_USER, "The tokenizer has %zu tokens, the model %zu.", known, vocabulary);
+}
+
+// Numbers that are not finite say nothing of any token.
+static bool check_logits(const real *logits, size_t count, size_t position, Error *error) {
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(logits[i]))
+            return error_set(error, ERROR_CORRUPT, "The model's logits are not finite behind %zu tokens.", position);
+    return true;
+}
+
 bool write_text(const Model *model, const Tokenizer *tokenizer, Writing *writing, Error *error) {
-    const ModelConfig *config = &model_settings(model)->config;
+    const size_t context = model_settings(model)->config.tokens;
+    const size_t vocabulary = tokenizer_vocabulary(tokenizer); // a model may have more, for the sake of its shape
     Text text = {0};
-    Sampler *sampler = sampler_create(writing->sampling, config->vocabulary, error);
+    writing->drawn = 0;
+    if (!write_check(model, tokenizer, error)) return false;
+    Sampler *sampler = sampler_create(writing->sampling, vocabulary, error);
     Decoder *decoder = sampler ? decoder_create(model, error) : NULL;
     bool fine = decoder && begin_text(tokenizer, &text, writing, error);
-    if (fine && tokenizer_vocabulary(tokenizer) != config->vocabulary)
-        fine = error_set(error, ERROR_USER, "The tokenizer has %zu tokens, the model %zu.",
-                         tokenizer_vocabulary(tokenizer), config->vocabulary);
     writing->prompt_tokens = text.count;
-    const real *logits = fine ? feed(decoder, config->tokens, &text, 0) : NULL;
+    const real *logits = fine ? feed(decoder, context, &text, 0, writing) : NULL;
     text.shown = text.count;
     double start = clock_seconds();
-    for (writing->drawn = 0; fine && writing->drawn < writing->tokens; writing->drawn++) {
-        if (writing->stop && writing->stop()) break;
-        int32_t token = sampler_draw(sampler, logits, text.count);
-        if (token == tokenizer_eos(tokenizer)) break;
+    for (; logits && writing->drawn < writing->tokens; writing->drawn++) {
+        fine = check_logits(logits, vocabulary, text.count, error);
+        int32_t token = fine ? sampler_draw(sampler, logits, text.count) : 0;
+        if (!fine || token == tokenizer_eos(tokenizer)) break;
         fine = text_add(&text, token, error) && show(tokenizer, &text, false, writing, error);
-        if (fine && writing->drawn + 1 < writing->tokens) logits = feed(decoder, config->tokens, &text, text.count - 1);
+        if (!fine) break;
+        logits = writing->drawn + 1 < writing->tokens ? feed(decoder, context, &text, text.count - 1, writing) : NULL;
     }
     writing->seconds = clock_seconds() - start;
-    fine = fine && show(tokenizer, &text, true, writing, error);
+    fine = show(tokenizer, &text, true, writing, error) && fine;
     free(text.ids);
     if (decoder) decoder_destroy(decoder);
     sampler_destroy(sampler);

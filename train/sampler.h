@@ -21,7 +21,8 @@ void sampler_destroy(Sampler *sampler);
 
 typedef struct Writing {
     const SamplerSettings *sampling;
-    const char *prompt; // "" starts from the beginning-of-text token, or a new line
+    const char *prompt; // "" starts from a new line
+    bool from_bos;      // or, if the tokenizer has one, from the beginning-of-text token, which our training never shows
     size_t prompt_size;
     size_t tokens;                                               // to draw at most; stops at the end-of-text token
     void (*write)(void *context, const char *text, size_t size); // whole characters, as they come
@@ -32,7 +33,9 @@ typedef struct Writing {
     bool (*stop)(void);   // may be NULL
 } Writing;
 
-// Feeds the prompt, then draws. A text longer than the model's context slides: the last half of it is fed again.
+// Whether the model has every token of the tokenizer; ERROR_USER if not.
+bool write_check(const Model *model, const Tokenizer *tokenizer, Error *error);
+// Feeds the prompt, then draws. ERROR_CORRUPT if logits are not finite, after the text until then. A text longer than the model's context slides: the last half of it is fed again.
 bool write_text(const Model *model, const Tokenizer *tokenizer, Writing *writing, Error *error);
 
 #endif

@@ -1,0 +1,70 @@
+// Drawing tokens: as often as their probabilities say, only from those that the cuts leave, the same for the same seed.
+#include "tests/support/check.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "train/sampler.h"
+
+enum { TOKENS = 9, DRAWS = 20000 };
+
+static const real logits[TOKENS] = {0, 1, -2, 3, 2.5, -30, 3, 0.25, -1};
+
+typedef struct Cut {
+    SamplerSettings settings;
+    const char *left; // the tokens that may be drawn
+} Cut;
+
+static const Cut cuts[] = {{{.temperature = 1, .top_p = 1}, "01234678"}, // e^-33 does not come up in 20,000 draws
+                           {{.temperature = 2, .top_p = 1}, "01234678"},
+                           {{.temperature = 0.5, .top_p = 1, .top_k = 1}, "3"}, // of equal ones the first
+                           {{.temperature = 1, .top_p = 1, .top_k = 3}, "346"},
+                           {{.temperature = 1, .top_p = 1, .top_k = 100}, "01234678"},
+                           {{.temperature = 1, .top_p = 0.3}, "3"},  // 0.366 of the probability
+                           {{.temperature = 1, .top_p = 0.5}, "36"}, // 0.732
+                           {{.temperature = 1, .top_p = 1, .min_p = 0.5}, "346"},
+                           {{.temperature = 1, .top_p = 1, .min_p = 1}, "36"},
+                           {{.temperature = 0, .top_p = 1}, "3"}};
+
+// Frequencies against the softmax over what is left: five standard deviations of a count, over 90 counts.
+static void test_frequencies(void **state) {
+    (void)state;
+    for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++) {
+        const SamplerSettings *s = &cuts[c].settings;
+        double weight[TOKENS], total = 0;
+        size_t count[TOKENS] = {0};
+        Error error = {0};
+        for (size_t i = 0; i < TOKENS; i++) {
+            weight[i] = strchr(cuts[c].left, '0' + (int)i) ? exp((double)logits[i] / fmax(s->temperature, 1e-3)) : 0;
+            total += weight[i];
+        }
+        Sampler *sampler = sampler_create(s, TOKENS, &error);
+        assert_non_null(sampler);
+        for (uint64_t position = 0; position < DRAWS; position++) count[sampler_draw(sampler, logits, position)]++;
+        for (size_t i = 0; i < TOKENS; i++) {
+            const double p = weight[i] / total, expected = DRAWS * p;
+            if (fabs((double)count[i] - expected) > 5 * sqrt(expected * (1 - p)) || (p == 0 && count[i]))
+                fail_msg("cut %zu, token %zu: %zu draws, %g expected", c, i, count[i], expected);
+            check_count("frequencies of tokens", 1);
+        }
+        sampler_destroy(sampler);
+    }
+}
+
+static void test_seeds(void **state) {
+    (void)state;
+    int32_t drawn[3][50];
+    for (size_t run = 0; run < 3; run++) {
+        const SamplerSettings settings = {.temperature = 1, .top_p = 1, .seed = run == 2 ? 8 : 7};
+        Error error = {0};
+        Sampler *sampler = sampler_create(&settings, TOKENS, &error);
+        for (uint64_t position = 0; position < 50; position++)
+            drawn[run][position] = sampler_draw(sampler, logits, position);
+        sampler_destroy(sampler);
+    }
+    check_same_bits("draws of the same seed", drawn[0], drawn[1], sizeof drawn[0]);
+    assert_true(memcmp(drawn[0], drawn[2], sizeof drawn[0]) != 0);
+}
+
+static const struct CMUnitTest tests[] = {cmocka_unit_test(test_frequencies), cmocka_unit_test(test_seeds)};
+TEST_MAIN(tests)
