@@ -52,7 +52,7 @@ typedef struct PrepareSettings {
     const char *out;
     const char *type; // bpe, unigram, char
     size_t vocabulary;
-    double validation_share; // the last share of the text (by bytes, at a line end) is held out
+    double validation_share; // the last share of the text (by bytes, at a line end if one is near) is held out
     const char *tokenizer;   // an existing tokenizer.model instead of training one, or NULL
     bool quiet;
 } PrepareSettings;

@@ -68,9 +68,9 @@ static bool name_files(Preparation *p, Error *error) {
            path_join(p->new_meta, PATH_BYTES, out, META_UNFINISHED, error);
 }
 
-// The byte after the first newline in [start, end), or `none`.
-static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_t none, uint64_t *found, Error *error) {
-    *found = none;
+// The byte after the first newline in [start, end), or 0.
+static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_t *found, Error *error) {
+    *found = 0;
     while (start < end) {
         size_t size = end - start < PIECE_BYTES ? (size_t)(end - start) : PIECE_BYTES;
         if (!text_read(p->text, start, p->buffer, size, error)) return false;
@@ -84,27 +84,45 @@ static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_
     return true;
 }
 
-// Where the held-out text begins: at the first line that starts at the wanted place or after it; failing that, at the
-// last line that starts before; failing that (text without lines), between words or characters.
+// The byte after the last newline in [start, end), or 0.
+static bool line_end_before(Preparation *p, uint64_t start, uint64_t end, uint64_t *found, Error *error) {
+    *found = 0;
+    while (start < end) {
+        size_t size = end - start < PIECE_BYTES ? (size_t)(end - start) : PIECE_BYTES;
+        end -= size;
+        if (!text_read(p->text, end, p->buffer, size, error)) return false;
+        const char *newline = memrchr(p->buffer, '\n', size);
+        if (newline) {
+            *found = end + (uint64_t)(newline - p->buffer) + 1;
+            return true;
+        }
+    }
+    return true;
+}
+
+// Between words or characters, `reach` bytes before the wanted place at most. A whole character is always looked at.
+static bool cut_line(Preparation *p, uint64_t wanted, uint64_t reach, Error *error) {
+    uint64_t size = reach < 4 ? 4 : reach < PIECE_BYTES ? reach : PIECE_BYTES;
+    if (size > wanted) size = wanted;
+    if (!text_read(p->text, wanted - size, p->buffer, (size_t)size, error)) return false;
+    p->split = wanted - size + utf8_cut(p->buffer, (size_t)size);
+    return true;
+}
+
+// Where the held-out text begins: at the line start that is nearest to the wanted place. None may be further off than
+// half of the smaller part, or one long line would decide how large the parts are; then the line is cut.
 static bool choose_split(Preparation *p, Error *error) {
     uint64_t total = text_size(p->text), held = (uint64_t)llround(p->settings->validation_share * (double)total);
     if (held < 1) held = 1;
     if (total < 2 || held >= total)
         return error_set(error, ERROR_USER, "%s: %llu bytes are too small a text to hold out %g of it",
                          p->settings->inputs[0], (unsigned long long)total, p->settings->validation_share);
-    uint64_t wanted = total - held;
-    if (!line_end_after(p, wanted - 1, total - 1, 0, &p->split, error)) return false;
-    for (uint64_t end = wanted; p->split == 0 && end > 0;) {
-        size_t size = end < PIECE_BYTES ? (size_t)end : PIECE_BYTES;
-        if (!text_read(p->text, end - size, p->buffer, size, error)) return false;
-        const char *newline = memrchr(p->buffer, '\n', size);
-        end -= size;
-        if (newline) p->split = end + (uint64_t)(newline - p->buffer) + 1;
-    }
-    if (p->split > 0) return true;
-    size_t size = wanted < PIECE_BYTES ? (size_t)wanted : PIECE_BYTES;
-    if (!text_read(p->text, wanted - size, p->buffer, size, error)) return false;
-    p->split = wanted - size + utf8_cut(p->buffer, size);
+    uint64_t wanted = total - held, reach = (held < wanted ? held : wanted) / 2, before, after;
+    if (!line_end_after(p, wanted - 1, wanted + reach, &after, error) ||
+        !line_end_before(p, wanted - reach - 1, wanted - 1, &before, error))
+        return false;
+    if (!after && !before) return cut_line(p, wanted, reach, error);
+    p->split = !before || (after && after - wanted <= wanted - before) ? after : before;
     return true;
 }
 

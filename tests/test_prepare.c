@@ -245,6 +245,52 @@ static void test_texts_without_lines(void **state) {
     free(solid);
 }
 
+// The held-out part begins at the nearest line start, unless that is further off than half of the smaller part.
+static void test_long_lines(void **state) {
+    (void)state;
+    enum { SIZE = 30000, LINES = 3 };
+    // Where newlines are, the share to hold out, and how many bytes are. Spaces are every 10 bytes, at 9, 19...
+    static const struct {
+        uint64_t newlines[LINES];
+        double share;
+        uint64_t held;
+    } cases[] = {
+        {{9}, 0.05, 1500},                  // one record, then one long line
+        {{9999, 19999, 29999}, 0.05, 1500}, // three long lines
+        {{28504}, 0.05, 1500 - 5},          // behind the wanted place, which is no line start
+        {{28404}, 0.05, 1500 + 95},         // before it
+        {{28449, 28550}, 0.05, 1500 + 50},  // on both sides: the nearer one
+        {{28448, 28550}, 0.05, 1500 - 51},  //
+        {{28449, 28549}, 0.05, 1500 - 50},  // as near: the later one
+        {{28499, 28500}, 0.05, 1500},       // at the place itself
+        {{27749, 29999}, 0.05, 1500 + 750}, // half of it off
+        {{27748, 29250}, 0.05, 1500},       // further off, on both sides
+        {{29249}, 0.05, 1500 - 750},        // half of it off
+        {{28494, 28504}, 4.0 / SIZE, 4},    // so little is held out that only a character is looked at
+        {{29995}, 1.0 / SIZE, 4},           //
+        {{9}, 0.9, 27000},                  // the smaller part is the other one
+        {{1499}, 0.9, 27000 + 1500},        //
+    };
+    char input[PATH], out[PATH], text[SIZE];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (size_t b = 0; b < SIZE; b++) text[b] = b % 10 == 9 ? ' ' : (char)('a' + b % 7);
+        for (size_t k = 0; k < LINES; k++)
+            if (cases[i].newlines[k]) text[cases[i].newlines[k]] = '\n';
+        write_file(input, text, SIZE);
+        const char *inputs[] = {input};
+        PrepareSettings settings = settings_for(inputs, 1, out, "char");
+        settings.validation_share = cases[i].share;
+        PrepareResult result;
+        Error error = {0};
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+        if (result.val_bytes != cases[i].held)
+            fail_msg("case %zu: %llu bytes are held out", i, (unsigned long long)result.val_bytes);
+        check_prepared(out, text, SIZE, &result, false);
+    }
+}
+
 // Only part of a long text trains the tokenizer, held-out text never does.
 static void test_given_tokenizer_and_held_out(void **state) {
     (void)state;
@@ -484,6 +530,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_types_and_line_ends, new_directory),
         cmocka_unit_test_setup(test_many_inputs, new_directory),
         cmocka_unit_test_setup(test_texts_without_lines, new_directory),
+        cmocka_unit_test_setup(test_long_lines, new_directory),
         cmocka_unit_test_setup(test_given_tokenizer_and_held_out, new_directory),
         cmocka_unit_test_setup(test_changing_texts, new_directory),
         cmocka_unit_test_setup(test_refusals, new_directory),
