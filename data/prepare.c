@@ -193,9 +193,48 @@ static bool make_tokenizer(Preparation *p, Error *error) {
     return true;
 }
 
-// Encodes [start, end) into a shard and counts how often every id occurs.
+// Bytes of the text from the first that does not come back to the last that does not; what was put between is none.
+static size_t bytes_lost(const char *text, size_t size, const char *back, size_t back_size) {
+    size_t least = size < back_size ? size : back_size, first = 0, last = 0;
+    while (first < least && text[first] == back[first]) first++;
+    while (last < least - first && text[size - 1 - last] == back[back_size - 1 - last]) last++;
+    return size - first - last;
+}
+
+// The same of what was encoded; the space that many models put in front of every text is not the text's.
+static bool compare_back(const Preparation *p, const char *text, size_t size, const int32_t *ids, size_t count,
+                         size_t *lost, Error *error) {
+    char *back;
+    size_t back_size;
+    if (!tokenizer_decode(p->tokenizer, ids, count, &back, &back_size, error)) return false;
+    size_t skip = tokenizer_space_prefix(p->tokenizer) && back_size > 0 && back[0] == ' ';
+    *lost = bytes_lost(text, size, back + skip, back_size - skip);
+    free(back);
+    return true;
+}
+
+// How much of a piece a given tokenizer loses. Only where it does lose something is that looked for line by line.
+static bool count_lost(const Preparation *p, size_t size, const int32_t *ids, size_t count, uint64_t *total,
+                       Error *error) {
+    size_t lost = 0;
+    if (!compare_back(p, p->buffer, size, ids, count, &lost, error)) return false;
+    for (size_t start = 0, end; lost > 0 && start < size; start = end) {
+        const char *newline = memchr(p->buffer + start, '\n', size - start);
+        end = newline ? (size_t)(newline - p->buffer) + 1 : size;
+        int32_t *line;
+        bool good = tokenizer_encode(p->tokenizer, p->buffer + start, end - start, &line, &count, error);
+        size_t here = 0;
+        good = good && compare_back(p, p->buffer + start, end - start, line, count, &here, error);
+        free(line);
+        if (!good) return false;
+        *total += here;
+    }
+    return true;
+}
+
+// Encodes [start, end) into a shard and counts how often every id occurs, and what a given tokenizer loses.
 static bool encode_range(Preparation *p, uint64_t start, uint64_t end, size_t file, uint64_t *counts, uint64_t *tokens,
-                         uint32_t *crc, Error *error) {
+                         uint64_t *lost, uint32_t *crc, Error *error) {
     ShardWriter *writer = shard_create(p->temporary[file], tokenizer_vocabulary(p->tokenizer), error);
     if (!writer) return false;
     const char *stage = file == FILE_TRAIN ? "encoding text for training" : "encoding held-out text";
@@ -206,7 +245,8 @@ static bool encode_range(Preparation *p, uint64_t start, uint64_t end, size_t fi
         int32_t *ids = NULL;
         good = read_piece(p, offset, end, &size, error) &&
                tokenizer_encode(p->tokenizer, p->buffer, size, &ids, &count, error) &&
-               shard_append(writer, ids, count, error);
+               shard_append(writer, ids, count, error) &&
+               (!p->settings->tokenizer || count_lost(p, size, ids, count, lost, error)); // our own lose nothing
         for (size_t i = 0; good && i < count; i++) counts[ids[i]]++;
         free(ids);
         offset += size;
@@ -232,8 +272,11 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
     uint64_t *train = calloc(result->vocabulary, sizeof *train), *val = calloc(result->vocabulary, sizeof *val);
     bool good = train && val;
     if (!good) error_set(error, ERROR_MEMORY, "out of memory for %zu counts", result->vocabulary);
-    good = good && encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &p->checksums.train, error) &&
-           encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &p->checksums.val, error);
+    good = good &&
+           encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &result->lossy_bytes,
+                        &p->checksums.train, error) &&
+           encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &result->lossy_bytes, &p->checksums.val,
+                        error);
     if (good) result->unigram_loss = unigram_loss(train, val, result);
     free(train);
     free(val);

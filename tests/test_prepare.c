@@ -141,6 +141,7 @@ static void check_prepared(const char *out, const char *text, size_t size, const
     if (train_count < 30000)
         assert_true(fabs(result->unigram_loss -
                          unigram_reference(train_ids, train_count, val_ids, val_count, result->vocabulary)) < 1e-9);
+    assert_int_equal(result->lossy_bytes, 0);
     PrepareResult meta;
     if (!data_read_meta(out, &meta, &error)) fail_msg("%s", error.message);
     assert_memory_equal(&meta, result, sizeof meta);
@@ -324,6 +325,66 @@ static void test_given_tokenizer_and_held_out(void **state) {
     free(text);
 }
 
+// A SentencePiece model made elsewhere: a unigram one of a few characters without bytes, which normalises nothing.
+static void write_model(const char *path, bool space_prefix, bool newline) {
+    static const char *const pieces[] = {"<unk>", "<s>", "</s>", "\xE2\x96\x81", "a", "b", "\n"};
+    static const char types[] = {2, 3, 3, 1, 1, 1, 1};
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    for (size_t i = 0; i < (newline ? 7 : 6); i++) { // text, score -1, type
+        int length = (int)strlen(pieces[i]);
+        fprintf(file, "\n%c\n%c%s\x15%c%c\x80\xBF\x18%c", length + 9, length, pieces[i], 0, 0, types[i]);
+    }
+    fprintf(file, "\x12\x02\x18\x01\x1A\x06\x18%c\x20%c\x28\x01", space_prefix, 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+// What a given tokenizer does not give back is counted, in lines that differ from the first to the last such byte.
+static void test_lossy_tokenizers(void **state) {
+    (void)state;
+    static const struct {
+        bool space_prefix, newline;
+        const char *line;
+        uint64_t lost; // in a line
+    } cases[] = {
+        {false, true, "ab  ba a \n", 0},
+        {true, true, "ab  ba a\n", 0}, // the space in front is added to the text, nothing is lost
+        {true, true, " ab\n", 0},
+        {false, false, "ab ba\n", 1},
+        {true, false, "ab ba\n", 1},
+        {false, true, "ab c ba\n", 1},
+        {true, true, "ab c ba\n", 1},
+        {false, true, "cab abx\n", 7}, // from c to x
+        {false, true,
+         "a\xE2\x96\x81"
+         "b\n",
+         3}, // U+2581, whose bytes it has no pieces for
+        {true, false, "c\n", 2},
+    };
+    enum { LINES = 100 };
+    char input[PATH], out[PATH], model[PATH];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    in_directory(model, "foreign.model");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[LINES * 16] = "";
+        for (size_t k = 0; k < LINES; k++) strcat(text, cases[i].line);
+        write_file(input, text, strlen(text));
+        write_model(model, cases[i].space_prefix, cases[i].newline);
+        const char *inputs[] = {input};
+        PrepareSettings settings = settings_for(inputs, 1, out, NULL);
+        settings.tokenizer = model;
+        PrepareResult result, meta;
+        Error error = {0};
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+        if (result.lossy_bytes != LINES * cases[i].lost)
+            fail_msg("case %zu: %llu bytes are lost", i, (unsigned long long)result.lossy_bytes);
+        assert_true(data_read_meta(out, &meta, &error));
+        assert_memory_equal(&meta, &result, sizeof meta);
+        check_count("texts under tokenizers that lose some", 1);
+    }
+}
+
 static void expect_refused(const PrepareSettings *settings, ErrorKind kind, const char *message) {
     PrepareResult result;
     Error error = {0};
@@ -460,6 +521,9 @@ static void test_meta_refusals(void **state) {
                                         "\"validation\":{\"bytes\":1,\"tokens\":0},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":-1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1,"
+                                        "\"lossy_bytes\":-1}",
                                         "{\"version\":2,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":\"9\",\"train\":{\"bytes\":1,\"tokens\":1},"
@@ -532,6 +596,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_texts_without_lines, new_directory),
         cmocka_unit_test_setup(test_long_lines, new_directory),
         cmocka_unit_test_setup(test_given_tokenizer_and_held_out, new_directory),
+        cmocka_unit_test_setup(test_lossy_tokenizers, new_directory),
         cmocka_unit_test_setup(test_changing_texts, new_directory),
         cmocka_unit_test_setup(test_refusals, new_directory),
         cmocka_unit_test_setup(test_meta_refusals, new_directory),
