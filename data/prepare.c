@@ -7,6 +7,7 @@
 //
 // Everything is written under temporary names. Only when all is there does the old meta.json go, are the files renamed,
 // and is the new meta.json written: whatever interrupts this, a meta.json stands beside the files that it describes.
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include "core/files.h"
 #include "data/data.h"
 #include "data/meta.h"
+#include "data/shards.h"
 #include "data/text.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
@@ -66,6 +68,23 @@ static bool name_files(Preparation *p, Error *error) {
     }
     return path_join(p->meta, PATH_BYTES, out, "meta.json", error) &&
            path_join(p->new_meta, PATH_BYTES, out, META_UNFINISHED, error);
+}
+
+// Every shard in the folder is trained on. Those of another preparation, even of another tokenizer, would be unnoticed.
+static bool check_alone(const Preparation *p, Error *error) {
+    DirectoryList list = {0};
+    bool alone = directory_list(&list, p->settings->out, error);
+    for (size_t i = 0; alone && i < list.count; i++) {
+        const char *name = list.entries[i]->d_name;
+        bool ours = !strcmp(name, file_names[FILE_TRAIN]) || !strcmp(name, file_names[FILE_VAL]);
+        if (!ours && (shard_is_name(name, "train") || shard_is_name(name, "val")))
+            alone = error_set(error, ERROR_USER,
+                              "%s/%s: a shard that is there already and would be used with the new ones: remove it, or "
+                              "name another folder with --out",
+                              p->settings->out, name);
+    }
+    directory_list_free(&list);
+    return alone;
 }
 
 // The byte after the first newline in [start, end), or 0.
@@ -321,7 +340,8 @@ bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error 
     p->settings = settings;
     p->lock = directory_lock(settings->out, "written", error);
     bool named = p->lock >= 0 && name_files(p, error);
-    if (named) p->text = text_open(settings->inputs, settings->input_count, settings->out, error);
+    if (named && check_alone(p, error))
+        p->text = text_open(settings->inputs, settings->input_count, settings->out, error);
     bool good = p->text != NULL;
     if (good && text_size(p->text) == 0)
         good = error_set(error, ERROR_USER, "%s: no text: the input is empty", settings->inputs[0]);

@@ -538,6 +538,44 @@ static void test_meta_refusals(void **state) {
     check_count("meta.json refused", 1 + sizeof texts / sizeof *texts);
 }
 
+// Shards beside the two that are written would be trained on with them; what has other names is left alone.
+static void test_other_shards(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        bool refused;
+    } cases[] = {{"train_000001.bin", true}, {"val_2.bin", true},  {"validation.bin", true}, {"train.bin.bin", true},
+                 {"train.bin", false},       {"val.bin", false},   {"train.txt", false},     {"train.bin.new", false},
+                 {"my_train.bin", false},    {"train_bin", false}, {"meta.json.new", false}};
+    char input[PATH], out[PATH], path[PATH + 32], text[2000];
+    in_directory(input, "others.txt");
+    for (size_t i = 0; i < sizeof text; i++) text[i] = i % 40 == 39 ? '\n' : (char)('a' + i % 7);
+    write_file(input, text, sizeof text);
+    const char *inputs[] = {input};
+    PrepareSettings settings = settings_for(inputs, 1, out, "char");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char name[32], kept[8];
+        snprintf(name, sizeof name, "others_%zu", i);
+        in_directory(out, name);
+        assert_int_equal(mkdir(out, 0777), 0);
+        snprintf(path, sizeof path, "%s/%s", out, cases[i].name);
+        write_file(path, "theirs", 6);
+        PrepareResult result;
+        Error error = {0};
+        if (cases[i].refused) {
+            expect_refused(&settings, ERROR_USER, path);
+            FILE *file = fopen(path, "rb");
+            assert_non_null(file);
+            assert_int_equal(fread(kept, 1, 8, file), 6);
+            assert_memory_equal(kept, "theirs", 6);
+            fclose(file);
+            assert_int_equal(unlink(path), 0);
+        }
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s: %s", cases[i].name, error.message);
+        check_prepared(out, text, sizeof text, &result, false);
+    }
+}
+
 // A preparation that was stopped among its renames has left the next meta.json under its first name, and no other.
 static void test_stopped(void **state) {
     (void)state;
@@ -578,6 +616,13 @@ static void test_stopped(void **state) {
             check_count("states of a folder", 1);
         }
     }
+    snprintf(path, sizeof path, "%s/meta.json.new", out); // an unfinished one is prepared again
+    char meta[PATH + 32];
+    snprintf(meta, sizeof meta, "%s/meta.json", out);
+    assert_int_equal(rename(meta, path), 0);
+    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    check_prepared(out, text, sizeof text, &result, false);
+    assert_int_not_equal(access(path, F_OK), 0);
     snprintf(path, sizeof path, "%s/meta.json", out); // without either, shards were made elsewhere, which is fine
     assert_int_equal(unlink(path), 0);
     DataSettings loading = {.path = out, .split = "train", .batch = 1, .tokens = 8};
@@ -600,6 +645,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_changing_texts, new_directory),
         cmocka_unit_test_setup(test_refusals, new_directory),
         cmocka_unit_test_setup(test_meta_refusals, new_directory),
+        cmocka_unit_test_setup(test_other_shards, new_directory),
         cmocka_unit_test_setup(test_stopped, new_directory),
     };
     test_begin(argv);
