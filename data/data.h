@@ -52,14 +52,15 @@ typedef struct PrepareSettings {
     const char *out;
     const char *type; // bpe, unigram, char
     size_t vocabulary;
-    double validation_share; // the last share of the text (by bytes, at a line end) is held out
+    double validation_share; // the last share of the text (by bytes, at a line end if one is near) is held out
     const char *tokenizer;   // an existing tokenizer.model instead of training one, or NULL
     bool quiet;
 } PrepareSettings;
 typedef struct PrepareResult {
     uint64_t train_tokens, val_tokens, train_bytes, val_bytes;
     size_t vocabulary;
-    double unigram_loss; // nats per held-out token of the add-one smoothed unigram model of the training tokens
+    uint64_t lossy_bytes; // of both parts, that the tokens do not give back; 0 for tokenizers that prepare trained
+    double unigram_loss;  // nats per held-out token of the add-one smoothed unigram model of the training tokens
 } PrepareResult;
 bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error *error);
 // Reads DIR/meta.json. Absent file: ERROR_USER.

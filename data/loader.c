@@ -41,17 +41,12 @@ static bool add_shard(Loader *loader, const char *path, size_t vocabulary, Error
     return true;
 }
 
-static bool is_shard_name(const char *name, const char *split) {
-    size_t length = strlen(name), prefix = strlen(split);
-    return length >= prefix + 4 && strncmp(name, split, prefix) == 0 && strcmp(name + length - 4, ".bin") == 0;
-}
-
 // Every shard of the split, in the order of their names.
 static bool add_shards(Loader *loader, const DataSettings *settings, const DirectoryList *list, Error *error) {
     char path[4096];
     for (size_t i = 0; i < list->count; i++) {
         const char *name = list->entries[i]->d_name;
-        if (!is_shard_name(name, settings->split)) continue;
+        if (!shard_is_name(name, settings->split)) continue;
         if (!path_join(path, sizeof path, settings->path, name, error) ||
             !add_shard(loader, path, settings->vocabulary, error))
             return false;

@@ -38,10 +38,10 @@ static json_t *describe(const PrepareSettings *settings, const PrepareResult *re
     json_t *made_with = json_pack("{s:o, s:I, s:f, s:I}", "inputs", describe_inputs(settings), "vocabulary",
                                   (json_int_t)settings->vocabulary, "validation_share", settings->validation_share,
                                   "sample_bytes", (json_int_t)sample_bytes);
-    return json_pack("{s:s, s:i, s:I, s:o, s:o, s:o, s:f, s:f, s:o}", "format", "rope.c data", "version", META_VERSION,
-                     "vocabulary", (json_int_t)result->vocabulary, "train", train, "validation", validation,
-                     "tokenizer", tokenizer, "tokens_per_byte", tokens / bytes, "unigram_loss", result->unigram_loss,
-                     "settings", made_with);
+    return json_pack("{s:s, s:i, s:I, s:o, s:o, s:o, s:I, s:f, s:f, s:o}", "format", "rope.c data", "version",
+                     META_VERSION, "vocabulary", (json_int_t)result->vocabulary, "train", train, "validation",
+                     validation, "tokenizer", tokenizer, "lossy_bytes", (json_int_t)result->lossy_bytes,
+                     "tokens_per_byte", tokens / bytes, "unigram_loss", result->unigram_loss, "settings", made_with);
 }
 
 bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result,
@@ -61,25 +61,27 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
     json_t *root = json_parse(path, "contents", text, size, error);
     int version = 0;
     json_int_t vocabulary = 0, train_bytes = 0, train_tokens = 0, val_bytes = 0, val_tokens = 0;
+    json_int_t lossy_bytes = 0; // older files do not speak of it
     double unigram_loss = 0.0;
     if (!root) return false;
-    bool good = json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I}, s:{s:I, s:I}, s:F}", "version",
-                                       &version, "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens",
-                                       &train_tokens, "validation", "bytes", &val_bytes, "tokens", &val_tokens,
-                                       "unigram_loss", &unigram_loss) == 0;
+    bool good = json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I}, s:{s:I, s:I}, s:F, s?I}", "version",
+                               &version, "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens",
+                               &train_tokens, "validation", "bytes", &val_bytes, "tokens", &val_tokens, "unigram_loss",
+                               &unigram_loss, "lossy_bytes", &lossy_bytes) == 0;
     json_decref(root);
     if (!good && !json_whole()) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     if (!good) return error_set(error, ERROR_CORRUPT, "%s: line %d: %s", path, problem.line, problem.text);
     if (version != META_VERSION)
         return error_set(error, ERROR_CORRUPT, "%s: version %d; version %d is known", path, version, META_VERSION);
     if (vocabulary < 1 || vocabulary > INT32_MAX || train_bytes < 1 || train_tokens < 1 || val_bytes < 1 ||
-        val_tokens < 1 || !(unigram_loss >= 0.0))
+        val_tokens < 1 || lossy_bytes < 0 || !(unigram_loss >= 0.0))
         return error_set(error, ERROR_CORRUPT, "%s: a count is out of range", path);
     *meta = (PrepareResult){.train_tokens = (uint64_t)train_tokens,
                             .val_tokens = (uint64_t)val_tokens,
                             .train_bytes = (uint64_t)train_bytes,
                             .val_bytes = (uint64_t)val_bytes,
                             .vocabulary = (size_t)vocabulary,
+                            .lossy_bytes = (uint64_t)lossy_bytes,
                             .unigram_loss = unigram_loss};
     return true;
 }

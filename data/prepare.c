@@ -7,6 +7,7 @@
 //
 // Everything is written under temporary names. Only when all is there does the old meta.json go, are the files renamed,
 // and is the new meta.json written: whatever interrupts this, a meta.json stands beside the files that it describes.
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include "core/files.h"
 #include "data/data.h"
 #include "data/meta.h"
+#include "data/shards.h"
 #include "data/text.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
@@ -68,9 +70,26 @@ static bool name_files(Preparation *p, Error *error) {
            path_join(p->new_meta, PATH_BYTES, out, META_UNFINISHED, error);
 }
 
-// The byte after the first newline in [start, end), or `none`.
-static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_t none, uint64_t *found, Error *error) {
-    *found = none;
+// Every shard in the folder is trained on. Those of another preparation, even of another tokenizer, would be unnoticed.
+static bool check_alone(const Preparation *p, Error *error) {
+    DirectoryList list = {0};
+    bool alone = directory_list(&list, p->settings->out, error);
+    for (size_t i = 0; alone && i < list.count; i++) {
+        const char *name = list.entries[i]->d_name;
+        bool ours = !strcmp(name, file_names[FILE_TRAIN]) || !strcmp(name, file_names[FILE_VAL]);
+        if (!ours && (shard_is_name(name, "train") || shard_is_name(name, "val")))
+            alone = error_set(error, ERROR_USER,
+                              "%s/%s: a shard that is there already and would be used with the new ones: remove it, or "
+                              "name another folder with --out",
+                              p->settings->out, name);
+    }
+    directory_list_free(&list);
+    return alone;
+}
+
+// The byte after the first newline in [start, end), or 0.
+static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_t *found, Error *error) {
+    *found = 0;
     while (start < end) {
         size_t size = end - start < PIECE_BYTES ? (size_t)(end - start) : PIECE_BYTES;
         if (!text_read(p->text, start, p->buffer, size, error)) return false;
@@ -84,27 +103,45 @@ static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_
     return true;
 }
 
-// Where the held-out text begins: at the first line that starts at the wanted place or after it; failing that, at the
-// last line that starts before; failing that (text without lines), between words or characters.
+// The byte after the last newline in [start, end), or 0.
+static bool line_end_before(Preparation *p, uint64_t start, uint64_t end, uint64_t *found, Error *error) {
+    *found = 0;
+    while (start < end) {
+        size_t size = end - start < PIECE_BYTES ? (size_t)(end - start) : PIECE_BYTES;
+        end -= size;
+        if (!text_read(p->text, end, p->buffer, size, error)) return false;
+        const char *newline = memrchr(p->buffer, '\n', size);
+        if (newline) {
+            *found = end + (uint64_t)(newline - p->buffer) + 1;
+            return true;
+        }
+    }
+    return true;
+}
+
+// Between words or characters, `reach` bytes before the wanted place at most. A whole character is always looked at.
+static bool cut_line(Preparation *p, uint64_t wanted, uint64_t reach, Error *error) {
+    uint64_t size = reach < 4 ? 4 : reach < PIECE_BYTES ? reach : PIECE_BYTES;
+    if (size > wanted) size = wanted;
+    if (!text_read(p->text, wanted - size, p->buffer, (size_t)size, error)) return false;
+    p->split = wanted - size + utf8_cut(p->buffer, (size_t)size);
+    return true;
+}
+
+// Where the held-out text begins: at the line start that is nearest to the wanted place. None may be further off than
+// half of the smaller part, or one long line would decide how large the parts are; then the line is cut.
 static bool choose_split(Preparation *p, Error *error) {
     uint64_t total = text_size(p->text), held = (uint64_t)llround(p->settings->validation_share * (double)total);
     if (held < 1) held = 1;
     if (total < 2 || held >= total)
         return error_set(error, ERROR_USER, "%s: %llu bytes are too small a text to hold out %g of it",
                          p->settings->inputs[0], (unsigned long long)total, p->settings->validation_share);
-    uint64_t wanted = total - held;
-    if (!line_end_after(p, wanted - 1, total - 1, 0, &p->split, error)) return false;
-    for (uint64_t end = wanted; p->split == 0 && end > 0;) {
-        size_t size = end < PIECE_BYTES ? (size_t)end : PIECE_BYTES;
-        if (!text_read(p->text, end - size, p->buffer, size, error)) return false;
-        const char *newline = memrchr(p->buffer, '\n', size);
-        end -= size;
-        if (newline) p->split = end + (uint64_t)(newline - p->buffer) + 1;
-    }
-    if (p->split > 0) return true;
-    size_t size = wanted < PIECE_BYTES ? (size_t)wanted : PIECE_BYTES;
-    if (!text_read(p->text, wanted - size, p->buffer, size, error)) return false;
-    p->split = wanted - size + utf8_cut(p->buffer, size);
+    uint64_t wanted = total - held, reach = (held < wanted ? held : wanted) / 2, before, after;
+    if (!line_end_after(p, wanted - 1, wanted + reach, &after, error) ||
+        !line_end_before(p, wanted - reach - 1, wanted - 1, &before, error))
+        return false;
+    if (!after && !before) return cut_line(p, wanted, reach, error);
+    p->split = !before || (after && after - wanted <= wanted - before) ? after : before;
     return true;
 }
 
@@ -175,9 +212,48 @@ static bool make_tokenizer(Preparation *p, Error *error) {
     return true;
 }
 
-// Encodes [start, end) into a shard and counts how often every id occurs.
+// Bytes of the text from the first that does not come back to the last that does not; what was put between is none.
+static size_t bytes_lost(const char *text, size_t size, const char *back, size_t back_size) {
+    size_t least = size < back_size ? size : back_size, first = 0, last = 0;
+    while (first < least && text[first] == back[first]) first++;
+    while (last < least - first && text[size - 1 - last] == back[back_size - 1 - last]) last++;
+    return size - first - last;
+}
+
+// The same of what was encoded; the space that many models put in front of every text is not the text's.
+static bool compare_back(const Preparation *p, const char *text, size_t size, const int32_t *ids, size_t count,
+                         size_t *lost, Error *error) {
+    char *back;
+    size_t back_size;
+    if (!tokenizer_decode(p->tokenizer, ids, count, &back, &back_size, error)) return false;
+    size_t skip = tokenizer_space_prefix(p->tokenizer) && back_size > 0 && back[0] == ' ';
+    *lost = bytes_lost(text, size, back + skip, back_size - skip);
+    free(back);
+    return true;
+}
+
+// How much of a piece a given tokenizer loses. Only where it does lose something is that looked for line by line.
+static bool count_lost(const Preparation *p, size_t size, const int32_t *ids, size_t count, uint64_t *total,
+                       Error *error) {
+    size_t lost = 0;
+    if (!compare_back(p, p->buffer, size, ids, count, &lost, error)) return false;
+    for (size_t start = 0, end; lost > 0 && start < size; start = end) {
+        const char *newline = memchr(p->buffer + start, '\n', size - start);
+        end = newline ? (size_t)(newline - p->buffer) + 1 : size;
+        int32_t *line;
+        bool good = tokenizer_encode(p->tokenizer, p->buffer + start, end - start, &line, &count, error);
+        size_t here = 0;
+        good = good && compare_back(p, p->buffer + start, end - start, line, count, &here, error);
+        free(line);
+        if (!good) return false;
+        *total += here;
+    }
+    return true;
+}
+
+// Encodes [start, end) into a shard and counts how often every id occurs, and what a given tokenizer loses.
 static bool encode_range(Preparation *p, uint64_t start, uint64_t end, size_t file, uint64_t *counts, uint64_t *tokens,
-                         uint32_t *crc, Error *error) {
+                         uint64_t *lost, uint32_t *crc, Error *error) {
     ShardWriter *writer = shard_create(p->temporary[file], tokenizer_vocabulary(p->tokenizer), error);
     if (!writer) return false;
     const char *stage = file == FILE_TRAIN ? "encoding text for training" : "encoding held-out text";
@@ -188,7 +264,8 @@ static bool encode_range(Preparation *p, uint64_t start, uint64_t end, size_t fi
         int32_t *ids = NULL;
         good = read_piece(p, offset, end, &size, error) &&
                tokenizer_encode(p->tokenizer, p->buffer, size, &ids, &count, error) &&
-               shard_append(writer, ids, count, error);
+               shard_append(writer, ids, count, error) &&
+               (!p->settings->tokenizer || count_lost(p, size, ids, count, lost, error)); // our own lose nothing
         for (size_t i = 0; good && i < count; i++) counts[ids[i]]++;
         free(ids);
         offset += size;
@@ -214,8 +291,11 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
     uint64_t *train = calloc(result->vocabulary, sizeof *train), *val = calloc(result->vocabulary, sizeof *val);
     bool good = train && val;
     if (!good) error_set(error, ERROR_MEMORY, "out of memory for %zu counts", result->vocabulary);
-    good = good && encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &p->checksums.train, error) &&
-           encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &p->checksums.val, error);
+    good = good &&
+           encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &result->lossy_bytes,
+                        &p->checksums.train, error) &&
+           encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &result->lossy_bytes, &p->checksums.val,
+                        error);
     if (good) result->unigram_loss = unigram_loss(train, val, result);
     free(train);
     free(val);
@@ -260,7 +340,8 @@ bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error 
     p->settings = settings;
     p->lock = directory_lock(settings->out, "written", error);
     bool named = p->lock >= 0 && name_files(p, error);
-    if (named) p->text = text_open(settings->inputs, settings->input_count, settings->out, error);
+    if (named && check_alone(p, error))
+        p->text = text_open(settings->inputs, settings->input_count, settings->out, error);
     bool good = p->text != NULL;
     if (good && text_size(p->text) == 0)
         good = error_set(error, ERROR_USER, "%s: no text: the input is empty", settings->inputs[0]);

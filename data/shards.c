@@ -165,6 +165,11 @@ static bool check_header(Shard *shard, uint64_t file_bytes, Error *error) {
     return !own || check_own_header(shard, header, error);
 }
 
+bool shard_is_name(const char *name, const char *split) {
+    size_t length = strlen(name), prefix = strlen(split);
+    return length >= prefix + 4 && strncmp(name, split, prefix) == 0 && strcmp(name + length - 4, ".bin") == 0;
+}
+
 bool shard_open(Shard *shard, const char *path, Error *error) {
     *shard = (Shard){.descriptor = descriptor_open_to_read(path), .path = strdup(path)};
     struct stat status;

@@ -18,6 +18,8 @@ typedef struct Shard {
     Stamp stamp; // of when the ids were last known to be those
 } Shard;
 
+// Is a file of this name in a folder of data one of the split's shards: train*.bin, val*.bin?
+bool shard_is_name(const char *name, const char *split);
 // Opens and checks everything that the file says about itself: magic, version, size against count, checksums where
 // there are any (reads the whole file then, streaming). Corrupt or truncated: ERROR_CORRUPT naming the file; absent:
 // ERROR_USER. On failure nothing is left open.

@@ -34,6 +34,27 @@ expect 0 prepare "$rope" prepare text.txt --out data --vocab 300 --json
 for key in vocabulary train_tokens val_tokens unigram_loss; do "$get" $key <out >value || fail "prepare --json: $key"; done
 ok 'prepare, and its JSON'
 
+# A tokenizer that knows a and b only, of pieces (text, score -1, type) and how to normalise: nothing.
+{
+    piece() {
+        printf "\\n\\x$(printf %x $((${#1} + 9)))\\n\\x$(printf %x ${#1})%s\\x15\\0\\0\\x80\\xBF\\x18\\x$2" "$1"
+    }
+    piece '<unk>' 2; piece '<s>' 3; piece '</s>' 3; piece a 1; piece b 1
+    printf '\x12\x02\x18\x01\x1A\x06\x18\0\x20\0\x28\x01'
+} >lossy.model
+for i in $(seq 100); do echo abbabab; done >lines.txt
+expect 0 'prepare under a lossy tokenizer' "$rope" prepare lines.txt --out lossy --tokenizer lossy.model --quiet
+says 'prepare under a lossy tokenizer' "100 of 800 bytes (12.5 %) do not come back from lossy.model's tokens"
+grep -q '(.* bits per byte)' err && fail 'prepare under a lossy tokenizer: bits per byte, as if they were right'
+expect 0 'prepare under a lossy tokenizer' "$rope" prepare lines.txt --out lossy --tokenizer lossy.model --quiet --json
+says 'prepare under a lossy tokenizer, --json' '100 of 800 bytes'
+[ "$("$get" lossy_bytes <out)" = 100 ] && [ "$("$get" lossy_bytes <lossy/meta.json)" = 100 ] ||
+    fail 'prepare under a lossy tokenizer: --json or meta.json'
+grep -q unigram_bits out && fail 'prepare under a lossy tokenizer, --json: bits per byte'
+expect 0 'prepare under a given tokenizer' "$rope" prepare text.txt --out copied --tokenizer data/tokenizer.model --quiet
+grep -q 'come back' err && fail 'prepare under a given tokenizer: nothing is lost'
+ok 'tokenizers that lose text'
+
 cat >run.ini <<'INI'
 ; a tiny model
 [model]

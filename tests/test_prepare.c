@@ -141,6 +141,7 @@ static void check_prepared(const char *out, const char *text, size_t size, const
     if (train_count < 30000)
         assert_true(fabs(result->unigram_loss -
                          unigram_reference(train_ids, train_count, val_ids, val_count, result->vocabulary)) < 1e-9);
+    assert_int_equal(result->lossy_bytes, 0);
     PrepareResult meta;
     if (!data_read_meta(out, &meta, &error)) fail_msg("%s", error.message);
     assert_memory_equal(&meta, result, sizeof meta);
@@ -245,6 +246,52 @@ static void test_texts_without_lines(void **state) {
     free(solid);
 }
 
+// The held-out part begins at the nearest line start, unless that is further off than half of the smaller part.
+static void test_long_lines(void **state) {
+    (void)state;
+    enum { SIZE = 30000, LINES = 3 };
+    // Where newlines are, the share to hold out, and how many bytes are. Spaces are every 10 bytes, at 9, 19...
+    static const struct {
+        uint64_t newlines[LINES];
+        double share;
+        uint64_t held;
+    } cases[] = {
+        {{9}, 0.05, 1500},                  // one record, then one long line
+        {{9999, 19999, 29999}, 0.05, 1500}, // three long lines
+        {{28504}, 0.05, 1500 - 5},          // behind the wanted place, which is no line start
+        {{28404}, 0.05, 1500 + 95},         // before it
+        {{28449, 28550}, 0.05, 1500 + 50},  // on both sides: the nearer one
+        {{28448, 28550}, 0.05, 1500 - 51},  //
+        {{28449, 28549}, 0.05, 1500 - 50},  // as near: the later one
+        {{28499, 28500}, 0.05, 1500},       // at the place itself
+        {{27749, 29999}, 0.05, 1500 + 750}, // half of it off
+        {{27748, 29250}, 0.05, 1500},       // further off, on both sides
+        {{29249}, 0.05, 1500 - 750},        // half of it off
+        {{28494, 28504}, 4.0 / SIZE, 4},    // so little is held out that only a character is looked at
+        {{29995}, 1.0 / SIZE, 4},           //
+        {{9}, 0.9, 27000},                  // the smaller part is the other one
+        {{1499}, 0.9, 27000 + 1500},        //
+    };
+    char input[PATH], out[PATH], text[SIZE];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (size_t b = 0; b < SIZE; b++) text[b] = b % 10 == 9 ? ' ' : (char)('a' + b % 7);
+        for (size_t k = 0; k < LINES; k++)
+            if (cases[i].newlines[k]) text[cases[i].newlines[k]] = '\n';
+        write_file(input, text, SIZE);
+        const char *inputs[] = {input};
+        PrepareSettings settings = settings_for(inputs, 1, out, "char");
+        settings.validation_share = cases[i].share;
+        PrepareResult result;
+        Error error = {0};
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+        if (result.val_bytes != cases[i].held)
+            fail_msg("case %zu: %llu bytes are held out", i, (unsigned long long)result.val_bytes);
+        check_prepared(out, text, SIZE, &result, false);
+    }
+}
+
 // Only part of a long text trains the tokenizer, held-out text never does.
 static void test_given_tokenizer_and_held_out(void **state) {
     (void)state;
@@ -276,6 +323,66 @@ static void test_given_tokenizer_and_held_out(void **state) {
     assert_memory_equal(&again, &result, sizeof result);
     check_count("given tokenizers", 2);
     free(text);
+}
+
+// A SentencePiece model made elsewhere: a unigram one of a few characters without bytes, which normalises nothing.
+static void write_model(const char *path, bool space_prefix, bool newline) {
+    static const char *const pieces[] = {"<unk>", "<s>", "</s>", "\xE2\x96\x81", "a", "b", "\n"};
+    static const char types[] = {2, 3, 3, 1, 1, 1, 1};
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    for (size_t i = 0; i < (newline ? 7 : 6); i++) { // text, score -1, type
+        int length = (int)strlen(pieces[i]);
+        fprintf(file, "\n%c\n%c%s\x15%c%c\x80\xBF\x18%c", length + 9, length, pieces[i], 0, 0, types[i]);
+    }
+    fprintf(file, "\x12\x02\x18\x01\x1A\x06\x18%c\x20%c\x28\x01", space_prefix, 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+// What a given tokenizer does not give back is counted, in lines that differ from the first to the last such byte.
+static void test_lossy_tokenizers(void **state) {
+    (void)state;
+    static const struct {
+        bool space_prefix, newline;
+        const char *line;
+        uint64_t lost; // in a line
+    } cases[] = {
+        {false, true, "ab  ba a \n", 0},
+        {true, true, "ab  ba a\n", 0}, // the space in front is added to the text, nothing is lost
+        {true, true, " ab\n", 0},
+        {false, false, "ab ba\n", 1},
+        {true, false, "ab ba\n", 1},
+        {false, true, "ab c ba\n", 1},
+        {true, true, "ab c ba\n", 1},
+        {false, true, "cab abx\n", 7}, // from c to x
+        {false, true,
+         "a\xE2\x96\x81"
+         "b\n",
+         3}, // U+2581, whose bytes it has no pieces for
+        {true, false, "c\n", 2},
+    };
+    enum { LINES = 100 };
+    char input[PATH], out[PATH], model[PATH];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    in_directory(model, "foreign.model");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[LINES * 16] = "";
+        for (size_t k = 0; k < LINES; k++) strcat(text, cases[i].line);
+        write_file(input, text, strlen(text));
+        write_model(model, cases[i].space_prefix, cases[i].newline);
+        const char *inputs[] = {input};
+        PrepareSettings settings = settings_for(inputs, 1, out, NULL);
+        settings.tokenizer = model;
+        PrepareResult result, meta;
+        Error error = {0};
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+        if (result.lossy_bytes != LINES * cases[i].lost)
+            fail_msg("case %zu: %llu bytes are lost", i, (unsigned long long)result.lossy_bytes);
+        assert_true(data_read_meta(out, &meta, &error));
+        assert_memory_equal(&meta, &result, sizeof meta);
+        check_count("texts under tokenizers that lose some", 1);
+    }
 }
 
 static void expect_refused(const PrepareSettings *settings, ErrorKind kind, const char *message) {
@@ -414,6 +521,9 @@ static void test_meta_refusals(void **state) {
                                         "\"validation\":{\"bytes\":1,\"tokens\":0},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":-1}",
+                                        "{\"version\":1,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
+                                        "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1,"
+                                        "\"lossy_bytes\":-1}",
                                         "{\"version\":2,\"vocabulary\":9,\"train\":{\"bytes\":1,\"tokens\":1},"
                                         "\"validation\":{\"bytes\":1,\"tokens\":1},\"unigram_loss\":1}",
                                         "{\"version\":1,\"vocabulary\":\"9\",\"train\":{\"bytes\":1,\"tokens\":1},"
@@ -426,6 +536,44 @@ static void test_meta_refusals(void **state) {
         assert_non_null(strstr(error.message, path));
     }
     check_count("meta.json refused", 1 + sizeof texts / sizeof *texts);
+}
+
+// Shards beside the two that are written would be trained on with them; what has other names is left alone.
+static void test_other_shards(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        bool refused;
+    } cases[] = {{"train_000001.bin", true}, {"val_2.bin", true},  {"validation.bin", true}, {"train.bin.bin", true},
+                 {"train.bin", false},       {"val.bin", false},   {"train.txt", false},     {"train.bin.new", false},
+                 {"my_train.bin", false},    {"train_bin", false}, {"meta.json.new", false}};
+    char input[PATH], out[PATH], path[PATH + 32], text[2000];
+    in_directory(input, "others.txt");
+    for (size_t i = 0; i < sizeof text; i++) text[i] = i % 40 == 39 ? '\n' : (char)('a' + i % 7);
+    write_file(input, text, sizeof text);
+    const char *inputs[] = {input};
+    PrepareSettings settings = settings_for(inputs, 1, out, "char");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char name[32], kept[8];
+        snprintf(name, sizeof name, "others_%zu", i);
+        in_directory(out, name);
+        assert_int_equal(mkdir(out, 0777), 0);
+        snprintf(path, sizeof path, "%s/%s", out, cases[i].name);
+        write_file(path, "theirs", 6);
+        PrepareResult result;
+        Error error = {0};
+        if (cases[i].refused) {
+            expect_refused(&settings, ERROR_USER, path);
+            FILE *file = fopen(path, "rb");
+            assert_non_null(file);
+            assert_int_equal(fread(kept, 1, 8, file), 6);
+            assert_memory_equal(kept, "theirs", 6);
+            fclose(file);
+            assert_int_equal(unlink(path), 0);
+        }
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s: %s", cases[i].name, error.message);
+        check_prepared(out, text, sizeof text, &result, false);
+    }
 }
 
 // A preparation that was stopped among its renames has left the next meta.json under its first name, and no other.
@@ -468,6 +616,13 @@ static void test_stopped(void **state) {
             check_count("states of a folder", 1);
         }
     }
+    snprintf(path, sizeof path, "%s/meta.json.new", out); // an unfinished one is prepared again
+    char meta[PATH + 32];
+    snprintf(meta, sizeof meta, "%s/meta.json", out);
+    assert_int_equal(rename(meta, path), 0);
+    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    check_prepared(out, text, sizeof text, &result, false);
+    assert_int_not_equal(access(path, F_OK), 0);
     snprintf(path, sizeof path, "%s/meta.json", out); // without either, shards were made elsewhere, which is fine
     assert_int_equal(unlink(path), 0);
     DataSettings loading = {.path = out, .split = "train", .batch = 1, .tokens = 8};
@@ -484,10 +639,13 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(test_types_and_line_ends, new_directory),
         cmocka_unit_test_setup(test_many_inputs, new_directory),
         cmocka_unit_test_setup(test_texts_without_lines, new_directory),
+        cmocka_unit_test_setup(test_long_lines, new_directory),
         cmocka_unit_test_setup(test_given_tokenizer_and_held_out, new_directory),
+        cmocka_unit_test_setup(test_lossy_tokenizers, new_directory),
         cmocka_unit_test_setup(test_changing_texts, new_directory),
         cmocka_unit_test_setup(test_refusals, new_directory),
         cmocka_unit_test_setup(test_meta_refusals, new_directory),
+        cmocka_unit_test_setup(test_other_shards, new_directory),
         cmocka_unit_test_setup(test_stopped, new_directory),
     };
     test_begin(argv);

@@ -8,12 +8,26 @@
 #include "train/evaluate.h"
 
 static json_t *report(const PrepareSettings *settings, const PrepareResult *result) {
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "out", settings->out, "type",
-                     settings->tokenizer ? "given" : settings->type, "vocabulary", (json_int_t)result->vocabulary,
-                     "train_tokens", (json_int_t)result->train_tokens, "val_tokens", (json_int_t)result->val_tokens,
-                     "train_bytes", (json_int_t)result->train_bytes, "val_bytes", (json_int_t)result->val_bytes,
-                     "unigram_loss", result->unigram_loss, "unigram_bits_per_byte",
-                     bits_per_byte(result->unigram_loss, result));
+    json_t *document =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "out", settings->out, "type",
+                  settings->tokenizer ? "given" : settings->type, "vocabulary", (json_int_t)result->vocabulary,
+                  "train_tokens", (json_int_t)result->train_tokens, "val_tokens", (json_int_t)result->val_tokens,
+                  "train_bytes", (json_int_t)result->train_bytes, "val_bytes", (json_int_t)result->val_bytes,
+                  "lossy_bytes", (json_int_t)result->lossy_bytes, "unigram_loss", result->unigram_loss);
+    if (!result->lossy_bytes)
+        json_object_set_new(document, "unigram_bits_per_byte", json_real(bits_per_byte(result->unigram_loss, result)));
+    return document;
+}
+
+// Tokenizers made elsewhere may lose text: Llama's do not, but those that normalise it, or know no bytes, do.
+static void warn_of_loss(const PrepareSettings *settings, const PrepareResult *result) {
+    const uint64_t bytes = result->train_bytes + result->val_bytes;
+    if (result->lossy_bytes)
+        fprintf(stderr,
+                "rope: %llu of %llu bytes (%.3g %%) do not come back from %s's tokens: bits per byte will count them, "
+                "though no model has to predict them.\n",
+                (unsigned long long)result->lossy_bytes, (unsigned long long)bytes,
+                100.0 * (double)result->lossy_bytes / (double)bytes, settings->tokenizer);
 }
 
 static void print_report(const PrepareSettings *settings, const PrepareResult *result) {
@@ -24,8 +38,11 @@ static void print_report(const PrepareSettings *settings, const PrepareResult *r
             settings->out, result->vocabulary, (unsigned long long)result->train_tokens,
             (unsigned long long)result->train_bytes, train, (unsigned long long)result->val_tokens,
             (unsigned long long)result->val_bytes);
-    fprintf(stderr, "a unigram model's held-out loss is %.4f (%.4f bits per byte): what training has to beat\n",
-            result->unigram_loss, bits_per_byte(result->unigram_loss, result));
+    char bits[64] = "";
+    if (!result->lossy_bytes)
+        snprintf(bits, sizeof bits, " (%.4f bits per byte)", bits_per_byte(result->unigram_loss, result));
+    fprintf(stderr, "a unigram model's held-out loss is %.4f%s: what training has to beat\n", result->unigram_loss,
+            bits);
 }
 
 int command_prepare(int argc, char **argv) {
@@ -63,6 +80,7 @@ int command_prepare(int argc, char **argv) {
     else
         data_prepare(&settings, &result, &error);
     if (error.kind != ERROR_NONE) return command_fail(&error);
+    warn_of_loss(&settings, &result);
     if (!line.json)
         print_report(&settings, &result);
     else if (!command_print_json(report(&settings, &result), &error))

@@ -167,7 +167,8 @@ static bool run_prepare(const uint8_t *data, size_t size) {
     size_t back = 0;
     REQUIRE(decode_shard("prepare/data/train.bin", text, &back) == result.train_tokens && back == result.train_bytes);
     REQUIRE(decode_shard("prepare/data/val.bin", text, &back) == result.val_tokens);
-    REQUIRE(back == left && !memcmp(text, data + 2, left) && back == result.train_bytes + result.val_bytes);
+    REQUIRE(back == left && !memcmp(text, data + 2, left) && back == result.train_bytes + result.val_bytes &&
+            result.lossy_bytes == 0);
     REQUIRE(data_read_meta(out, &meta, &error) && meta.train_tokens == result.train_tokens &&
             meta.val_tokens == result.val_tokens && meta.train_bytes == result.train_bytes &&
             meta.val_bytes == result.val_bytes && meta.vocabulary == result.vocabulary &&
