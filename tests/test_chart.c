@@ -208,7 +208,10 @@ static void test_lone_points(void **state) {
                                       {"a", x + cases[i].from, y + cases[i].from, cases[i].count, cases[i].dashed, 0}};
         char *svg = drawn(draw_chart, &(Chart){"t", "c", "x", "y", false, false, series, 2});
         check_markup(svg);
-        if (occurrences(svg, "<circle") != cases[i].markers) fail_msg("case %zu: %s", i, svg);
+        if (occurrences(svg, cases[i].dashed ? "<circle class=\"ring s1" : "<circle class=\"dot s1") !=
+                cases[i].markers ||
+            occurrences(svg, "<circle") != cases[i].markers)
+            fail_msg("case %zu: %s", i, svg);
         free(svg);
     }
     check_count("series with lone points", sizeof cases / sizeof *cases);

@@ -176,7 +176,8 @@ static void series_svg(FILE *out, const Chart *chart, size_t index, const ChartA
     const bool all = !series->dashed && series->count <= 60; // markers would hide a dense line
     for (size_t i = 0; i < series->count; i++) {
         if (!chart_drawable(chart, series->x[i], series->y[i]) || !(all || lone(chart, series, i))) continue;
-        fprintf(out, "<circle class=\"dot s%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"%g\"><title>", colour,
+        fprintf(out, "<circle class=\"%s s%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"%g\"><title>",
+                series->dashed ? "ring" : "dot", colour, // hollow beside another of its colour, as dashes are
                 place(x_axis, series->x[i], LEFT, WIDTH - RIGHT), place(y_axis, series->y[i], HEIGHT - BOTTOM, TOP),
                 index == 0 ? 4.5 : 3.5); // the first one can be seen below another that equals it
         chart_escape(out, series->name);
