@@ -70,6 +70,7 @@ ok 'settings with their origin'
 expect 0 train $train --train.out=whole --json
 "$get" <out >value && [ "$("$get" step <out)" = 30 ] || fail 'train --json'
 for key in held_out_loss bits_per_byte peak_bytes; do "$get" $key <out >value || fail "train --json: $key"; done
+cp out whole.json
 [ "$(readlink whole/latest)" = step_00000030 ] && [ -d whole/best/ ] || fail 'links of the run'
 for file in config.json model.safetensors tokenizer.model optimizer.safetensors state.json; do
     [ -s whole/latest/$file ] || fail "the checkpoint has no $file"
@@ -136,7 +137,11 @@ for signal in INT TERM KILL; do
     ok "SIG$signal, then --resume: same metrics, same bytes"
 done
 
-expect 0 'resume with nothing to do' "$rope" train --resume whole
+expect 0 'resume with nothing to do' "$rope" train --resume whole --json
+for key in loss held_out_loss step; do
+    [ "$("$get" $key <out)" = "$("$get" $key <whole.json)" ] || fail "resume with nothing to do: $key"
+done
+[ "$("$get" step_ms <out)" != null ] || fail 'resume with nothing to do: step_ms'
 expect 2 'a run is there' $train --train.out=whole
 says 'a run is there' '--resume'
 expect 2 'another shape' $train --resume --train.out=whole --model.width=64
@@ -245,6 +250,12 @@ for i in 0 1 2 3; do
     done
 done
 best=$("$get" best <out)
+mv swept/sweep.json unrecorded.json # as if it had been interrupted in a run's last evaluation
+expect 0 'a sweep of finished runs' $sweep --train.out=swept --resume --json
+grep -w nan err && fail 'a sweep of finished runs: its table'
+for i in 0 1 2 3; do
+    [ "$("$get" rows $i loss <out)" = "$("$get" rows $i loss <swept.json)" ] || fail "a sweep of finished runs: loss of row $i"
+done
 mkdir -p unrecorded/sweep.json.tmp # where the record is written first
 expect 1 'a sweep without a record' $train --data.dir=data --train.out=unrecorded --sweep optim.learning_rate=1e-3,3e-3
 says 'a sweep without a record' 'The sweep ends at learning_rate=1e-3. Go on with the same command and --resume.'

@@ -265,6 +265,37 @@ static void test_costs_are_kept(void **unused) {
     check_same_bits("costs of a resumed run", first, resumed, sizeof first);
 }
 
+// Resumed with nothing left to train, a run has the figures of its end: of the last line of a step, though lines of
+// evaluations follow it.
+static void test_figures_of_a_finished_run(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    char out[2 * PATH];
+    snprintf(out, sizeof out, "train.out=%s", directory);
+    const Config config =
+        settings((const char *const[]){"train.steps=5", "train.log_every=2", "train.eval_batches=2", out, NULL});
+    static TrainOutcome first, again;
+    Error error = {0};
+    if (!train_run(&config, false, &first, &error)) fail_msg("%s", error.message);
+    assert_true(isfinite(first.loss) && first.step_seconds > 0);
+    for (int evaluated = 1; evaluated >= 0; evaluated--) { // interrupted in its last evaluation, it has that to do
+        RunState state;
+        uint64_t seed, steps;
+        uint32_t fingerprint;
+        assert_true(state_read(below(directory, "latest"), &state, &seed, &steps, &fingerprint, &error));
+        state.eval_due = !evaluated;
+        assert_true(state_write(below(directory, "latest"), &state, seed, steps, fingerprint, &error));
+        if (!train_run(&config, true, &again, &error)) fail_msg("%s", error.message);
+        assert_true(again.finished && again.step == 5 && again.step_seconds > 0 && isfinite(again.step_seconds));
+        check_same_bits("losses of a finished run", &again.loss, &first.loss, sizeof first.loss);
+        check_same_bits("held-out losses of a finished run", &again.held_out_loss, &first.held_out_loss,
+                        sizeof first.held_out_loss);
+    }
+    write_file(directory, "metrics.jsonl", ""); // lost: there are no figures, and none are made up
+    if (!train_run(&config, true, &again, &error)) fail_msg("%s", error.message);
+    assert_true(again.finished && isnan(again.loss) && isnan(again.step_seconds) && isfinite(again.held_out_loss));
+}
+
 // Settings of a run that evaluates and saves after each step; `more` as in settings().
 static Config judged_settings(const char *directory, const char *const *more) {
     char out[2 * PATH];
@@ -375,14 +406,10 @@ static void test_best_to_be_found_anew(void **unused) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_other_runs),
-    cmocka_unit_test(test_settings_that_may_differ),
-    cmocka_unit_test(test_carried_settings),
-    cmocka_unit_test(test_starts_from_weights),
-    cmocka_unit_test(test_tables_that_change),
-    cmocka_unit_test(test_data_of_another_tokenizer),
-    cmocka_unit_test(test_costs_are_kept),
-    cmocka_unit_test(test_best_is_judged_alike),
-    cmocka_unit_test(test_best_to_be_found_anew),
+    cmocka_unit_test(test_other_runs),           cmocka_unit_test(test_settings_that_may_differ),
+    cmocka_unit_test(test_carried_settings),     cmocka_unit_test(test_starts_from_weights),
+    cmocka_unit_test(test_tables_that_change),   cmocka_unit_test(test_data_of_another_tokenizer),
+    cmocka_unit_test(test_costs_are_kept),       cmocka_unit_test(test_figures_of_a_finished_run),
+    cmocka_unit_test(test_best_is_judged_alike), cmocka_unit_test(test_best_to_be_found_anew),
 };
 TEST_MAIN(tests)
