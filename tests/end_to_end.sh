@@ -117,6 +117,28 @@ done
 [ "$(lines certified)" -ge 3 ] || fail 'metrics: a line for steps 2, 4 and 5'
 ok 'certificates of every layer and head in the metrics'
 
+# What falls back is counted by step, as all of that object is, and beside it over the run: also over a run that stopped.
+falling="$train --model.layers=2 --train.log_every=1 --train.save_every=2 --attention.method=lowrank --attention.near=2
+    --attention.degree=1 --attention.bound=none --attention.logit_bound=0.01"
+expect 0 'falling back' $falling --train.steps=4 --train.out=falling
+total=0
+while read -r line; do
+    echo "$line" | "$get" loss >value 2>/dev/null || continue
+    step=$(echo "$line" | "$get" attention fell_back) heads=0
+    for place in '0 fell_back 0' '0 fell_back 1' '1 fell_back 0' '1 fell_back 1'; do
+        heads=$(awk "BEGIN { print $heads + $(echo "$line" | "$get" attention layers $place) }")
+    done
+    total=$((total + step))
+    [ "$step" -gt 0 ] && [ "$step" = "$heads" ] || fail "fell_back is $step, of the heads $heads"
+    [ "$(echo "$line" | "$get" fell_back_total)" = $total ] || fail "fell_back_total is not $total"
+done <falling/metrics.jsonl
+[ $total -gt 0 ] || fail 'nothing fell back'
+cp -a falling fallen
+rm -r fallen/step_00000004 && ln -sfn step_00000002 fallen/latest
+expect 0 'falling back, resumed' "$rope" train --resume fallen
+same_run falling fallen 'falling back, resumed'
+ok "fallbacks: $total in 4 steps, by step and in all, resumed as well"
+
 long="$train --train.steps=2000 --train.eval_every=500 --train.save_every=100 --train.log_every=10"
 expect 0 'train long' $long --train.out=long
 for signal in INT TERM KILL; do

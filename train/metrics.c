@@ -97,7 +97,8 @@ static json_t *heads_json(const double *values, size_t heads) {
     return array;
 }
 
-// What attention reported in this step: the largest over layers and heads, and each of them.
+// What attention reported in this step: over layers and heads the largest (of clipped the mean, of fell_back the sum),
+// and each of them.
 static json_t *attention_json(const Trainer *trainer, const AttentionSummary *summary) {
     const ModelConfig *config = &model_settings(trainer->model)->config;
     json_t *layers = json_array();
@@ -115,8 +116,7 @@ static json_t *attention_json(const Trainer *trainer, const AttentionSummary *su
     return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "logit_bound", figure_json(summary->logit_bound),
                      "output_bound", figure_json(summary->output_bound), "dq_bound", figure_json(summary->dq_bound),
                      "dk_bound", figure_json(summary->dk_bound), "dv_bound", figure_json(summary->dv_bound), "clipped",
-                     figure_json(summary->clipped), "fell_back", (json_int_t)trainer->state.fell_back, "layers",
-                     layers);
+                     figure_json(summary->clipped), "fell_back", (json_int_t)summary->fell_back, "layers", layers);
 }
 
 bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, Error *error) {
@@ -130,7 +130,10 @@ bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, 
                   (json_int_t)state->tokens, "loss", figure_json(mean), "grad_norm", figure_json(result->gradient_norm),
                   "learning_rate", result->learning_rate, "skipped", (json_int_t)state->skipped);
     AttentionSummary attention = trainer_attention(trainer);
-    if (attention.present) json_object_set_new(line, "attention", attention_json(trainer, &attention));
+    if (attention.present) {
+        json_object_set_new(line, "fell_back_total", json_integer((json_int_t)state->fell_back));
+        json_object_set_new(line, "attention", attention_json(trainer, &attention));
+    }
     json_object_set_new(line, "time",
                         json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms", 1e3 * seconds,
                                   "tokens_per_s", tokens / fmax(seconds, 1e-9)));
