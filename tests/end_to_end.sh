@@ -233,10 +233,13 @@ expect 0 task $rope train --data.task=mqar --data.pairs=4 --model.layers=1 --mod
     --model.tokens=32 --model.token_shift=true --train.steps=6 --train.batch=4 --train.eval_batches=2 --train.seed=7 \
     --train.out=task --json
 "$get" held_out_loss <out >trained
-expect 0 'eval of a task' $rope eval task --batches 2 --train.batch=4 --json
+expect 0 'eval of a task' $rope eval task --batches 2 --json
 [ "$("$get" distances 0 targets <out)" -gt 0 ] && "$get" accuracy <out >value || fail 'eval of a task'
 "$get" held_out_loss <out | cmp -s trained || fail "eval of a task: not on the examples of $(cat trained)"
-ok 'a synthetic task, with accuracy by distance, on the examples of its seed'
+expect 0 'eval of a task, other batches' $rope eval task --batches 1 --train.batch=8 --json
+[ "$("$get" settings train.batch <out)" = 8 ] || fail 'eval of a task, other batches: its settings'
+awk -v loss="$("$get" held_out_loss <out)" '{ exit !(($1 / loss - 1) ^ 2 < 1e-12) }' trained || fail 'eval of a task, other batches'
+ok 'a synthetic task, with accuracy by distance, on the examples of its seed, as many as in training'
 
 expect 0 'a loss beyond exp' $rope train --data.task=copy --model.layers=1 --model.width=16 --model.heads=2 \
     --model.tokens=16 --train.steps=7 --optim.learning_rate=100 --optim.weight_decay=0 --train.out=huge
