@@ -22,4 +22,4 @@ stage() {
 stage '' 128 64 400 50 --data.task=mqar --data.pairs=8 --data.least_distance=0 "$@"
 stage 128 512 16 300 30 "$@"
 stage 512 4096 2 200 20 "$@"
-"$rope" eval "runs/needle-$name-4096" --batches=100
+"$rope" eval "runs/needle-$name-4096" --batches=400

@@ -42,6 +42,16 @@ INI
 ab="$rope ab --config tiny.ini"
 
 expect 0 'dry run' $ab --out dry --dry-run
+[ ! -s out ] || fail 'a dry run without --json wrote to standard output'
+expect 0 'dry run, JSON' $ab --out dry --dry-run --control --seeds 2 --json
+[ "$(value out out) $(value out seeds) $(value out steps)" = 'dry 2 40' ] || fail 'dry run, JSON'
+for arm in '0 arm=a' '1 arm=b' '2 arm=control' '0 name=exact' '1 name=lowrank' '2 name=window'; do
+    [ "$(value out arms ${arm%=*})" = "${arm#*=}" ] || fail "dry run, JSON: $arm"
+done
+for arm in 0 1 2; do
+    holds 'dry run, JSON' "$(value out arms $arm estimate total_bytes) > 0 && $(value out arms $arm estimate step_seconds) > 0"
+done
+"$get" arms 3 <out >value 2>/dev/null && fail 'dry run, JSON: a fourth arm'
 [ ! -e dry ] || fail 'a dry run left files'
 
 expect 0 'a against itself' $ab --out same --resume --b attention.method=exact --b attention.bound=none --json

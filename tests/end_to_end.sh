@@ -91,6 +91,7 @@ ok 'settings with their origin'
 expect 0 train $train --train.out=whole --json
 "$get" <out >value && [ "$("$get" step <out)" = 30 ] || fail 'train --json'
 for key in held_out_loss bits_per_byte peak_bytes; do "$get" $key <out >value || fail "train --json: $key"; done
+cp out whole.json
 [ "$(readlink whole/latest)" = step_00000030 ] && [ -d whole/best/ ] || fail 'links of the run'
 for file in config.json model.safetensors tokenizer.model optimizer.safetensors state.json; do
     [ -s whole/latest/$file ] || fail "the checkpoint has no $file"
@@ -137,6 +138,28 @@ done
 [ "$(lines certified)" -ge 3 ] || fail 'metrics: a line for steps 2, 4 and 5'
 ok 'certificates of every layer and head in the metrics'
 
+# What falls back is counted by step, as all of that object is, and beside it over the run: also over a run that stopped.
+falling="$train --model.layers=2 --train.log_every=1 --train.save_every=2 --attention.method=lowrank --attention.near=2
+    --attention.degree=1 --attention.bound=none --attention.logit_bound=0.01"
+expect 0 'falling back' $falling --train.steps=4 --train.out=falling
+total=0
+while read -r line; do
+    echo "$line" | "$get" loss >value 2>/dev/null || continue
+    step=$(echo "$line" | "$get" attention fell_back) heads=0
+    for place in '0 fell_back 0' '0 fell_back 1' '1 fell_back 0' '1 fell_back 1'; do
+        heads=$(awk "BEGIN { print $heads + $(echo "$line" | "$get" attention layers $place) }")
+    done
+    total=$((total + step))
+    [ "$step" -gt 0 ] && [ "$step" = "$heads" ] || fail "fell_back is $step, of the heads $heads"
+    [ "$(echo "$line" | "$get" fell_back_total)" = $total ] || fail "fell_back_total is not $total"
+done <falling/metrics.jsonl
+[ $total -gt 0 ] || fail 'nothing fell back'
+cp -a falling fallen
+rm -r fallen/step_00000004 && ln -sfn step_00000002 fallen/latest
+expect 0 'falling back, resumed' "$rope" train --resume fallen
+same_run falling fallen 'falling back, resumed'
+ok "fallbacks: $total in 4 steps, by step and in all, resumed as well"
+
 long="$train --train.steps=2000 --train.eval_every=500 --train.save_every=100 --train.log_every=10"
 expect 0 'train long' $long --train.out=long
 for signal in INT TERM KILL; do
@@ -157,7 +180,11 @@ for signal in INT TERM KILL; do
     ok "SIG$signal, then --resume: same metrics, same bytes"
 done
 
-expect 0 'resume with nothing to do' "$rope" train --resume whole
+expect 0 'resume with nothing to do' "$rope" train --resume whole --json
+for key in loss held_out_loss step; do
+    [ "$("$get" $key <out)" = "$("$get" $key <whole.json)" ] || fail "resume with nothing to do: $key"
+done
+[ "$("$get" step_ms <out)" != null ] || fail 'resume with nothing to do: step_ms'
 expect 2 'a run is there' $train --train.out=whole
 says 'a run is there' '--resume'
 expect 2 'another shape' $train --resume --train.out=whole --model.width=64
@@ -245,10 +272,13 @@ expect 0 task $rope train --data.task=mqar --data.pairs=4 --model.layers=1 --mod
     --model.tokens=32 --model.token_shift=true --train.steps=6 --train.batch=4 --train.eval_batches=2 --train.seed=7 \
     --train.out=task --json
 "$get" held_out_loss <out >trained
-expect 0 'eval of a task' $rope eval task --batches 2 --train.batch=4 --json
+expect 0 'eval of a task' $rope eval task --batches 2 --json
 [ "$("$get" distances 0 targets <out)" -gt 0 ] && "$get" accuracy <out >value || fail 'eval of a task'
 "$get" held_out_loss <out | cmp -s trained || fail "eval of a task: not on the examples of $(cat trained)"
-ok 'a synthetic task, with accuracy by distance, on the examples of its seed'
+expect 0 'eval of a task, other batches' $rope eval task --batches 1 --train.batch=8 --json
+[ "$("$get" settings train.batch <out)" = 8 ] || fail 'eval of a task, other batches: its settings'
+awk -v loss="$("$get" held_out_loss <out)" '{ exit !(($1 / loss - 1) ^ 2 < 1e-12) }' trained || fail 'eval of a task, other batches'
+ok 'a synthetic task, with accuracy by distance, on the examples of its seed, as many as in training'
 
 expect 0 'a loss beyond exp' $rope train --data.task=copy --model.layers=1 --model.width=16 --model.heads=2 \
     --model.tokens=16 --train.steps=7 --optim.learning_rate=100 --optim.weight_decay=0 --train.out=huge
@@ -284,6 +314,12 @@ for i in 0 1 2 3; do
     done
 done
 best=$("$get" best <out)
+mv swept/sweep.json unrecorded.json # as if it had been interrupted in a run's last evaluation
+expect 0 'a sweep of finished runs' $sweep --train.out=swept --resume --json
+grep -w nan err && fail 'a sweep of finished runs: its table'
+for i in 0 1 2 3; do
+    [ "$("$get" rows $i loss <out)" = "$("$get" rows $i loss <swept.json)" ] || fail "a sweep of finished runs: loss of row $i"
+done
 mkdir -p unrecorded/sweep.json.tmp # where the record is written first
 expect 1 'a sweep without a record' $train --data.dir=data --train.out=unrecorded --sweep optim.learning_rate=1e-3,3e-3
 says 'a sweep without a record' 'The sweep ends at learning_rate=1e-3. Go on with the same command and --resume.'

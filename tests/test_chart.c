@@ -156,6 +156,10 @@ static void check_markup(const char *text) {
 
 static const double values_x[] = {1, 2, NAN, 4, 5, INFINITY, -1, 0}, values_y[] = {3, NAN, 5, 1, INFINITY, 2, 6, -2};
 
+static bool can_be_drawn(int logs, double x, double y) {
+    return isfinite(x) && isfinite(y) && (!(logs & 1) || x > 0) && (!(logs & 2) || y > 0);
+}
+
 static void test_drawings(void **state) {
     (void)state;
     size_t cases = 0;
@@ -167,12 +171,15 @@ static void test_drawings(void **state) {
             char *svg = drawn(draw_chart, &chart), *text = drawn(draw_unicode, &chart),
                  *ascii = drawn(draw_ascii, &chart);
             check_markup(svg);
-            size_t points = 0;
-            for (size_t i = 0; i < count; i++)
-                points += isfinite(values_x[i]) && isfinite(values_y[i]) && (!(logs & 1) || values_x[i] > 0) &&
-                          (!(logs & 2) || values_y[i] > 0);
+            size_t points = 0, alone = 0;
+            for (size_t i = 0; i < count; i++) {
+                points += can_be_drawn(logs, values_x[i], values_y[i]);
+                alone += can_be_drawn(logs, values_y[i], values_x[i]) &&
+                         (i == 0 || !can_be_drawn(logs, values_y[i - 1], values_x[i - 1])) &&
+                         (i + 1 == count || !can_be_drawn(logs, values_y[i + 1], values_x[i + 1]));
+            }
             if (count == 0) assert_non_null(strstr(svg, "No data"));
-            assert_int_equal(occurrences(svg, "<circle"), points); // b is dashed: no markers
+            assert_int_equal(occurrences(svg, "<circle"), points + alone); // b is dashed: only where it is no line
             if (points) assert_true(occurrences(text, "●") >= 1 && occurrences(text, "\n") >= 11);
             for (const char *p = ascii; *p; p++) assert_true(*p == '\n' || (*p >= ' ' && *p <= '~'));
             free(svg);
@@ -180,6 +187,34 @@ static void test_drawings(void **state) {
             free(ascii);
         }
     check_count("charts", cases);
+}
+
+// A point without a neighbour is no line, so it has a marker, in series as well whose lines have none.
+static void test_lone_points(void **state) {
+    (void)state;
+    enum { DENSE = 100 };
+    double x[DENSE], y[DENSE];
+    for (size_t i = 0; i < DENSE; i++) x[i] = (double)i, y[i] = i == 1 || i == 3 || i == 98 ? NAN : 1;
+    const struct {
+        size_t from, count;
+        bool dashed;
+        size_t markers;
+    } cases[] = {{0, 1, true, 1},  {0, 1, false, 1},  {0, 2, true, 1},      {0, 4, true, 2},
+                 {4, 90, true, 0}, {4, 90, false, 0}, {0, 90, false, 2},    {90, 10, true, 1},
+                 {1, 1, true, 0},  {0, 0, true, 0},   {0, DENSE, false, 3}, {0, DENSE, true, 3}};
+    const ChartSeries whole = {"line", x + 4, y + 4, 90, true, 0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const ChartSeries series[] = {whole,
+                                      {"a", x + cases[i].from, y + cases[i].from, cases[i].count, cases[i].dashed, 0}};
+        char *svg = drawn(draw_chart, &(Chart){"t", "c", "x", "y", false, false, series, 2});
+        check_markup(svg);
+        if (occurrences(svg, cases[i].dashed ? "<circle class=\"ring s1" : "<circle class=\"dot s1") !=
+                cases[i].markers ||
+            occurrences(svg, "<circle") != cases[i].markers)
+            fail_msg("case %zu: %s", i, svg);
+        free(svg);
+    }
+    check_count("series with lone points", sizeof cases / sizeof *cases);
 }
 
 // On a narrow page (report.c) ticks are 23 and labels 25 units high: the one at the top of the axis must not run into
@@ -261,6 +296,6 @@ static void test_escapes(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_axes),          cmocka_unit_test(test_context_lengths), cmocka_unit_test(test_ticks),
     cmocka_unit_test(test_drawings),      cmocka_unit_test(test_bars_and_heat),   cmocka_unit_test(test_escapes),
-    cmocka_unit_test(test_room_for_text),
+    cmocka_unit_test(test_room_for_text), cmocka_unit_test(test_lone_points),
 };
 TEST_MAIN(tests)

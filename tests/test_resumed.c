@@ -7,6 +7,8 @@
 #include <math.h>
 
 #include "core/threads.h"
+#include "model/checkpoint.h"
+#include "train/loaded.h"
 #include "train/snapshot.h"
 #include "train/state.h"
 #include "train/train.h"
@@ -114,7 +116,9 @@ static void test_carried_settings(void **unused) {
         json_t *value;
     } cases[] = {{"train.out", json_string("elsewhere")}, {"attention.degree", json_integer(4)},
                  {"attention.degree", json_string(many)}, {"attention.degree", json_string("many")},
-                 {"attention.unknown", json_string("1")}, {"data.unknown", json_null()}};
+                 {"attention.unknown", json_string("1")}, {"train.batch", json_string("0")},
+                 {"train.batch", json_integer(2)},        {"train.batch", json_string("1048577")},
+                 {"train.batch", json_string("many")},    {"data.unknown", json_null()}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         json_t *object = json_object();
         json_object_set_new(object, cases[i].name, cases[i].value);
@@ -124,6 +128,69 @@ static void test_carried_settings(void **unused) {
         json_decref(object);
         check_count("settings in checkpoints refused", 1);
     }
+}
+
+// Writes a checkpoint with this train.batch; NULL: without, as versions did before it was carried.
+static void write_with_batch(const char *checkpoint, Trainer *trainer, const char *value) {
+    json_t *carried = snapshot_settings(trainer->config);
+    Error error = {0};
+    assert_int_equal(json_object_del(carried, "train.batch"), 0);
+    if (value) json_object_set_new(carried, "train.batch", json_string(value));
+    if (!checkpoint_write(checkpoint, trainer->model, &(CheckpointInfo){carried, -1, -1}, &error))
+        fail_msg("%s", error.message);
+    json_decref(carried);
+}
+
+// A checkpoint knows the batches of its run, by which held-out data are counted. How many sequences the model takes at a
+// time is another matter: where the run's do not fit there are fewer, and what needs one takes one.
+static void test_batch_of_a_run(void **unused) {
+    (void)unused;
+    static const struct {
+        const char *carried, *asked, *tokens;
+        size_t given, batch, at_a_time; // batch 0: refused
+    } cases[] = {{"3", NULL, "16", 0, 3, 3},
+                 {"3", NULL, "16", 1, 3, 1},
+                 {"3", "2", "16", 0, 2, 2},
+                 {NULL, NULL, "16", 0, 8, 8},
+                 {NULL, "2", "16", 0, 2, 2},
+                 {"1048576", NULL, "16", 1, 1 << 20, 1},
+                 {"1048576", NULL, "4096", 0, 1 << 20, 8},
+                 {"3", "1048576", "4096", 0, 0, 0},
+                 {"0", NULL, "16", 0, 0, 0},
+                 {"0", NULL, "16", 1, 0, 0},
+                 {"1e3", NULL, "16", 0, 0, 0}};
+    const char *directory = temporary_directory();
+    char checkpoint[PATH];
+    Config config = settings((const char *const[]){"train.batch=3", NULL});
+    Trainer trainer;
+    Error error = {0};
+    toy_trainer_create(&trainer, &config);
+    snprintf(checkpoint, sizeof checkpoint, "%s/saved", directory);
+    if (!snapshot_save(checkpoint, &trainer, NULL, &error)) fail_msg("%s", error.message);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static Config overrides;
+        static Loaded loaded;
+        char assignment[64];
+        error_clear(&error);
+        config_defaults(&overrides);
+        snprintf(assignment, sizeof assignment, "model.tokens=%s", cases[i].tokens);
+        assert_true(config_set(&overrides, assignment, ORIGIN_COMMAND_LINE, &error));
+        snprintf(assignment, sizeof assignment, "train.batch=%s", cases[i].asked ? cases[i].asked : "8");
+        if (cases[i].asked) assert_true(config_set(&overrides, assignment, ORIGIN_COMMAND_LINE, &error));
+        if (i == 1) assert_int_equal(unlink(below(checkpoint, "state.json")), 0); // the first is as it was saved
+        if (i > 0) write_with_batch(checkpoint, &trainer, cases[i].carried);
+        const bool taken = loaded_open(&loaded, checkpoint, &overrides, cases[i].given, &error);
+        if (taken != (cases[i].batch > 0)) fail_msg("case %zu: %s", i, taken ? "accepted" : error.message);
+        if (taken) {
+            assert_int_equal(loaded.config.batch, cases[i].batch);
+            assert_int_equal(model_settings(loaded.model)->batch, cases[i].at_a_time);
+        } else {
+            assert_int_equal(error.kind, ERROR_USER);
+        }
+        loaded_close(&loaded);
+        check_count("batches of checkpoints", 1);
+    }
+    trainer_destroy(&trainer);
 }
 
 // A run that begins with another's weights has them to the bit, and moments of its own; what does not fit is refused.
@@ -265,6 +332,37 @@ static void test_costs_are_kept(void **unused) {
     check_same_bits("costs of a resumed run", first, resumed, sizeof first);
 }
 
+// Resumed with nothing left to train, a run has the figures of its end: of the last line of a step, though lines of
+// evaluations follow it.
+static void test_figures_of_a_finished_run(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    char out[2 * PATH];
+    snprintf(out, sizeof out, "train.out=%s", directory);
+    const Config config =
+        settings((const char *const[]){"train.steps=5", "train.log_every=2", "train.eval_batches=2", out, NULL});
+    static TrainOutcome first, again;
+    Error error = {0};
+    if (!train_run(&config, false, &first, &error)) fail_msg("%s", error.message);
+    assert_true(isfinite(first.loss) && first.step_seconds > 0);
+    for (int evaluated = 1; evaluated >= 0; evaluated--) { // interrupted in its last evaluation, it has that to do
+        RunState state;
+        uint64_t seed, steps;
+        uint32_t fingerprint;
+        assert_true(state_read(below(directory, "latest"), &state, &seed, &steps, &fingerprint, &error));
+        state.eval_due = !evaluated;
+        assert_true(state_write(below(directory, "latest"), &state, seed, steps, fingerprint, &error));
+        if (!train_run(&config, true, &again, &error)) fail_msg("%s", error.message);
+        assert_true(again.finished && again.step == 5 && again.step_seconds > 0 && isfinite(again.step_seconds));
+        check_same_bits("losses of a finished run", &again.loss, &first.loss, sizeof first.loss);
+        check_same_bits("held-out losses of a finished run", &again.held_out_loss, &first.held_out_loss,
+                        sizeof first.held_out_loss);
+    }
+    write_file(directory, "metrics.jsonl", ""); // lost: there are no figures, and none are made up
+    if (!train_run(&config, true, &again, &error)) fail_msg("%s", error.message);
+    assert_true(again.finished && isnan(again.loss) && isnan(again.step_seconds) && isfinite(again.held_out_loss));
+}
+
 // Settings of a run that evaluates and saves after each step; `more` as in settings().
 static Config judged_settings(const char *directory, const char *const *more) {
     char out[2 * PATH];
@@ -375,6 +473,7 @@ static void test_best_to_be_found_anew(void **unused) {
 }
 
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_batch_of_a_run),
     cmocka_unit_test(test_other_runs),
     cmocka_unit_test(test_settings_that_may_differ),
     cmocka_unit_test(test_carried_settings),
@@ -382,6 +481,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_tables_that_change),
     cmocka_unit_test(test_data_of_another_tokenizer),
     cmocka_unit_test(test_costs_are_kept),
+    cmocka_unit_test(test_figures_of_a_finished_run),
     cmocka_unit_test(test_best_is_judged_alike),
     cmocka_unit_test(test_best_to_be_found_anew),
 };

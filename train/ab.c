@@ -132,9 +132,10 @@ static bool check_needs(Ab *ab, Error *error) {
                          "model.tokens.",
                          (double)total / (1 << 30), (double)available / (1 << 30));
     for (size_t i = 0; i < ab->arm_count; i++) {
-        const Estimate *estimate = &ab->arms[i].estimate;
+        Estimate *estimate = &ab->arms[i].estimate;
         Estimate probed = *estimate; // a copy: the program as the probe leaves it is not the arm's
         if (!estimate_probe(&ab->arms[i].config, &probed, error)) return false;
+        estimate->step_seconds = probed.step_seconds;
         seconds += probed.step_seconds * (double)(ab->steps * ab->seed_count);
         fprintf(stderr, "%-8s %s: %.3f M parameters, %.0f MiB, %.1f GFLOP a step\n", ab->arms[i].key, ab->arms[i].name,
                 (double)estimate->model.parameters / 1e6, (double)estimate->total_bytes / (1 << 20),
@@ -143,6 +144,16 @@ static bool check_needs(Ab *ab, Error *error) {
     fprintf(stderr, "%zu steps of each arm, %zu seed%s: about %.1f min, and the evaluations\n", ab->steps,
             ab->seed_count, ab->seed_count == 1 ? "" : "s", seconds / 60);
     return true;
+}
+
+static bool print_needs(const Ab *ab, const char *out, Error *error) {
+    json_t *arms = json_array();
+    for (size_t i = 0; i < ab->arm_count; i++)
+        json_array_append_new(arms, json_pack("{s:s, s:s, s:o}", "arm", ab->arms[i].key, "name", ab->arms[i].name,
+                                              "estimate", estimate_json(&ab->arms[i].estimate)));
+    return command_print_json(json_pack("{s:s, s:I, s:I, s:o}", "out", out, "steps", (json_int_t)ab->steps, "seeds",
+                                        (json_int_t)ab->seed_count, "arms", arms),
+                              error);
 }
 
 static void destroy(Ab *ab) {
@@ -242,6 +253,8 @@ int command_ab(int argc, char **argv) {
         code = command_fail(&error);
     else if (!values[DRY_RUN])
         code = compare(ab, out, values[RESUME] != NULL, line.json, &error);
+    else if (line.json && !print_needs(ab, out, &error))
+        code = command_fail(&error);
     destroy(ab);
     return code;
 }

@@ -154,6 +154,12 @@ static size_t colour_of(const Chart *chart, size_t index) {
     return colour ? colour - 1 : index;
 }
 
+// A line has no length here: its neighbours, if any, cannot be drawn.
+static bool lone(const Chart *chart, const ChartSeries *series, size_t i) {
+    return (i == 0 || !chart_drawable(chart, series->x[i - 1], series->y[i - 1])) &&
+           (i + 1 == series->count || !chart_drawable(chart, series->x[i + 1], series->y[i + 1]));
+}
+
 static void series_svg(FILE *out, const Chart *chart, size_t index, const ChartAxis *x_axis, const ChartAxis *y_axis) {
     const ChartSeries *series = &chart->series[index];
     size_t colour = colour_of(chart, index);
@@ -167,10 +173,11 @@ static void series_svg(FILE *out, const Chart *chart, size_t index, const ChartA
         pen_down = here;
     }
     fputs("\"/>\n", out);
-    if (series->dashed || series->count > 60) return; // markers would hide a dense line
+    const bool all = !series->dashed && series->count <= 60; // markers would hide a dense line
     for (size_t i = 0; i < series->count; i++) {
-        if (!chart_drawable(chart, series->x[i], series->y[i])) continue;
-        fprintf(out, "<circle class=\"dot s%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"%g\"><title>", colour,
+        if (!chart_drawable(chart, series->x[i], series->y[i]) || !(all || lone(chart, series, i))) continue;
+        fprintf(out, "<circle class=\"%s s%zu\" cx=\"%.1f\" cy=\"%.1f\" r=\"%g\"><title>",
+                series->dashed ? "ring" : "dot", colour, // hollow beside another of its colour, as dashes are
                 place(x_axis, series->x[i], LEFT, WIDTH - RIGHT), place(y_axis, series->y[i], HEIGHT - BOTTOM, TOP),
                 index == 0 ? 4.5 : 3.5); // the first one can be seen below another that equals it
         chart_escape(out, series->name);

@@ -81,7 +81,8 @@ static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *
         !snapshot_check_data(loaded->path, loaded->config.data_dir, error))
         return false;
     if (!data_find_meta(loaded->config.data_dir, &meta, error)) return false;
-    Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, loaded->config.batch, error);
+    // A batch is what the run calls one, however many sequences fit into the model at a time.
+    Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, model_settings(loaded->model)->batch, error);
     bool fine = held_out && evaluate(loaded->model, held_out, limit * loaded->config.batch, NULL, &evaluation, error);
     batches_close(held_out);
     if (fine && line->json) return command_print_json(report(loaded, &evaluation, &meta), error);
@@ -93,7 +94,7 @@ int command_eval(int argc, char **argv) {
     enum { DATA, BATCHES, OPTIONS };
     static const CommandOption options[] = {
         {"data", 'd', "DIR", "held-out data; default: those it was trained with (data.dir)"},
-        {"batches", 'b', "N", "evaluate this many batches; default: all"},
+        {"batches", 'b', "N", "evaluate this many batches, of train.batch sequences as in training; default: all"},
         {NULL, 0, NULL, NULL},
     };
     const char *values[OPTIONS];

@@ -46,6 +46,17 @@ static bool fits(const ModelSettings *settings, Error *error) {
                      (double)cpu.memory_available / (1 << 30));
 }
 
+// The batch of the run, which may be one for another machine or a shorter context: if it was not asked for and does not
+// fit, a modest one does the same in more steps.
+static bool fits_somehow(ModelSettings *settings, const Config *overrides, Error *error) {
+    enum { MODEST_BATCH = 8 };
+    if (fits(settings, error)) return true;
+    if (user_set(overrides, "train.batch") || settings->batch <= MODEST_BATCH) return false;
+    error_clear(error);
+    settings->batch = MODEST_BATCH;
+    return fits(settings, error);
+}
+
 bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, size_t batch, Error *error) {
     ModelConfig shape;
     ModelSettings settings;
@@ -61,7 +72,7 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
     bool fine = (!rope_c || snapshot_apply_settings(rope_c, config, error)) && overlay(config, overrides, error) &&
                 config_resolve(config, error);
     if (fine) config_model(config, batch ? batch : config->batch, false, &settings);
-    fine = fine && fits(&settings, error);
+    fine = fine && fits_somehow(&settings, overrides, error);
     json_decref(rope_c);
     if (fine) loaded->model = model_create(&settings, error);
     return loaded->model && checkpoint_read_weights(loaded->path, loaded->model, error);

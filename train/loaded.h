@@ -14,7 +14,8 @@ typedef struct Loaded {
 
 // `argument` is a checkpoint or run directory. `overrides` may change [attention], [data], [train], and of [model] only
 // tokens, rope_theta and norm_epsilon: ERROR_USER otherwise. A checkpoint of ours is checked whole first; Llama and
-// Qwen3 directories made elsewhere have nothing to check it by. Close in every case.
+// Qwen3 directories made elsewhere have nothing to check it by. The model takes `batch` sequences at a time; 0:
+// config.batch, or fewer where so many do not fit and were not asked for. Close in every case.
 bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, size_t batch, Error *error);
 // Its file: path (RUN_PATH) =. False if there is none.
 bool loaded_tokenizer_path(const Loaded *loaded, char *path);

@@ -18,28 +18,41 @@
 
 static const size_t metrics_limit = (size_t)1 << 32;
 
+// What a line of an earlier session says of the run as it is now.
+static void take_figures(Metrics *metrics, const json_t *line) {
+    const json_t *time = json_object_get(line, "time"), *spent = json_object_get(time, "seconds");
+    if (json_is_number(spent)) metrics->before = json_number_value(spent);
+    if (!json_object_get(line, "loss")) return; // an evaluation
+    metrics->loss = figure_of(line, "loss");
+    metrics->step_seconds = figure_of(time, "step_ms") / 1e3;
+}
+
 // Bytes up to the end of the last line that is JSON and belongs to a step up to `step`, in front of any later step's;
-// *seconds of that line. A damaged line between whole ones stays where it is: its followers are not to be lost with it.
-// Means nothing if memory ran out since json_watch.
-static size_t kept_bytes(const char *text, size_t size, uint64_t step, double *seconds) {
+// metrics has the figures of what is kept. A damaged line between whole ones stays where it is: its followers are not to
+// be lost with it. Means nothing if memory ran out since json_watch.
+static size_t kept_bytes(const char *text, size_t size, uint64_t step, Metrics *metrics) {
     const char *kept = text, *end;
     bool later = false;
     json_watch();
     for (const char *at = text; !later && (end = memchr(at, '\n', size - (size_t)(at - text))); at = end + 1) {
         json_t *line = json_read(at, (size_t)(end - at), 0, NULL);
         json_t *number = json_object_get(line, "step");
-        json_t *spent = json_object_get(json_object_get(line, "time"), "seconds");
         later = json_is_integer(number) && (uint64_t)json_integer_value(number) > step;
         const bool keep = json_is_integer(number) && !later;
         if (keep) kept = end + 1;
-        if (keep && json_is_number(spent)) *seconds = json_number_value(spent);
+        if (keep) take_figures(metrics, line);
         json_decref(line);
     }
     return (size_t)(kept - text);
 }
 
 bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Error *error) {
-    *metrics = (Metrics){.descriptor = -1, .start = clock_seconds(), .first_step = step, .terminal = isatty(2)};
+    *metrics = (Metrics){.descriptor = -1,
+                         .start = clock_seconds(),
+                         .loss = NAN,
+                         .step_seconds = NAN,
+                         .first_step = step,
+                         .terminal = isatty(2)};
     char path[RUN_PATH];
     if (!path_join(path, sizeof path, run->path, "metrics.jsonl", error)) return false;
     metrics->descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
@@ -50,7 +63,7 @@ bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Erro
     size_t size;
     char *text = file_read_all(path, metrics_limit, &size, error);
     if (!text) return false;
-    size_t kept = kept_bytes(text, size, step, &metrics->before);
+    size_t kept = kept_bytes(text, size, step, metrics);
     free(text);
     if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
     if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0)
@@ -84,7 +97,8 @@ static json_t *heads_json(const double *values, size_t heads) {
     return array;
 }
 
-// What attention reported in this step: the largest over layers and heads, and each of them.
+// What attention reported in this step: over layers and heads the largest (of clipped the mean, of fell_back the sum),
+// and each of them.
 static json_t *attention_json(const Trainer *trainer, const AttentionSummary *summary) {
     const ModelConfig *config = &model_settings(trainer->model)->config;
     json_t *layers = json_array();
@@ -102,8 +116,7 @@ static json_t *attention_json(const Trainer *trainer, const AttentionSummary *su
     return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "logit_bound", figure_json(summary->logit_bound),
                      "output_bound", figure_json(summary->output_bound), "dq_bound", figure_json(summary->dq_bound),
                      "dk_bound", figure_json(summary->dk_bound), "dv_bound", figure_json(summary->dv_bound), "clipped",
-                     figure_json(summary->clipped), "fell_back", (json_int_t)trainer->state.fell_back, "layers",
-                     layers);
+                     figure_json(summary->clipped), "fell_back", (json_int_t)summary->fell_back, "layers", layers);
 }
 
 bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, Error *error) {
@@ -117,10 +130,15 @@ bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, 
                   (json_int_t)state->tokens, "loss", figure_json(mean), "grad_norm", figure_json(result->gradient_norm),
                   "learning_rate", result->learning_rate, "skipped", (json_int_t)state->skipped);
     AttentionSummary attention = trainer_attention(trainer);
-    if (attention.present) json_object_set_new(line, "attention", attention_json(trainer, &attention));
+    if (attention.present) {
+        json_object_set_new(line, "fell_back_total", json_integer((json_int_t)state->fell_back));
+        json_object_set_new(line, "attention", attention_json(trainer, &attention));
+    }
     json_object_set_new(line, "time",
                         json_pack("{s:f, s:f, s:f}", "seconds", metrics_seconds(metrics), "step_ms", 1e3 * seconds,
                                   "tokens_per_s", tokens / fmax(seconds, 1e-9)));
+    metrics->loss = mean;
+    metrics->step_seconds = seconds;
     metrics->interval_seconds = 0;
     metrics->interval_steps = 0;
     state->loss_sum = 0;

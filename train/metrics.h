@@ -12,6 +12,7 @@ typedef struct Metrics {
     int descriptor;
     double before;                  // seconds that earlier sessions trained
     double start;                   // clock of this session
+    double loss, step_seconds;      // of the last line of a step, whichever session wrote it; NaN: there is none
     double last, last_tokens_per_s; // of the progress display
     double interval_seconds;        // steps since the last line
     uint64_t interval_steps;

@@ -32,7 +32,8 @@ static const char style[] =
     "figcaption{color:var(--soft);font-size:.9rem;margin-top:.25rem}figure h3{font-size:1rem;margin:0 0 .25rem}"
     "svg{width:100%;height:auto;display:block;overflow:visible}.grid{stroke:var(--rule);stroke-width:1}"
     ".tick{fill:var(--soft);font-size:14px}.value{fill:var(--ink);font-size:14px}.value.dark{fill:var(--page)}"
-    ".label{fill:var(--ink);font-size:15px}.series{fill:none;stroke-width:2.25;stroke-linejoin:round}"
+    ".label{fill:var(--ink);font-size:15px}.series{fill:none;stroke-width:2.25;stroke-linejoin:round}.ring{fill:none;"
+    "stroke-width:2}"
     ".series.s0{stroke-width:4}.dashed{stroke-dasharray:6 5}.series.s0.dashed{stroke-width:2.25}.cell{fill:var(--c0)}"
     ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin:.25rem 0;padding:0;font-size:.9rem}"
     ".key{display:inline-block;width:.9em;height:.9em;border-radius:.2em;margin-right:.4em;vertical-align:-.1em}"
@@ -53,8 +54,8 @@ static const char style[] =
 
 static void colours(FILE *out) {
     for (int i = 0; i < 12; i++) {
-        fprintf(out, ".series.s%d{stroke:var(--c%d)}.dot.s%d{fill:var(--c%d)}.k%d{background:var(--c%d)}", i, i, i, i,
-                i, i);
+        fprintf(out, ".series.s%d,.ring.s%d{stroke:var(--c%d)}.dot.s%d{fill:var(--c%d)}.k%d{background:var(--c%d)}", i,
+                i, i, i, i, i, i);
         fprintf(out, ".key.dashed.k%d{border-color:var(--c%d)}", i, i);
         fprintf(out, ".part.p%d{fill:var(--c%d)}.key.p%d{background:var(--c%d)}\n", i, i, i, i);
     }

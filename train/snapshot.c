@@ -14,9 +14,11 @@
 
 enum { PATH_SIZE = 4096, STATES = 2 };
 
-// The seed chooses the examples of a task: without it others would be held out.
+// The seed chooses the examples of a task, and held-out data are counted in batches: without them others would be held
+// out, or more or less of them.
 static bool carried(const char *name) {
-    return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5) || !strcmp(name, "train.seed");
+    return !strncmp(name, "attention.", 10) || !strncmp(name, "data.", 5) || !strcmp(name, "train.seed") ||
+           !strcmp(name, "train.batch");
 }
 
 json_t *snapshot_settings(const Config *config) {

@@ -124,9 +124,7 @@ static bool run_step(Run *run, Error *error) {
                          "step %llu. A lower optim.learning_rate, a longer optim.warmup or optim.clip help.",
                          SKIPS_IN_ROW, (unsigned long long)state->step);
     state->eval_due = last || due(state->step, run->config->eval_every);
-    if (!logged) return true;
-    run->outcome->loss = state->loss_count ? state->loss_sum / (double)state->loss_count : NAN;
-    return metrics_step(&run->metrics, trainer, &result, error);
+    return !logged || metrics_step(&run->metrics, trainer, &result, error);
 }
 
 static bool end_unsaved(Run *run, Error *error) {
@@ -231,9 +229,13 @@ static void conclude(Run *run, Error *error) {
     outcome->tokens = state->tokens;
     outcome->skipped = state->skipped;
     outcome->seconds = metrics_seconds(&run->metrics);
+    // Resumed with nothing left to do, a run still has figures.
+    outcome->loss = run->metrics.loss;
     outcome->step_seconds =
-        median(run->step_seconds, run->session_steps < TIMED_STEPS ? run->session_steps : TIMED_STEPS);
-    Evaluation evaluation; // resumed with nothing left to do, a run still has figures
+        run->session_steps
+            ? median(run->step_seconds, run->session_steps < TIMED_STEPS ? run->session_steps : TIMED_STEPS)
+            : run->metrics.step_seconds;
+    Evaluation evaluation;
     if (outcome->finished && isnan(outcome->accuracy)) find_figures(run, &evaluation, error);
 }
 

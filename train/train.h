@@ -5,7 +5,7 @@
 #include "train/estimate.h"
 #include "train/run_directory.h"
 
-// What a run came to. Figures are NaN where this session did not find them out.
+// What a run came to. Figures are NaN where they are not known.
 typedef struct TrainOutcome {
     bool finished; // all steps are done, and the last evaluation
     bool diverged; // it ended because too many steps in a row had no finite loss and gradient
@@ -13,7 +13,7 @@ typedef struct TrainOutcome {
     double loss; // training loss, mean of the last train.log_every steps
     double held_out_loss, accuracy;
     double bits_per_byte; // 0: unknown
-    double step_seconds;  // median of the last steps
+    double step_seconds;  // median of the last steps; where this session made none, as metrics.jsonl has it
     double seconds;       // all sessions
     char checkpoint[RUN_PATH];
     Estimate estimate;
