@@ -119,6 +119,8 @@ static void test_bench_step(void **state) {
         "output",    "optimizer", NULL};
     check_keys(document, keys);
     check_keys(json_object_get(document, "phases"), phases);
+    assert_string_equal(json_string_value(json_object_get(document, "data")),
+                        "random tokens"); // whatever is configured
     assert_true(number(document, "step_ms") > 0 && number(document, "sgemm_share") > 0);
     json_decref(document);
 }

@@ -1,4 +1,5 @@
-// rope bench step: whole training steps of the configured model on random tokens, against this run's sgemm rate and copy
+// rope bench step: whole training steps of the configured model on random tokens, whatever data it is configured for,
+// against this run's sgemm rate and copy
 // bandwidth. Each phase has a floor: the longer of its operations at the sgemm rate and its bytes at the copy rate.
 // Linear layers are also timed alone: the three products (forward, and both gradients) of every weight, with the step's
 // shapes.
@@ -92,16 +93,6 @@ static size_t linear_memory(const ModelConfig *c, size_t n) {
     return n * (c->width + largest) + c->width * largest;
 }
 
-// Operations of a step as the model counts them, each once: what recompute runs again is no work done.
-static bool step_flops(const Trainer *trainer, double *flops, Error *error) {
-    ModelSettings settings = *model_settings(trainer->model);
-    ModelNeeds needs;
-    settings.recompute = false;
-    if (!model_needs(&settings, &needs, error)) return false;
-    *flops = (needs.forward_flops + needs.backward_flops) * (double)trainer->config->accumulate;
-    return true;
-}
-
 static bool measure(Trainer *trainer, const BenchOptions *options, Times *times, Error *error) {
     const ModelConfig *model = &model_settings(trainer->model)->config;
     const size_t n = trainer->config->batch * trainer->config->tokens, numbers = linear_memory(model, n);
@@ -111,7 +102,8 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
     real *memory = ARENA_TAKE(&arena, real, numbers);
     random_fill_normal(memory, numbers, 0.02, (Random){1, RANDOM_BENCH, 5});
     StepResult result;
-    bool fine = step_flops(trainer, &times->flops, error);
+    ModelNeeds needs;
+    bool fine = model_needs(model_settings(trainer->model), &needs, error);
     for (size_t i = 0; fine && i < WARM_STEPS; i++) fine = trainer_step(trainer, &result, error);
     for (size_t r = 0; fine && r < options->rounds; r++) {
         PhaseTimes phases;
@@ -124,6 +116,7 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
         phase_take(&phases);
         phase_add(&times->phases, &phases, 1);
         linear[r] = all_linear_seconds(model, n, memory, &flops);
+        times->flops = trainer_step_flops(trainer->config, &needs, result.targets); // every token has a target
         shares[0][r] = times->flops / steps[r] / rates[r];
         shares[1][r] = flops / linear[r] / rates[r];
     }
@@ -169,15 +162,15 @@ json_t *bench_step(const Config *base, const BenchOptions *options, Error *error
         const double tokens = (double)(config.batch * config.tokens * config.accumulate), flops = times.flops;
         const double copy = copy_rate(COPY_BYTES, 3);
         fprintf(stderr,
-                "step %.1f ms, %.0f tokens/s, %.1f GFLOP/s: %.0f %% of sgemm (%.1f GFLOP/s); linear layers alone "
-                "%.0f %%; copy %.1f GB/s\n",
+                "step on random tokens %.1f ms, %.0f tokens/s, %.1f GFLOP/s: %.0f %% of sgemm (%.1f GFLOP/s); linear "
+                "layers alone %.0f %%; copy %.1f GB/s\n",
                 1e3 * times.step, tokens / times.step, 1e-9 * flops / times.step, 100 * times.share, 1e-9 * times.sgemm,
                 100 * times.linear_share, 1e-9 * copy);
-        document =
-            json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "sgemm_gflops", 1e-9 * times.sgemm,
-                      "copy_gb_per_s", 1e-9 * copy, "step_ms", 1e3 * times.step, "tokens_per_s", tokens / times.step,
-                      "step_gflops", 1e-9 * flops / times.step, "sgemm_share", times.share, "linear_ms",
-                      1e3 * times.linear, "linear_share", times.linear_share, "phases", phases_json(&times, copy));
+        document = json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "data", "random tokens",
+                             "sgemm_gflops", 1e-9 * times.sgemm, "copy_gb_per_s", 1e-9 * copy, "step_ms",
+                             1e3 * times.step, "tokens_per_s", tokens / times.step, "step_gflops",
+                             1e-9 * flops / times.step, "sgemm_share", times.share, "linear_ms", 1e3 * times.linear,
+                             "linear_share", times.linear_share, "phases", phases_json(&times, copy));
     }
     trainer_destroy(&trainer);
     if (*directory) directory_remove(directory, NULL);

@@ -31,6 +31,7 @@ typedef struct Limits {
 typedef struct Steps {
     double seconds[STEPS];
     PhaseTimes phases[STEPS];
+    double flops[STEPS];
     size_t count;
 } Steps;
 
@@ -75,11 +76,10 @@ static bool make_config(const Config *base, const char *method, size_t tokens, s
     return config_resolve(config, error);
 }
 
-static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, Error *error) {
-    StepResult result;
+static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, StepResult *result, Error *error) {
     phase_take(phases); // what ran in between
     double start = clock_seconds();
-    if (!trainer_step(trainer, &result, error)) return false;
+    if (!trainer_step(trainer, result, error)) return false;
     *seconds = clock_seconds() - start;
     phase_take(phases);
     return true;
@@ -97,6 +97,7 @@ static void take_middle(const Steps *steps, ProfileCell *cell) {
     for (size_t i = 0; i < 2; i++) {
         const PhaseTimes *phases = &steps->phases[middle[i]];
         cell->step_seconds += steps->seconds[middle[i]] / 2;
+        cell->flops += steps->flops[middle[i]] / 2;
         cell->phases.entries = phases->entries;
         phase_add(&cell->phases, phases, 0.5);
     }
@@ -121,9 +122,10 @@ static bool make_trainers(const Profile *profile, size_t length, const Config *c
     for (size_t m = 0; m < profile->method_count && !signals_stop; m++) {
         double first;
         PhaseTimes discarded;
+        StepResult result;
         if (profile->cells[length][m].left_out) continue;
         if (!trainer_create(&trainers[m], &configs[m], false, error) ||
-            !timed_step(&trainers[m], &first, &discarded, error))
+            !timed_step(&trainers[m], &first, &discarded, &result, error))
             return false;
         if (first * (double)*rounds > limits->cell_seconds) *rounds = (size_t)fmax(1, limits->cell_seconds / first);
     }
@@ -143,7 +145,10 @@ static bool measure_length(Profile *profile, size_t length, const Config *config
         rates[r] = 1e9 * blas_library_rate(SGEMM_SIZE, 1);
         for (size_t m = 0; fine && m < profile->method_count; m++)
             if (trainers[m].model) {
-                fine = timed_step(&trainers[m], &steps[m].seconds[r], &steps[m].phases[r], error);
+                StepResult result;
+                fine = timed_step(&trainers[m], &steps[m].seconds[r], &steps[m].phases[r], &result, error);
+                steps[m].flops[r] =
+                    trainer_step_flops(&configs[m], &profile->cells[length][m].estimate.model, result.targets);
                 steps[m].count = r + 1;
             }
     }

@@ -47,6 +47,8 @@ static double measuring_share(const Profile *profile, const ProfileCell *cell) {
     return (double)cell->phases.entries * profile->clock_cost / cell->step_seconds;
 }
 
+static double sgemm_share(const ProfileCell *cell) { return cell->flops / cell->step_seconds / cell->sgemm_rate; }
+
 static json_t *row_json(const Profile *profile, size_t length, size_t method) {
     const ProfileCell *cell = &profile->cells[length][method];
     json_t *row = json_pack("{s:s, s:I, s:I}", "method", profile->methods[method], "tokens",
@@ -64,7 +66,7 @@ static json_t *row_json(const Profile *profile, size_t length, size_t method) {
         {"tokens_per_s", (double)(profile->batch * profile->lengths[length]) / step},
         {"attention_forward_ms", 1e3 * cell->phases.seconds[PHASE_ATTENTION_FORWARD]},
         {"attention_backward_ms", 1e3 * cell->phases.seconds[PHASE_ATTENTION_BACKWARD]},
-        {"sgemm_share", cell->estimate.step_flops / step / cell->sgemm_rate},
+        {"sgemm_share", sgemm_share(cell)},
         {"phase_sum_ms", 1e3 * phase_sum(cell)},
         {"phase_sum_share", phase_sum(cell) / step},
         {"measuring_share", measuring_share(profile, cell)},
@@ -206,8 +208,8 @@ void profile_print(const Profile *profile, const json_t *document) {
             fprintf(stderr, "%-10s %8zu %10.1f %10.1f %8.0f%% %10.1f %10.0f %8.2f%%\n", profile->methods[m],
                     profile->lengths[l], 1e3 * cell->step_seconds,
                     1e3 * (seconds[PHASE_ATTENTION_FORWARD] + seconds[PHASE_ATTENTION_BACKWARD]),
-                    100 * cell->estimate.step_flops / cell->step_seconds / cell->sgemm_rate, 1e3 * phase_sum(cell),
-                    (double)cell->estimate.total_bytes / (1 << 20), 100 * measuring_share(profile, cell));
+                    100 * sgemm_share(cell), 1e3 * phase_sum(cell), (double)cell->estimate.total_bytes / (1 << 20),
+                    100 * measuring_share(profile, cell));
         }
     json_array_foreach(json_object_get(document, "fits"), index, fit) print_fit(profile, fit);
     if (isatty(2)) with_times(profile, draw_text, NULL);
@@ -271,11 +273,11 @@ static void add_lengths(Report *report, const Profile *profile, const json_t *do
     report_section(report, "Over context lengths", NULL);
     with_times(profile, draw_page, report);
     report_table(report, document, &(ReportTable){"Every measurement.", &rows, 1, columns, headings, 8});
-    report_table(
-        report, document,
-        &(ReportTable){"Exponents of time over context length, fitted from 4K tokens on in units of sgemm's time at that length; where a method overtakes "
-                       "the first (0: from the start).",
-                       &fits, 1, fit_columns, fit_headings, 5});
+    report_table(report, document,
+                 &(ReportTable){"Exponents of time over context length, fitted from 4K tokens on in units of sgemm's "
+                                "time at that length; where a method overtakes "
+                                "the first (0: from the start).",
+                                &fits, 1, fit_columns, fit_headings, 5});
 }
 
 static void add_memory(Report *report, const json_t *document) {
