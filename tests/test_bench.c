@@ -125,6 +125,25 @@ static void test_bench_step(void **state) {
     json_decref(document);
 }
 
+// The phases are of the step in the middle: their means over the rounds added up to more than the median where one round
+// was slow.
+static void test_bench_step_phases(void **state) {
+    (void)state;
+    Error error = {0};
+    const char *name;
+    json_t *phase;
+    double all = 0;
+    prepare();
+    options.rounds = 6;
+    json_t *document = bench_step(&config, &options, &error);
+    if (!document) fail_msg("%s", error.message);
+    json_object_foreach(json_object_get(document, "phases"), name, phase) all += number(phase, "ms");
+    const double step = number(document, "step_ms");
+    if (!(all > 0.98 * step && all < 1.02 * step + 0.05)) fail_msg("a step of %g ms has phases of %g", step, all);
+    check_count("steps that their phases add up to", 1);
+    json_decref(document);
+}
+
 // An embedding that is only looked up is no product: a step has no more operations than its phases together.
 static void test_bench_step_operations(void **state) {
     (void)state;
@@ -182,9 +201,9 @@ static void test_lengths(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_bench_attention), cmocka_unit_test(test_bench_attention_leaves_out),
-    cmocka_unit_test(test_bench_step),      cmocka_unit_test(test_bench_step_operations),
-    cmocka_unit_test(test_lengths),
+    cmocka_unit_test(test_bench_attention),   cmocka_unit_test(test_bench_attention_leaves_out),
+    cmocka_unit_test(test_bench_step),        cmocka_unit_test(test_bench_step_operations),
+    cmocka_unit_test(test_bench_step_phases), cmocka_unit_test(test_lengths),
 };
 
 TEST_MAIN(tests)

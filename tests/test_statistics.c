@@ -43,6 +43,25 @@ static void make_pairs(double *a, double *b, size_t count, double ratio, uint64_
     }
 }
 
+static void test_middle_places(void **state) {
+    (void)state;
+    static const struct {
+        double values[5];
+        size_t count, places[2];
+    } cases[] = {
+        {{5}, 1, {0, 0}},       {{5, 1}, 2, {1, 0}},       {{1, 5}, 2, {0, 1}},       {{9, 1, 5}, 3, {2, 2}},
+        {{4, 4, 4}, 3, {1, 1}}, {{2, 2, 1, 2}, 4, {0, 1}}, {{3, 9, 1, 2}, 4, {3, 0}}, {{5, 4, 3, 2, 1}, 5, {2, 2}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t places[2] = {99, 99};
+        const double *values = cases[i].values;
+        middle_places(values, cases[i].count, places);
+        assert_true(places[0] == cases[i].places[0] && places[1] == cases[i].places[1]);
+        assert_true((values[places[0]] + values[places[1]]) / 2 == median(values, cases[i].count));
+    }
+    check_count("places in the middle", sizeof cases / sizeof *cases);
+}
+
 static void test_paired_ratio(void **state) {
     (void)state;
     enum { PAIRS = 41, TRIALS = 120 };
@@ -165,6 +184,7 @@ static void test_lists(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_median),
+    cmocka_unit_test(test_middle_places),
     cmocka_unit_test(test_paired_ratio),
     cmocka_unit_test(test_paired_ratio_edges),
     cmocka_unit_test(test_growth_exponent),

@@ -1,8 +1,7 @@
 // rope bench step: whole training steps of the configured model on random tokens, whatever data it is configured for,
-// against this run's sgemm rate and copy
-// bandwidth. Each phase has a floor: the longer of its operations at the sgemm rate and its bytes at the copy rate.
-// Linear layers are also timed alone: the three products (forward, and both gradients) of every weight, with the step's
-// shapes.
+// against this run's sgemm rate and copy bandwidth. Of the step in the middle each phase has a floor: the longer of its
+// operations at the sgemm rate and its bytes at the copy rate. Linear layers are also timed alone: the three products
+// (forward, and both gradients) of every weight, with the step's shapes.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,8 +23,7 @@ typedef struct Times {
     double flops;               // of a step
     double step, linear, sgemm; // medians: seconds, seconds, FLOP/s
     double share, linear_share; // medians of the rounds' shares of the sgemm rate
-    PhaseTimes phases;          // sums over the rounds
-    size_t rounds;
+    PhaseTimes phases;          // of the step in the middle, so that they add up to it
 } Times;
 
 // A shard of random tokens in a fresh directory, and the configuration that trains on it.
@@ -96,6 +94,7 @@ static size_t linear_memory(const ModelConfig *c, size_t n) {
 static bool measure(Trainer *trainer, const BenchOptions *options, Times *times, Error *error) {
     const ModelConfig *model = &model_settings(trainer->model)->config;
     const size_t n = trainer->config->batch * trainer->config->tokens, numbers = linear_memory(model, n);
+    PhaseTimes phases[BENCH_MAX_ROUNDS];
     double steps[BENCH_MAX_ROUNDS], linear[BENCH_MAX_ROUNDS], shares[2][BENCH_MAX_ROUNDS], rates[BENCH_MAX_ROUNDS];
     Arena arena;
     if (!arena_create(&arena, "linear layers of the benchmark", numbers * sizeof(real), error)) return false;
@@ -106,36 +105,36 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
     bool fine = model_needs(model_settings(trainer->model), &needs, error);
     for (size_t i = 0; fine && i < WARM_STEPS; i++) fine = trainer_step(trainer, &result, error);
     for (size_t r = 0; fine && r < options->rounds; r++) {
-        PhaseTimes phases;
         double flops = 0;
         rates[r] = 1e9 * blas_library_rate(BENCH_SGEMM, 1);
-        phase_take(&phases);
+        phase_take(&phases[r]); // what ran in between
         const double start = clock_seconds();
         fine = trainer_step(trainer, &result, error);
         steps[r] = clock_seconds() - start;
-        phase_take(&phases);
-        phase_add(&times->phases, &phases, 1);
+        phase_take(&phases[r]);
         linear[r] = all_linear_seconds(model, n, memory, &flops);
         times->flops = trainer_step_flops(trainer->config, &needs, result.targets); // every token has a target
         shares[0][r] = times->flops / steps[r] / rates[r];
         shares[1][r] = flops / linear[r] / rates[r];
     }
     arena_destroy(&arena);
-    times->rounds = options->rounds;
+    if (!fine) return false;
+    size_t middle[2] = {0};
+    middle_places(steps, options->rounds, middle);
+    for (size_t i = 0; i < 2; i++) phase_add(&times->phases, &phases[middle[i]], 0.5);
     times->step = median(steps, options->rounds);
     times->linear = median(linear, options->rounds);
     times->sgemm = median(rates, options->rounds);
     times->share = median(shares[0], options->rounds);
     times->linear_share = median(shares[1], options->rounds);
-    return fine;
+    return true;
 }
 
 static json_t *phases_json(const Times *times, double copy) {
     json_t *phases = json_object();
     fprintf(stderr, "%-20s %10s %10s %10s %8s\n", "phase", "ms", "GFLOP", "floor ms", "ratio");
     for (size_t p = 0; p < PHASE_COUNT; p++) {
-        const double rounds = (double)times->rounds, seconds = times->phases.seconds[p] / rounds;
-        const double flops = times->phases.flops[p] / rounds, bytes = times->phases.bytes[p] / rounds;
+        const double seconds = times->phases.seconds[p], flops = times->phases.flops[p], bytes = times->phases.bytes[p];
         const double flop_seconds = flops / times->sgemm, byte_seconds = bytes / copy,
                      floor = fmax(flop_seconds, byte_seconds);
         if (seconds <= 0) continue;

@@ -87,13 +87,8 @@ static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, St
 
 // The step in the middle, or the mean of the two there.
 static void take_middle(const Steps *steps, ProfileCell *cell) {
-    size_t order[STEPS] = {0};
-    for (size_t i = 1; i < steps->count; i++) {
-        size_t at = i;
-        for (; at > 0 && steps->seconds[order[at - 1]] > steps->seconds[i]; at--) order[at] = order[at - 1];
-        order[at] = i;
-    }
-    const size_t middle[2] = {order[(steps->count - 1) / 2], order[steps->count / 2]};
+    size_t middle[2] = {0};
+    middle_places(steps->seconds, steps->count, middle);
     for (size_t i = 0; i < 2; i++) {
         const PhaseTimes *phases = &steps->phases[middle[i]];
         cell->step_seconds += steps->seconds[middle[i]] / 2;

@@ -8,6 +8,10 @@
 // The middle value (mean of the two middle ones); NaN for count 0, or when memory is out. Leaves values as they are.
 double median(const double *values, size_t count);
 
+// The places of the two values in the middle; of an odd count, and of one value, twice the same. Their mean is the median;
+// what else belongs to them (the phases of a step) is then of a step that there was.
+void middle_places(const double *values, size_t count, size_t places[2]);
+
 typedef struct Interval {
     double value, low, high;
 } Interval;
