@@ -46,10 +46,10 @@ static void test_bench_attention(void **state) {
     Error error = {0};
     json_t *document = bench_attention(&config, &options, &error), *row, *fit;
     if (!document) fail_msg("%s", error.message);
-    static const char *const keys[] = {"method",     "tokens",          "qk_size",       "v_size",
-                                       "far_size",   "degree",          "logit_bound",   "features",
-                                       "forward_ms", "backward_ms",     "forward_share", "backward_share",
-                                       "max_error",  "certified_error", "state_bytes",   NULL};
+    static const char *const keys[] = {"method",        "tokens",         "qk_size",   "v_size",          "far_size",
+                                       "degree",        "logit_bound",    "features",  "forward_ms",      "backward_ms",
+                                       "forward_share", "backward_share", "max_error", "certified_error", "state_bytes",
+                                       "fell_back",     "rounds",         NULL};
     static const char *const fit_keys[] = {"method", "forward_exponent", "backward_exponent", "crossover_tokens", NULL};
     size_t index;
     assert_int_equal(json_array_size(json_object_get(document, "rows")), 4);
@@ -58,6 +58,7 @@ static void test_bench_attention(void **state) {
         assert_true(number(row, "forward_ms") > 0 && number(row, "backward_share") > 0);
         const bool exact = strcmp(json_string_value(json_object_get(row, "method")), "exact") == 0;
         assert_int_equal((size_t)number(row, "tokens"), options.lengths[index / 2]);
+        assert_true(number(row, "fell_back") == 0 && number(row, "rounds") == 1);
         if (exact)
             assert_true(number(row, "max_error") < 1e-5 && number(row, "certified_error") == 0);
         else
@@ -65,6 +66,54 @@ static void test_bench_attention(void **state) {
     }
     json_array_foreach(json_object_get(document, "fits"), index, fit) check_keys(fit, fit_keys);
     assert_int_equal(index, 2);
+    json_decref(document);
+}
+
+// Without a bound the random logits leave the polynomial's interval and exact attention runs, in every head and row. Its
+// time is not the method's: no share of sgemm, no exponent, no crossover.
+static void test_bench_attention_falls_back(void **state) {
+    (void)state;
+    Error error = {0};
+    prepare();
+    set("attention.bound=none");
+    set("attention.logit_bound=0.1");
+    options.batch = 2;
+    options.lengths[0] = 4096; // exponents are fitted from here on
+    options.lengths[1] = 4608;
+    json_t *document = bench_attention(&config, &options, &error), *row, *fit;
+    if (!document) fail_msg("%s", error.message);
+    size_t index;
+    json_array_foreach(json_object_get(document, "rows"), index, row) {
+        const bool exact = index % 2 == 0;
+        assert_true(number(row, "fell_back") == (exact ? 0 : 4));
+        assert_true(json_is_real(json_object_get(row, "forward_share")) == exact);
+        assert_true(json_is_real(json_object_get(row, "backward_share")) == exact);
+        assert_true(number(row, "forward_ms") > 0);
+    }
+    check_count("rows that fell back or did not", index);
+    json_array_foreach(json_object_get(document, "fits"), index, fit) {
+        assert_true(json_is_real(json_object_get(fit, "forward_exponent")) == (index == 0));
+        assert_true(json_is_real(json_object_get(fit, "backward_exponent")) == (index == 0));
+        assert_true(json_is_null(json_object_get(fit, "crossover_tokens")));
+    }
+    json_decref(document);
+}
+
+// Fewer rounds than were asked for, where the limit leaves no time, are said.
+static void test_bench_attention_rounds(void **state) {
+    (void)state;
+    Error error = {0};
+    prepare();
+    options.rounds = BENCH_MAX_ROUNDS;
+    options.length_count = 1;
+    options.method_count = 1;
+    options.lengths[0] = 128;
+    options.limit = 1e-3; // the first length's time is expected from operations alone
+    json_t *document = bench_attention(&config, &options, &error);
+    if (!document) fail_msg("%s", error.message);
+    const double rounds = number(json_array_get(json_object_get(document, "rows"), 0), "rounds");
+    if (!(rounds >= 1 && rounds < BENCH_MAX_ROUNDS)) fail_msg("%g rounds", rounds);
+    check_count("rounds that the limit allows", 1);
     json_decref(document);
 }
 
@@ -201,9 +250,14 @@ static void test_lengths(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_bench_attention),   cmocka_unit_test(test_bench_attention_leaves_out),
-    cmocka_unit_test(test_bench_step),        cmocka_unit_test(test_bench_step_operations),
-    cmocka_unit_test(test_bench_step_phases), cmocka_unit_test(test_lengths),
+    cmocka_unit_test(test_bench_attention),
+    cmocka_unit_test(test_bench_attention_leaves_out),
+    cmocka_unit_test(test_bench_step),
+    cmocka_unit_test(test_bench_step_operations),
+    cmocka_unit_test(test_bench_attention_falls_back),
+    cmocka_unit_test(test_bench_attention_rounds),
+    cmocka_unit_test(test_bench_step_phases),
+    cmocka_unit_test(test_lengths),
 };
 
 TEST_MAIN(tests)
