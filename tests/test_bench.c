@@ -174,6 +174,23 @@ static void test_bench_step(void **state) {
     json_decref(document);
 }
 
+// Exact attention that ran in a fast method's place has no share by the method's operations.
+static void test_bench_step_falls_back(void **state) {
+    (void)state;
+    Error error = {0};
+    prepare();
+    const char *const settings[] = {"attention.method=lowrank", "attention.bound=none", "attention.near=0",
+                                    "attention.logit_bound=0.001"};
+    for (size_t i = 0; i < 4; i++) set(settings[i]);
+    json_t *document = bench_step(&config, &options, &error);
+    if (!document) fail_msg("%s", error.message);
+    assert_true(number(document, "fell_back") == 2 * 2 * 2); // layers, heads, batch rows of one round
+    assert_true(json_is_null(json_object_get(document, "sgemm_share")));
+    assert_true(json_is_null(json_object_get(document, "step_gflops")) && number(document, "step_ms") > 0);
+    check_count("steps that fell back", 1);
+    json_decref(document);
+}
+
 // The phases are of the step in the middle: their means over the rounds added up to more than the median where one round
 // was slow.
 static void test_bench_step_phases(void **state) {
@@ -257,6 +274,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_bench_attention_falls_back),
     cmocka_unit_test(test_bench_attention_rounds),
     cmocka_unit_test(test_bench_step_phases),
+    cmocka_unit_test(test_bench_step_falls_back),
     cmocka_unit_test(test_lengths),
 };
 

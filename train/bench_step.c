@@ -22,6 +22,7 @@ enum { COPY_BYTES = 1 << 28, WARM_STEPS = 2, PATH_SIZE = 512 };
 typedef struct Times {
     double flops;               // of a step
     double step, linear, sgemm; // medians: seconds, seconds, FLOP/s
+    double fell_back;           // heads × batch rows, of all layers and rounds
     double share, linear_share; // medians of the rounds' shares of the sgemm rate
     PhaseTimes phases;          // of the step in the middle, so that they add up to it
 } Times;
@@ -112,6 +113,7 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
         fine = trainer_step(trainer, &result, error);
         steps[r] = clock_seconds() - start;
         phase_take(&phases[r]);
+        times->fell_back += trainer_attention(trainer).fell_back;
         linear[r] = all_linear_seconds(model, n, memory, &flops);
         times->flops = trainer_step_flops(trainer->config, &needs, result.targets); // every token has a target
         shares[0][r] = times->flops / steps[r] / rates[r];
@@ -126,6 +128,10 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
     times->linear = median(linear, options->rounds);
     times->sgemm = median(rates, options->rounds);
     times->share = median(shares[0], options->rounds);
+    if (times->fell_back > 0) { // the method's operations are not what ran
+        times->flops = times->share = NAN;
+        times->phases.flops[PHASE_ATTENTION_FORWARD] = times->phases.flops[PHASE_ATTENTION_BACKWARD] = 0;
+    }
     times->linear_share = median(shares[1], options->rounds);
     return true;
 }
@@ -160,16 +166,19 @@ json_t *bench_step(const Config *base, const BenchOptions *options, Error *error
         trainer_create(&trainer, &config, false, error) && measure(&trainer, options, &times, error)) {
         const double tokens = (double)(config.batch * config.tokens * config.accumulate), flops = times.flops;
         const double copy = copy_rate(COPY_BYTES, 3);
-        fprintf(stderr,
-                "step on random tokens %.1f ms, %.0f tokens/s, %.1f GFLOP/s: %.0f %% of sgemm (%.1f GFLOP/s); linear "
-                "layers alone %.0f %%; copy %.1f GB/s\n",
-                1e3 * times.step, tokens / times.step, 1e-9 * flops / times.step, 100 * times.share, 1e-9 * times.sgemm,
+        fprintf(stderr, "step on random tokens %.1f ms, %.0f tokens/s", 1e3 * times.step, tokens / times.step);
+        if (times.fell_back > 0)
+            fprintf(stderr, "; attention fell back to exact in %.0f heads", times.fell_back);
+        else
+            fprintf(stderr, ", %.1f GFLOP/s: %.0f %% of sgemm", 1e-9 * flops / times.step, 100 * times.share);
+        fprintf(stderr, "; sgemm %.1f GFLOP/s, linear layers alone %.0f %%; copy %.1f GB/s\n", 1e-9 * times.sgemm,
                 100 * times.linear_share, 1e-9 * copy);
-        document = json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "data", "random tokens",
+        document = json_pack("{s:s, s:f, s:f, s:f, s:f, s:o, s:o, s:f, s:f, s:I, s:o}", "data", "random tokens",
                              "sgemm_gflops", 1e-9 * times.sgemm, "copy_gb_per_s", 1e-9 * copy, "step_ms",
                              1e3 * times.step, "tokens_per_s", tokens / times.step, "step_gflops",
-                             1e-9 * flops / times.step, "sgemm_share", times.share, "linear_ms", 1e3 * times.linear,
-                             "linear_share", times.linear_share, "phases", phases_json(&times, copy));
+                             bench_number(1e-9 * flops / times.step), "sgemm_share", bench_number(times.share),
+                             "linear_ms", 1e3 * times.linear, "linear_share", times.linear_share, "fell_back",
+                             (json_int_t)times.fell_back, "phases", phases_json(&times, copy));
     }
     trainer_destroy(&trainer);
     if (*directory) directory_remove(directory, NULL);

@@ -32,6 +32,7 @@ typedef struct Steps {
     double seconds[STEPS];
     PhaseTimes phases[STEPS];
     double flops[STEPS];
+    double fell_back; // most of a step
     size_t count;
 } Steps;
 
@@ -51,7 +52,9 @@ static double expected_seconds(const Profile *profile, size_t length, size_t met
     const ProfileCell *cell = &profile->cells[length][method];
     if (length == 0) return cell->estimate.step_seconds;
     const ProfileCell *last = &profile->cells[length - 1][method];
-    return last->step_seconds * cell->estimate.step_flops / last->estimate.step_flops;
+    const double longer = (double)profile->lengths[length] / (double)profile->lengths[length - 1];
+    const double growth = cell->estimate.step_flops / last->estimate.step_flops;
+    return last->step_seconds * (last->fell_back > 0 ? longer * longer : growth); // exact's, where it fell back
 }
 
 static bool make_config(const Config *base, const char *method, size_t tokens, size_t batch, Config *config,
@@ -97,6 +100,7 @@ static void take_middle(const Steps *steps, ProfileCell *cell) {
         phase_add(&cell->phases, phases, 0.5);
     }
     cell->steps = steps->count;
+    cell->fell_back = steps->fell_back;
     cell->measured = true;
 }
 
@@ -144,6 +148,7 @@ static bool measure_length(Profile *profile, size_t length, const Config *config
                 fine = timed_step(&trainers[m], &steps[m].seconds[r], &steps[m].phases[r], &result, error);
                 steps[m].flops[r] =
                     trainer_step_flops(&configs[m], &profile->cells[length][m].estimate.model, result.targets);
+                steps[m].fell_back = fmax(steps[m].fell_back, trainer_attention(&trainers[m]).fell_back);
                 steps[m].count = r + 1;
             }
     }
