@@ -212,6 +212,8 @@ static bool measure(Model *model, ModelNeeds *needs, Error *error) {
         for (size_t other = 0; other < layer; other++) shared |= model->plans[other] == model->plans[layer];
         needs->plan_bytes += shared ? 0 : attention.plan_bytes;
     }
+    needs->useful_flops = needs->forward_flops + needs->backward_flops;
+    needs->row_output_flops = 6.0 * (double)model->settings.config.vocabulary * (double)model->settings.config.width;
     if (model->settings.training && model->settings.recompute) { // all but the last product of a layer, and the output
         const ModelConfig *config = &model->settings.config;
         const double once = (double)(config->layers * config->ffn + config->vocabulary) * (double)config->width;

@@ -17,6 +17,8 @@ typedef struct ModelNeeds {
     size_t plan_bytes;        // held by attention's plans
     size_t decoder_bytes;     // of one decoder, not part of the model
     double forward_flops, backward_flops; // one batch of B·T tokens: 2 and 4 per weight and token, plus attention
+    double useful_flops;                  // of both together, without what recompute runs again
+    double row_output_flops;              // of all these: the output matrix for one row, which needs a target to be run
 } ModelNeeds;
 
 typedef struct ModelSettings {

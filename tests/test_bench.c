@@ -46,10 +46,10 @@ static void test_bench_attention(void **state) {
     Error error = {0};
     json_t *document = bench_attention(&config, &options, &error), *row, *fit;
     if (!document) fail_msg("%s", error.message);
-    static const char *const keys[] = {"method",     "tokens",          "qk_size",       "v_size",
-                                       "far_size",   "degree",          "logit_bound",   "features",
-                                       "forward_ms", "backward_ms",     "forward_share", "backward_share",
-                                       "max_error",  "certified_error", "state_bytes",   NULL};
+    static const char *const keys[] = {"method",        "tokens",         "qk_size",   "v_size",          "far_size",
+                                       "degree",        "logit_bound",    "features",  "forward_ms",      "backward_ms",
+                                       "forward_share", "backward_share", "max_error", "certified_error", "state_bytes",
+                                       "fell_back",     "rounds",         NULL};
     static const char *const fit_keys[] = {"method", "forward_exponent", "backward_exponent", "crossover_tokens", NULL};
     size_t index;
     assert_int_equal(json_array_size(json_object_get(document, "rows")), 4);
@@ -58,6 +58,7 @@ static void test_bench_attention(void **state) {
         assert_true(number(row, "forward_ms") > 0 && number(row, "backward_share") > 0);
         const bool exact = strcmp(json_string_value(json_object_get(row, "method")), "exact") == 0;
         assert_int_equal((size_t)number(row, "tokens"), options.lengths[index / 2]);
+        assert_true(number(row, "fell_back") == 0 && number(row, "rounds") == 1);
         if (exact)
             assert_true(number(row, "max_error") < 1e-5 && number(row, "certified_error") == 0);
         else
@@ -65,6 +66,54 @@ static void test_bench_attention(void **state) {
     }
     json_array_foreach(json_object_get(document, "fits"), index, fit) check_keys(fit, fit_keys);
     assert_int_equal(index, 2);
+    json_decref(document);
+}
+
+// Without a bound the random logits leave the polynomial's interval and exact attention runs, in every head and row. Its
+// time is not the method's: no share of sgemm, no exponent, no crossover.
+static void test_bench_attention_falls_back(void **state) {
+    (void)state;
+    Error error = {0};
+    prepare();
+    set("attention.bound=none");
+    set("attention.logit_bound=0.1");
+    options.batch = 2;
+    options.lengths[0] = 4096; // exponents are fitted from here on
+    options.lengths[1] = 4608;
+    json_t *document = bench_attention(&config, &options, &error), *row, *fit;
+    if (!document) fail_msg("%s", error.message);
+    size_t index;
+    json_array_foreach(json_object_get(document, "rows"), index, row) {
+        const bool exact = index % 2 == 0;
+        assert_true(number(row, "fell_back") == (exact ? 0 : 4));
+        assert_true(json_is_real(json_object_get(row, "forward_share")) == exact);
+        assert_true(json_is_real(json_object_get(row, "backward_share")) == exact);
+        assert_true(number(row, "forward_ms") > 0);
+    }
+    check_count("rows that fell back or did not", index);
+    json_array_foreach(json_object_get(document, "fits"), index, fit) {
+        assert_true(json_is_real(json_object_get(fit, "forward_exponent")) == (index == 0));
+        assert_true(json_is_real(json_object_get(fit, "backward_exponent")) == (index == 0));
+        assert_true(json_is_null(json_object_get(fit, "crossover_tokens")));
+    }
+    json_decref(document);
+}
+
+// Fewer rounds than were asked for, where the limit leaves no time, are said.
+static void test_bench_attention_rounds(void **state) {
+    (void)state;
+    Error error = {0};
+    prepare();
+    options.rounds = BENCH_MAX_ROUNDS;
+    options.length_count = 1;
+    options.method_count = 1;
+    options.lengths[0] = 128;
+    options.limit = 1e-3; // the first length's time is expected from operations alone
+    json_t *document = bench_attention(&config, &options, &error);
+    if (!document) fail_msg("%s", error.message);
+    const double rounds = number(json_array_get(json_object_get(document, "rows"), 0), "rounds");
+    if (!(rounds >= 1 && rounds < BENCH_MAX_ROUNDS)) fail_msg("%g rounds", rounds);
+    check_count("rounds that the limit allows", 1);
     json_decref(document);
 }
 
@@ -119,7 +168,45 @@ static void test_bench_step(void **state) {
         "output",    "optimizer", NULL};
     check_keys(document, keys);
     check_keys(json_object_get(document, "phases"), phases);
+    assert_string_equal(json_string_value(json_object_get(document, "data")),
+                        "random tokens"); // whatever is configured
     assert_true(number(document, "step_ms") > 0 && number(document, "sgemm_share") > 0);
+    json_decref(document);
+}
+
+// Exact attention that ran in a fast method's place has no share by the method's operations.
+static void test_bench_step_falls_back(void **state) {
+    (void)state;
+    Error error = {0};
+    prepare();
+    const char *const settings[] = {"attention.method=lowrank", "attention.bound=none", "attention.near=0",
+                                    "attention.logit_bound=0.001"};
+    for (size_t i = 0; i < 4; i++) set(settings[i]);
+    json_t *document = bench_step(&config, &options, &error);
+    if (!document) fail_msg("%s", error.message);
+    assert_true(number(document, "fell_back") == 2 * 2 * 2); // layers, heads, batch rows of one round
+    assert_true(json_is_null(json_object_get(document, "sgemm_share")));
+    assert_true(json_is_null(json_object_get(document, "step_gflops")) && number(document, "step_ms") > 0);
+    check_count("steps that fell back", 1);
+    json_decref(document);
+}
+
+// The phases are of the step in the middle: their means over the rounds added up to more than the median where one round
+// was slow.
+static void test_bench_step_phases(void **state) {
+    (void)state;
+    Error error = {0};
+    const char *name;
+    json_t *phase;
+    double all = 0;
+    prepare();
+    options.rounds = 6;
+    json_t *document = bench_step(&config, &options, &error);
+    if (!document) fail_msg("%s", error.message);
+    json_object_foreach(json_object_get(document, "phases"), name, phase) all += number(phase, "ms");
+    const double step = number(document, "step_ms");
+    if (!(all > 0.98 * step && all < 1.02 * step + 0.05)) fail_msg("a step of %g ms has phases of %g", step, all);
+    check_count("steps that their phases add up to", 1);
     json_decref(document);
 }
 
@@ -180,8 +267,14 @@ static void test_lengths(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_bench_attention), cmocka_unit_test(test_bench_attention_leaves_out),
-    cmocka_unit_test(test_bench_step),      cmocka_unit_test(test_bench_step_operations),
+    cmocka_unit_test(test_bench_attention),
+    cmocka_unit_test(test_bench_attention_leaves_out),
+    cmocka_unit_test(test_bench_step),
+    cmocka_unit_test(test_bench_step_operations),
+    cmocka_unit_test(test_bench_attention_falls_back),
+    cmocka_unit_test(test_bench_attention_rounds),
+    cmocka_unit_test(test_bench_step_phases),
+    cmocka_unit_test(test_bench_step_falls_back),
     cmocka_unit_test(test_lengths),
 };
 

@@ -43,6 +43,25 @@ static void make_pairs(double *a, double *b, size_t count, double ratio, uint64_
     }
 }
 
+static void test_middle_places(void **state) {
+    (void)state;
+    static const struct {
+        double values[5];
+        size_t count, places[2];
+    } cases[] = {
+        {{5}, 1, {0, 0}},       {{5, 1}, 2, {1, 0}},       {{1, 5}, 2, {0, 1}},       {{9, 1, 5}, 3, {2, 2}},
+        {{4, 4, 4}, 3, {1, 1}}, {{2, 2, 1, 2}, 4, {0, 1}}, {{3, 9, 1, 2}, 4, {3, 0}}, {{5, 4, 3, 2, 1}, 5, {2, 2}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t places[2] = {99, 99};
+        const double *values = cases[i].values;
+        middle_places(values, cases[i].count, places);
+        assert_true(places[0] == cases[i].places[0] && places[1] == cases[i].places[1]);
+        assert_true((values[places[0]] + values[places[1]]) / 2 == median(values, cases[i].count));
+    }
+    check_count("places in the middle", sizeof cases / sizeof *cases);
+}
+
 static void test_paired_ratio(void **state) {
     (void)state;
     enum { PAIRS = 41, TRIALS = 120 };
@@ -120,6 +139,36 @@ static void test_crossover(void **state) {
     check_count("crossovers", 2 * cases + 3);
 }
 
+// What is asked is from where on b wins for good: being ahead once, at the first length or later, does not count.
+static void test_crossover_for_good(void **state) {
+    (void)state;
+    static const double x[] = {1, 2, 4, 16};
+    static const struct {
+        double ratios[4]; // b over a
+        double expected;  // log₂ of it; 0: everywhere; NaN: not at the last
+    } cases[] = {
+        {{.99, 2.2, 1.1, .5}, 2 + 2 * 0.0953101798043249 / (0.0953101798043249 + 0.6931471805599453)},
+        {{.99, 2.2, 1.1, 1}, 4},
+        {{.99, 2, .5, .5}, 1.5},
+        {{2, .5, 2, .125}, 2.5},
+        {{2, .5, .25, .125}, .5},
+        {{.99, 2.2, 4.4, 8}, NAN},
+        {{4, .5, .5, 1.01}, NAN},
+        {{1, 1, 1, 1}, 0},
+        {{.5, 1, .99, .25}, 0},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        double a[4] = {1, 3, 2, 7}, b[4];
+        for (size_t i = 0; i < 4; i++) b[i] = a[i] * cases[c].ratios[i];
+        const double found = crossover(x, a, b, 4), expected = cases[c].expected;
+        if (isnan(expected) || expected == 0)
+            assert_true(isnan(expected) ? isnan(found) : found == 0);
+        else
+            assert_true(fabs(log2(found) - expected) < 1e-12);
+    }
+    check_count("crossovers of curves that cross more than once", sizeof cases / sizeof *cases);
+}
+
 static void test_lists(void **state) {
     (void)state;
     size_t lengths[4];
@@ -138,10 +187,12 @@ static void test_lists(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_median),
+    cmocka_unit_test(test_middle_places),
     cmocka_unit_test(test_paired_ratio),
     cmocka_unit_test(test_paired_ratio_edges),
     cmocka_unit_test(test_growth_exponent),
     cmocka_unit_test(test_crossover),
+    cmocka_unit_test(test_crossover_for_good),
     cmocka_unit_test(test_lists),
 };
 TEST_MAIN(tests)

@@ -24,6 +24,8 @@ typedef struct Cell {
     const char *left_out; // why it was not measured
     AttentionSettings settings;
     AttentionNeeds needs;
+    size_t rounds;                        // that were run
+    double fell_back;                     // heads × batch rows that ran the exact far field
     double forward, backward;             // median seconds
     double forward_share, backward_share; // medians of the rounds' shares
     double max_error, certified_error;
@@ -108,14 +110,17 @@ static void run_backward(const Cell *cell, const Tensors *t) {
 static bool check_error(Cell *cell, const Tensors *t, Error *error) {
     enum { SAMPLES = 12 };
     const AttentionSettings *s = &cell->settings;
-    double *certified = calloc(2 * s->heads, sizeof *certified), *method = certified ? certified + s->heads : NULL;
+    double *certified = calloc(3 * s->heads, sizeof *certified), *method = certified ? certified + s->heads : NULL;
+    double *fell_back = certified ? method + s->heads : NULL;
     double *row = calloc(s->v_size, sizeof *row);
     AttentionSettings bounded = *s;
     bounded.far = s->far == FAR_NONE ? FAR_NONE : FAR_EXACT;
     AttentionReference *references[2] = {reference_create(s, false, NULL, error),
                                          reference_create(&bounded, true, NULL, error)};
     const bool fine = certified && row && references[0] && references[1];
-    if (fine) run_forward(cell, t, &(AttentionReport){.output_bound = certified, .method_used = method});
+    if (fine)
+        run_forward(cell, t,
+                    &(AttentionReport){.output_bound = certified, .fell_back = fell_back, .method_used = method});
     for (size_t h = 0; fine && h < s->heads; h++) {
         const bool exact = attention_method_at((size_t)method[h]) == attention_method_find("exact");
         AttentionReference *reference = references[!exact];
@@ -131,6 +136,7 @@ static bool check_error(Cell *cell, const Tensors *t, Error *error) {
             }
         }
         cell->certified_error = larger_or_nan(cell->certified_error, certified[h]);
+        cell->fell_back += fell_back[h];
     }
     reference_destroy(references[0]);
     reference_destroy(references[1]);
@@ -159,19 +165,24 @@ static void time_methods(Cell *cells, size_t count, const Tensors *tensors, size
     }
     for (size_t m = 0; m < count; m++) {
         if (cells[m].left_out) continue;
+        cells[m].rounds = rounds;
         cells[m].forward = median(times[m][0], rounds);
         cells[m].backward = median(times[m][1], rounds);
-        cells[m].forward_share = median(shares[m][0], rounds);
-        cells[m].backward_share = median(shares[m][1], rounds);
+        // The method's operations are not what a fallback ran.
+        cells[m].forward_share = cells[m].fell_back > 0 ? NAN : median(shares[m][0], rounds);
+        cells[m].backward_share = cells[m].fell_back > 0 ? NAN : median(shares[m][1], rounds);
     }
     *sgemm = median(rates, rounds);
 }
 
-// Forward and backward at this length, from the length before: operations, at the rate measured there.
+// Forward and backward at this length, from the length before: operations, at the rate measured there. A fallback's grow
+// with the square.
 static double expected_seconds(const Cell *before, const Cell *cell) {
     if (!before) return cell->needs.forward_flops * 3.5 / 20e9;
-    return (before->forward + before->backward) * (cell->needs.forward_flops + cell->needs.backward_flops) /
-           (before->needs.forward_flops + before->needs.backward_flops);
+    const double longer = (double)cell->settings.tokens / (double)before->settings.tokens;
+    const double growth = (cell->needs.forward_flops + cell->needs.backward_flops) /
+                          (before->needs.forward_flops + before->needs.backward_flops);
+    return (before->forward + before->backward) * (before->fell_back > 0 ? longer * longer : growth);
 }
 
 // One length: plans, tensors, times, errors. Plans are gone afterwards, figures stay in the cells.
@@ -236,6 +247,9 @@ static bool measure_length(const Config *config, const BenchOptions *options, si
     return fine;
 }
 
+// Not the time of the exact attention that the method fell back to.
+static bool is_own_time(const Cell *cell) { return !cell->left_out && !(cell->fell_back > 0); }
+
 static json_t *row_json(const char *method, size_t tokens, const Cell *cell) {
     json_t *row = json_pack("{s:s, s:I}", "method", method, "tokens", (json_int_t)tokens);
     if (cell->left_out) {
@@ -244,25 +258,27 @@ static json_t *row_json(const char *method, size_t tokens, const Cell *cell) {
     }
     const AttentionSettings *s = &cell->settings;
     const bool exact = strcmp(method, "exact") == 0;
+    const bool own = is_own_time(cell);
     json_object_update_new(
-        row,
-        json_pack("{s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:I, s:I, s:I}", "qk_size",
-                  (json_int_t)s->qk_size, "v_size", (json_int_t)s->v_size, "far_size",
-                  (json_int_t)(exact ? 0 : s->far_size), "degree", (json_int_t)(exact ? 0 : s->degree), "logit_bound",
-                  s->bound == BOUND_NONE ? json_null() : json_real(s->logit_bound), "features",
-                  (json_int_t)cell->needs.features, "forward_ms", 1e3 * cell->forward, "backward_ms",
-                  1e3 * cell->backward, "forward_share", cell->forward_share, "backward_share", cell->backward_share,
-                  "max_error", bench_number(cell->max_error), "certified_error", bench_number(cell->certified_error),
-                  "state_bytes", (json_int_t)cell->needs.state_bytes, "scratch_bytes",
-                  (json_int_t)cell->needs.scratch_bytes, "saved_bytes", (json_int_t)cell->needs.saved_bytes));
+        row, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:f, s:f, s:o, s:o, s:o, s:o, s:I, s:I, s:I}",
+                       "rounds", (json_int_t)cell->rounds, "fell_back", (json_int_t)cell->fell_back, "qk_size",
+                       (json_int_t)s->qk_size, "v_size", (json_int_t)s->v_size, "far_size",
+                       (json_int_t)(exact ? 0 : s->far_size), "degree", (json_int_t)(exact ? 0 : s->degree),
+                       "logit_bound", s->bound == BOUND_NONE ? json_null() : json_real(s->logit_bound), "features",
+                       (json_int_t)cell->needs.features, "forward_ms", 1e3 * cell->forward, "backward_ms",
+                       1e3 * cell->backward, "forward_share", bench_number(cell->forward_share), "backward_share",
+                       bench_number(cell->backward_share), "max_error", bench_number(cell->max_error),
+                       "certified_error", bench_number(cell->certified_error), "state_bytes",
+                       (json_int_t)cell->needs.state_bytes, "scratch_bytes", (json_int_t)cell->needs.scratch_bytes,
+                       "saved_bytes", (json_int_t)cell->needs.saved_bytes));
     if (cell->toeplitz.terms)
-        json_object_update_new(row,
-                               json_pack("{s:I, s:f, s:f, s:I, s:f, s:f}", "terms", (json_int_t)cell->toeplitz.terms,
-                                         "forward_transforms", cell->toeplitz.forward_transforms, "backward_transforms",
-                                         cell->toeplitz.backward_transforms, "spectra_bytes",
-                                         (json_int_t)cell->toeplitz.spectra_bytes, "forward_transform_ratio",
-                                         cell->forward / cell->bare_forward, "backward_transform_ratio",
-                                         cell->backward / cell->bare_backward));
+        json_object_update_new(
+            row,
+            json_pack("{s:I, s:f, s:f, s:I, s:o, s:o}", "terms", (json_int_t)cell->toeplitz.terms, "forward_transforms",
+                      cell->toeplitz.forward_transforms, "backward_transforms", cell->toeplitz.backward_transforms,
+                      "spectra_bytes", (json_int_t)cell->toeplitz.spectra_bytes, "forward_transform_ratio",
+                      bench_number(own ? cell->forward / cell->bare_forward : NAN), "backward_transform_ratio",
+                      bench_number(own ? cell->backward / cell->bare_backward : NAN)));
     return row;
 }
 
@@ -271,30 +287,53 @@ static void print_row(const char *method, size_t tokens, const Cell *cell) {
         fprintf(stderr, "%-10s %8zu  left out: %s\n", method, tokens, cell->left_out);
         return;
     }
-    fprintf(stderr, "%-10s %8zu %8zu %11.2f %11.2f %7.0f%% %7.0f%% %10.2g %10.2g\n", method, tokens,
-            cell->needs.features, 1e3 * cell->forward, 1e3 * cell->backward, 100 * cell->forward_share,
-            100 * cell->backward_share, cell->max_error, cell->certified_error);
+    char shares[2][16] = {"-", "-"};
+    const double of_sgemm[] = {cell->forward_share, cell->backward_share};
+    for (size_t i = 0; i < 2; i++)
+        if (isfinite(of_sgemm[i])) snprintf(shares[i], sizeof shares[i], "%.0f%%", 100 * of_sgemm[i]);
+    fprintf(stderr, "%-10s %8zu %8zu %11.2f %11.2f %8s %8s %10.2g %10.2g %9.0f %6zu\n", method, tokens,
+            cell->needs.features, 1e3 * cell->forward, 1e3 * cell->backward, shares[0], shares[1], cell->max_error,
+            cell->certified_error, cell->fell_back, cell->rounds);
 }
 
 // Times of one method from `first` tokens on: forward (0) or backward (1) in units of sgemm's time in the same rounds, so
-// that a machine which slows down meanwhile bends no slope, or the seconds of both together (2).
+// that a machine which slows down meanwhile bends no slope. Lengths where it fell back are not the method's.
 static size_t curve(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS], size_t method, size_t first,
                     int which, double *x, double *y) {
     size_t count = 0;
     for (size_t l = 0; l < options->length_count; l++) {
         const Cell *cell = &cells[l][method];
-        if (cell->left_out || options->lengths[l] < first) continue;
+        if (!is_own_time(cell) || options->lengths[l] < first) continue;
         x[count] = (double)options->lengths[l];
-        y[count++] = which == 0   ? cell->needs.forward_flops / cell->forward_share
-                     : which == 1 ? cell->needs.backward_flops / cell->backward_share
-                                  : cell->forward + cell->backward;
+        y[count++] =
+            which ? cell->needs.backward_flops / cell->backward_share : cell->needs.forward_flops / cell->forward_share;
     }
+    return count;
+}
+
+// From where on a method is faster than the first, by the lengths at which both ran as themselves.
+static double crossing_of(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS], size_t method) {
+    double x[BENCH_MAX_LENGTHS], first[BENCH_MAX_LENGTHS], own[BENCH_MAX_LENGTHS];
+    size_t count = 0;
+    for (size_t l = 0; l < options->length_count; l++) {
+        const Cell *of_first = &cells[l][0], *of_own = &cells[l][method];
+        if (!is_own_time(of_first) || !is_own_time(of_own)) continue;
+        x[count] = (double)options->lengths[l];
+        first[count] = of_first->forward + of_first->backward;
+        own[count++] = of_own->forward + of_own->backward;
+    }
+    return method ? crossover(x, first, own, count) : NAN;
+}
+
+static double fallbacks(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS], size_t method) {
+    double count = 0;
+    for (size_t l = 0; l < options->length_count; l++) count += cells[l][method].fell_back;
     return count;
 }
 
 static json_t *fit_json(const BenchOptions *options, Cell (*cells)[BENCH_MAX_METHODS], size_t method) {
     static const char *const keys[] = {"forward_exponent", "backward_exponent"};
-    double x[BENCH_MAX_LENGTHS], y[BENCH_MAX_LENGTHS], first[BENCH_MAX_LENGTHS];
+    double x[BENCH_MAX_LENGTHS], y[BENCH_MAX_LENGTHS];
     json_t *fit = json_pack("{s:s}", "method", options->methods[method]);
     bool fitted = false;
     fprintf(stderr, "%s (from %d tokens on):", options->methods[method], FIT_FROM);
@@ -305,13 +344,14 @@ static json_t *fit_json(const BenchOptions *options, Cell (*cells)[BENCH_MAX_MET
         fitted |= isfinite(exponent);
     }
     if (!fitted) fprintf(stderr, " too few lengths to see it grow;");
-    const size_t count = curve(options, cells, 0, 0, 2, x, first), own = curve(options, cells, method, 0, 2, x, y);
-    const double crossing = method ? crossover(x, first, y, count < own ? count : own) : NAN;
+    const double crossing = crossing_of(options, cells, method);
     json_object_set_new(fit, "crossover_tokens", bench_number(crossing));
     if (crossing > 0) // NaN where it never is
         fprintf(stderr, " faster than %s from %.0f tokens on", options->methods[0], crossing);
     else if (crossing == 0)
         fprintf(stderr, " faster than %s from the first length on", options->methods[0]);
+    if (fallbacks(options, cells, method) > 0)
+        fprintf(stderr, " where it fell back to exact its times are exact's, and not looked at");
     fprintf(stderr, "\n");
     return fit;
 }
@@ -322,8 +362,8 @@ json_t *bench_attention(const Config *config, const BenchOptions *options, Error
     json_t *rows = json_array(), *fits = json_array();
     size_t measured = 0;
     memset(cells, 0, sizeof cells);
-    fprintf(stderr, "%-10s %8s %8s %11s %11s %8s %8s %10s %10s\n", "method", "tokens", "features", "forward ms",
-            "backward ms", "of sgemm", "of sgemm", "error", "certified");
+    fprintf(stderr, "%-10s %8s %8s %11s %11s %8s %8s %10s %10s %9s %6s\n", "method", "tokens", "features", "forward ms",
+            "backward ms", "of sgemm", "of sgemm", "error", "certified", "fell back", "rounds");
     for (size_t l = 0; l < options->length_count; l++) {
         rates[measured] = 0;
         if (!measure_length(config, options, l, cells[l], l ? cells[l - 1] : NULL, &rates[measured], error)) {

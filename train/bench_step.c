@@ -1,7 +1,7 @@
-// rope bench step: whole training steps of the configured model on random tokens, against this run's sgemm rate and copy
-// bandwidth. Each phase has a floor: the longer of its operations at the sgemm rate and its bytes at the copy rate.
-// Linear layers are also timed alone: the three products (forward, and both gradients) of every weight, with the step's
-// shapes.
+// rope bench step: whole training steps of the configured model on random tokens, whatever data it is configured for,
+// against this run's sgemm rate and copy bandwidth. Of the step in the middle each phase has a floor: the longer of its
+// operations at the sgemm rate and its bytes at the copy rate. Linear layers are also timed alone: the three products
+// (forward, and both gradients) of every weight, with the step's shapes.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,9 +22,9 @@ enum { COPY_BYTES = 1 << 28, WARM_STEPS = 2, PATH_SIZE = 512 };
 typedef struct Times {
     double flops;               // of a step
     double step, linear, sgemm; // medians: seconds, seconds, FLOP/s
+    double fell_back;           // heads × batch rows, of all layers and rounds
     double share, linear_share; // medians of the rounds' shares of the sgemm rate
-    PhaseTimes phases;          // sums over the rounds
-    size_t rounds;
+    PhaseTimes phases;          // of the step in the middle, so that they add up to it
 } Times;
 
 // A shard of random tokens in a fresh directory, and the configuration that trains on it.
@@ -92,57 +92,55 @@ static size_t linear_memory(const ModelConfig *c, size_t n) {
     return n * (c->width + largest) + c->width * largest;
 }
 
-// Operations of a step as the model counts them, each once: what recompute runs again is no work done.
-static bool step_flops(const Trainer *trainer, double *flops, Error *error) {
-    ModelSettings settings = *model_settings(trainer->model);
-    ModelNeeds needs;
-    settings.recompute = false;
-    if (!model_needs(&settings, &needs, error)) return false;
-    *flops = (needs.forward_flops + needs.backward_flops) * (double)trainer->config->accumulate;
-    return true;
-}
-
 static bool measure(Trainer *trainer, const BenchOptions *options, Times *times, Error *error) {
     const ModelConfig *model = &model_settings(trainer->model)->config;
     const size_t n = trainer->config->batch * trainer->config->tokens, numbers = linear_memory(model, n);
+    PhaseTimes phases[BENCH_MAX_ROUNDS];
     double steps[BENCH_MAX_ROUNDS], linear[BENCH_MAX_ROUNDS], shares[2][BENCH_MAX_ROUNDS], rates[BENCH_MAX_ROUNDS];
     Arena arena;
     if (!arena_create(&arena, "linear layers of the benchmark", numbers * sizeof(real), error)) return false;
     real *memory = ARENA_TAKE(&arena, real, numbers);
     random_fill_normal(memory, numbers, 0.02, (Random){1, RANDOM_BENCH, 5});
     StepResult result;
-    bool fine = step_flops(trainer, &times->flops, error);
+    ModelNeeds needs;
+    bool fine = model_needs(model_settings(trainer->model), &needs, error);
     for (size_t i = 0; fine && i < WARM_STEPS; i++) fine = trainer_step(trainer, &result, error);
     for (size_t r = 0; fine && r < options->rounds; r++) {
-        PhaseTimes phases;
         double flops = 0;
         rates[r] = 1e9 * blas_library_rate(BENCH_SGEMM, 1);
-        phase_take(&phases);
+        phase_take(&phases[r]); // what ran in between
         const double start = clock_seconds();
         fine = trainer_step(trainer, &result, error);
         steps[r] = clock_seconds() - start;
-        phase_take(&phases);
-        phase_add(&times->phases, &phases, 1);
+        phase_take(&phases[r]);
+        times->fell_back += trainer_attention(trainer).fell_back;
         linear[r] = all_linear_seconds(model, n, memory, &flops);
+        times->flops = trainer_step_flops(trainer->config, &needs, result.targets); // every token has a target
         shares[0][r] = times->flops / steps[r] / rates[r];
         shares[1][r] = flops / linear[r] / rates[r];
     }
     arena_destroy(&arena);
-    times->rounds = options->rounds;
+    if (!fine) return false;
+    size_t middle[2] = {0};
+    middle_places(steps, options->rounds, middle);
+    for (size_t i = 0; i < 2; i++) phase_add(&times->phases, &phases[middle[i]], 0.5);
     times->step = median(steps, options->rounds);
     times->linear = median(linear, options->rounds);
     times->sgemm = median(rates, options->rounds);
     times->share = median(shares[0], options->rounds);
+    if (times->fell_back > 0) { // the method's operations are not what ran
+        times->flops = times->share = NAN;
+        times->phases.flops[PHASE_ATTENTION_FORWARD] = times->phases.flops[PHASE_ATTENTION_BACKWARD] = 0;
+    }
     times->linear_share = median(shares[1], options->rounds);
-    return fine;
+    return true;
 }
 
 static json_t *phases_json(const Times *times, double copy) {
     json_t *phases = json_object();
     fprintf(stderr, "%-20s %10s %10s %10s %8s\n", "phase", "ms", "GFLOP", "floor ms", "ratio");
     for (size_t p = 0; p < PHASE_COUNT; p++) {
-        const double rounds = (double)times->rounds, seconds = times->phases.seconds[p] / rounds;
-        const double flops = times->phases.flops[p] / rounds, bytes = times->phases.bytes[p] / rounds;
+        const double seconds = times->phases.seconds[p], flops = times->phases.flops[p], bytes = times->phases.bytes[p];
         const double flop_seconds = flops / times->sgemm, byte_seconds = bytes / copy,
                      floor = fmax(flop_seconds, byte_seconds);
         if (seconds <= 0) continue;
@@ -168,16 +166,19 @@ json_t *bench_step(const Config *base, const BenchOptions *options, Error *error
         trainer_create(&trainer, &config, false, error) && measure(&trainer, options, &times, error)) {
         const double tokens = (double)(config.batch * config.tokens * config.accumulate), flops = times.flops;
         const double copy = copy_rate(COPY_BYTES, 3);
-        fprintf(stderr,
-                "step %.1f ms, %.0f tokens/s, %.1f GFLOP/s: %.0f %% of sgemm (%.1f GFLOP/s); linear layers alone "
-                "%.0f %%; copy %.1f GB/s\n",
-                1e3 * times.step, tokens / times.step, 1e-9 * flops / times.step, 100 * times.share, 1e-9 * times.sgemm,
+        fprintf(stderr, "step on random tokens %.1f ms, %.0f tokens/s", 1e3 * times.step, tokens / times.step);
+        if (times.fell_back > 0)
+            fprintf(stderr, "; attention fell back to exact in %.0f heads", times.fell_back);
+        else
+            fprintf(stderr, ", %.1f GFLOP/s: %.0f %% of sgemm", 1e-9 * flops / times.step, 100 * times.share);
+        fprintf(stderr, "; sgemm %.1f GFLOP/s, linear layers alone %.0f %%; copy %.1f GB/s\n", 1e-9 * times.sgemm,
                 100 * times.linear_share, 1e-9 * copy);
-        document =
-            json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "sgemm_gflops", 1e-9 * times.sgemm,
-                      "copy_gb_per_s", 1e-9 * copy, "step_ms", 1e3 * times.step, "tokens_per_s", tokens / times.step,
-                      "step_gflops", 1e-9 * flops / times.step, "sgemm_share", times.share, "linear_ms",
-                      1e3 * times.linear, "linear_share", times.linear_share, "phases", phases_json(&times, copy));
+        document = json_pack("{s:s, s:f, s:f, s:f, s:f, s:o, s:o, s:f, s:f, s:I, s:o}", "data", "random tokens",
+                             "sgemm_gflops", 1e-9 * times.sgemm, "copy_gb_per_s", 1e-9 * copy, "step_ms",
+                             1e3 * times.step, "tokens_per_s", tokens / times.step, "step_gflops",
+                             bench_number(1e-9 * flops / times.step), "sgemm_share", bench_number(times.share),
+                             "linear_ms", 1e3 * times.linear, "linear_share", times.linear_share, "fell_back",
+                             (json_int_t)times.fell_back, "phases", phases_json(&times, copy));
     }
     trainer_destroy(&trainer);
     if (*directory) directory_remove(directory, NULL);

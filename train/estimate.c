@@ -48,6 +48,26 @@ static bool add_up(Estimate *estimate, Error *error) {
     return true;
 }
 
+// Tasks ask at a few positions, and ask as many in every example; an example that cannot be had is for others to refuse.
+static bool measure_asked(const Config *config, double *asked, Error *error) {
+    Error why = {0};
+    *asked = 1;
+    if (!*config->task) return true;
+    Batches *task = batches_open(config, BATCHES_TRAIN, 1, &why);
+    int32_t *tokens = task ? calloc(2 * config->tokens, sizeof *tokens) : NULL;
+    bool fine = why.kind == ERROR_USER || tokens || error_set(error, ERROR_MEMORY, "Out of memory for an example.");
+    if (tokens && (fine = batches_next(task, tokens, tokens + config->tokens, error)))
+        *asked = (double)model_count_targets(tokens + config->tokens, config->tokens) / (double)config->tokens;
+    free(tokens);
+    batches_close(task);
+    return fine;
+}
+
+// Operations of a batch of so many tokens.
+static double batch_flops(const ModelNeeds *needs, double tokens, double asked) {
+    return needs->forward_flops + needs->backward_flops - (1 - asked) * tokens * needs->row_output_flops;
+}
+
 bool estimate_memory(const Config *config, Estimate *estimate, Error *error) {
     ModelSettings settings;
     *estimate = (Estimate){0};
@@ -65,7 +85,9 @@ bool estimate_memory(const Config *config, Estimate *estimate, Error *error) {
     // Samples are printed between steps, by a decoder that comes and goes.
     if (config->sample_every) estimate->buffer_bytes += arena_bytes(estimate->model.decoder_bytes);
     estimate->program_bytes = resident_bytes() + threads_count() * blas_bytes_per_thread + later_bytes;
-    estimate->step_flops = (model->forward_flops + model->backward_flops) * (double)config->accumulate;
+    if (!measure_asked(config, &estimate->asked, error)) return false;
+    estimate->step_flops =
+        batch_flops(model, (double)(config->batch * config->tokens), estimate->asked) * (double)config->accumulate;
     CpuInfo cpu;
     cpu_info(&cpu);
     estimate->available_bytes = cpu.memory_available;
@@ -100,6 +122,20 @@ static ModelSettings probe_settings(const ModelSettings *full) {
     return probe;
 }
 
+// Tokens, and behind them targets: as large a share of them as in a step, evenly spread, but one at least. Returns the
+// share that it is.
+static double fill_probe(int32_t *tokens, size_t count, size_t vocabulary, double asked) {
+    int32_t *targets = tokens + count;
+    size_t targets_set = 0;
+    for (size_t i = 0; i < count; i++) {
+        const bool set = targets_set == 0 || (double)targets_set < asked * (double)(i + 1);
+        tokens[i] = (int32_t)(i * 7919 % vocabulary);
+        targets[i] = set ? tokens[i] : -1;
+        targets_set += set;
+    }
+    return (double)targets_set / (double)count;
+}
+
 bool estimate_probe(const Config *config, Estimate *estimate, Error *error) {
     ModelSettings full, probe;
     ModelNeeds needs;
@@ -109,19 +145,19 @@ bool estimate_probe(const Config *config, Estimate *estimate, Error *error) {
     Model *model = model_create(&probe, error);
     if (!model) return false;
     size_t count = probe.batch * probe.config.tokens;
-    int32_t *tokens = malloc(count * sizeof *tokens);
+    int32_t *tokens = malloc(2 * count * sizeof *tokens);
     bool fine = tokens || error_set(error, ERROR_MEMORY, "Out of memory for the probe.");
     double best = INFINITY;
     if (fine) {
-        for (size_t i = 0; i < count; i++) tokens[i] = (int32_t)(i * 7919 % probe.config.vocabulary);
+        const double asked = fill_probe(tokens, count, probe.config.vocabulary, estimate->asked);
         model_initialise(model, config->seed);
         double begin = clock_seconds();
         for (size_t i = 0; i <= PROBE_REPEATS && (i < 2 || clock_seconds() - begin < probe_seconds); i++) {
             double start = clock_seconds();
-            model_step(model, tokens, tokens, 1.0 / (double)count, NULL, NULL);
+            model_step(model, tokens, tokens + count, 1.0 / (double)count, NULL, NULL);
             if (i > 0) best = fmin(best, clock_seconds() - start); // the first warms caches and pages
         }
-        estimate->probe_flops_per_s = (needs.forward_flops + needs.backward_flops) / best;
+        estimate->probe_flops_per_s = batch_flops(&needs, (double)count, asked) / best;
         estimate->step_seconds = estimate->step_flops / estimate->probe_flops_per_s;
     }
     free(tokens);

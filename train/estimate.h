@@ -13,7 +13,8 @@ typedef struct Estimate {
     size_t program_bytes; // libraries, BLAS work space
     size_t total_bytes;
     size_t available_bytes; // memory that the machine has left for us
-    double step_flops;      // one update, all its batches
+    double asked;           // share of a step's tokens that have a target: all of a text's, few of a task's
+    double step_flops;      // one update, all its batches, with what recompute runs again
     double probe_flops_per_s;
     double step_seconds; // 0: not probed
 } Estimate;

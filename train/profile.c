@@ -31,6 +31,8 @@ typedef struct Limits {
 typedef struct Steps {
     double seconds[STEPS];
     PhaseTimes phases[STEPS];
+    double flops[STEPS];
+    double fell_back; // most of a step
     size_t count;
 } Steps;
 
@@ -50,7 +52,9 @@ static double expected_seconds(const Profile *profile, size_t length, size_t met
     const ProfileCell *cell = &profile->cells[length][method];
     if (length == 0) return cell->estimate.step_seconds;
     const ProfileCell *last = &profile->cells[length - 1][method];
-    return last->step_seconds * cell->estimate.step_flops / last->estimate.step_flops;
+    const double longer = (double)profile->lengths[length] / (double)profile->lengths[length - 1];
+    const double growth = cell->estimate.step_flops / last->estimate.step_flops;
+    return last->step_seconds * (last->fell_back > 0 ? longer * longer : growth); // exact's, where it fell back
 }
 
 static bool make_config(const Config *base, const char *method, size_t tokens, size_t batch, Config *config,
@@ -75,11 +79,10 @@ static bool make_config(const Config *base, const char *method, size_t tokens, s
     return config_resolve(config, error);
 }
 
-static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, Error *error) {
-    StepResult result;
+static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, StepResult *result, Error *error) {
     phase_take(phases); // what ran in between
     double start = clock_seconds();
-    if (!trainer_step(trainer, &result, error)) return false;
+    if (!trainer_step(trainer, result, error)) return false;
     *seconds = clock_seconds() - start;
     phase_take(phases);
     return true;
@@ -87,20 +90,17 @@ static bool timed_step(Trainer *trainer, double *seconds, PhaseTimes *phases, Er
 
 // The step in the middle, or the mean of the two there.
 static void take_middle(const Steps *steps, ProfileCell *cell) {
-    size_t order[STEPS] = {0};
-    for (size_t i = 1; i < steps->count; i++) {
-        size_t at = i;
-        for (; at > 0 && steps->seconds[order[at - 1]] > steps->seconds[i]; at--) order[at] = order[at - 1];
-        order[at] = i;
-    }
-    const size_t middle[2] = {order[(steps->count - 1) / 2], order[steps->count / 2]};
+    size_t middle[2] = {0};
+    middle_places(steps->seconds, steps->count, middle);
     for (size_t i = 0; i < 2; i++) {
         const PhaseTimes *phases = &steps->phases[middle[i]];
         cell->step_seconds += steps->seconds[middle[i]] / 2;
+        cell->flops += steps->flops[middle[i]] / 2;
         cell->phases.entries = phases->entries;
         phase_add(&cell->phases, phases, 0.5);
     }
     cell->steps = steps->count;
+    cell->fell_back = steps->fell_back;
     cell->measured = true;
 }
 
@@ -121,9 +121,10 @@ static bool make_trainers(const Profile *profile, size_t length, const Config *c
     for (size_t m = 0; m < profile->method_count && !signals_stop; m++) {
         double first;
         PhaseTimes discarded;
+        StepResult result;
         if (profile->cells[length][m].left_out) continue;
         if (!trainer_create(&trainers[m], &configs[m], false, error) ||
-            !timed_step(&trainers[m], &first, &discarded, error))
+            !timed_step(&trainers[m], &first, &discarded, &result, error))
             return false;
         if (first * (double)*rounds > limits->cell_seconds) *rounds = (size_t)fmax(1, limits->cell_seconds / first);
     }
@@ -143,7 +144,11 @@ static bool measure_length(Profile *profile, size_t length, const Config *config
         rates[r] = 1e9 * blas_library_rate(SGEMM_SIZE, 1);
         for (size_t m = 0; fine && m < profile->method_count; m++)
             if (trainers[m].model) {
-                fine = timed_step(&trainers[m], &steps[m].seconds[r], &steps[m].phases[r], error);
+                StepResult result;
+                fine = timed_step(&trainers[m], &steps[m].seconds[r], &steps[m].phases[r], &result, error);
+                steps[m].flops[r] =
+                    trainer_step_flops(&configs[m], &profile->cells[length][m].estimate.model, result.targets);
+                steps[m].fell_back = fmax(steps[m].fell_back, trainer_attention(&trainers[m]).fell_back);
                 steps[m].count = r + 1;
             }
     }

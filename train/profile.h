@@ -16,6 +16,8 @@ typedef struct ProfileCell {
     double checkpoint_seconds;
     double sgemm_rate; // FLOP/s of the library between this length's steps: machines drift over the minutes of a run
     size_t steps;      // counted ones
+    double flops;      // useful ones of that step (trainer_step_flops)
+    double fell_back;  // layers × heads × batch rows that ran the exact far field, in the step that had the most
     PhaseTimes phases; // of that step, so that they add up to it
     Estimate estimate;
     const char *left_out; // why it was not measured: "memory", "time", "data", "stopped"

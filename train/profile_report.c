@@ -17,6 +17,8 @@ static json_t *phases_json(const Profile *profile, const ProfileCell *cell) {
     for (size_t p = 0; p < PHASE_COUNT; p++) {
         double seconds = cell->phases.seconds[p], flops = cell->phases.flops[p], bytes = cell->phases.bytes[p];
         if (seconds <= 0) continue;
+        const bool attention = p == PHASE_ATTENTION_FORWARD || p == PHASE_ATTENTION_BACKWARD;
+        if (attention && cell->fell_back > 0) flops = NAN; // the method's count is not what ran
         json_array_append_new(phases,
                               json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "phase", phase_name((Phase)p), "ms",
                                         figure_json(1e3 * seconds), "share", figure_json(seconds / cell->step_seconds),
@@ -47,6 +49,13 @@ static double measuring_share(const Profile *profile, const ProfileCell *cell) {
     return (double)cell->phases.entries * profile->clock_cost / cell->step_seconds;
 }
 
+// Not the time of the exact attention that the method fell back to.
+static bool is_own_time(const ProfileCell *cell) { return cell->measured && !(cell->fell_back > 0); }
+
+static double sgemm_share(const ProfileCell *cell) {
+    return is_own_time(cell) ? cell->flops / cell->step_seconds / cell->sgemm_rate : NAN;
+}
+
 static json_t *row_json(const Profile *profile, size_t length, size_t method) {
     const ProfileCell *cell = &profile->cells[length][method];
     json_t *row = json_pack("{s:s, s:I, s:I}", "method", profile->methods[method], "tokens",
@@ -64,7 +73,7 @@ static json_t *row_json(const Profile *profile, size_t length, size_t method) {
         {"tokens_per_s", (double)(profile->batch * profile->lengths[length]) / step},
         {"attention_forward_ms", 1e3 * cell->phases.seconds[PHASE_ATTENTION_FORWARD]},
         {"attention_backward_ms", 1e3 * cell->phases.seconds[PHASE_ATTENTION_BACKWARD]},
-        {"sgemm_share", cell->estimate.step_flops / step / cell->sgemm_rate},
+        {"sgemm_share", sgemm_share(cell)},
         {"phase_sum_ms", 1e3 * phase_sum(cell)},
         {"phase_sum_share", phase_sum(cell) / step},
         {"measuring_share", measuring_share(profile, cell)},
@@ -72,6 +81,7 @@ static json_t *row_json(const Profile *profile, size_t length, size_t method) {
     };
     for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
         json_object_set_new(row, figures[i].key, figure_json(figures[i].value));
+    json_object_set_new(row, "fell_back", json_integer((json_int_t)cell->fell_back));
     json_object_set_new(row, "steps", json_integer((json_int_t)cell->steps));
     json_object_set_new(row, "total_bytes", json_integer((json_int_t)cell->estimate.total_bytes));
     json_object_set_new(row, "bytes", bytes_json(&cell->estimate));
@@ -79,42 +89,46 @@ static json_t *row_json(const Profile *profile, size_t length, size_t method) {
     return row;
 }
 
-// Lengths and times of one method where measured, from `first` tokens on. which: 0 step, 1 attention forward, 2 backward.
-static size_t times(const Profile *profile, size_t method, size_t first, int which, double *x, double *y) {
-    size_t count = 0;
-    for (size_t l = 0; l < profile->length_count; l++) {
-        const ProfileCell *cell = &profile->cells[l][method];
-        if (!cell->measured || profile->lengths[l] < first) continue;
-        x[count] = (double)profile->lengths[l];
-        y[count++] = which == 0   ? cell->step_seconds
-                     : which == 1 ? cell->phases.seconds[PHASE_ATTENTION_FORWARD]
-                                  : cell->phases.seconds[PHASE_ATTENTION_BACKWARD];
-    }
-    return count;
+static double time_of(const ProfileCell *cell, int which) {
+    return which == 0   ? cell->step_seconds
+           : which == 1 ? cell->phases.seconds[PHASE_ATTENTION_FORWARD]
+                        : cell->phases.seconds[PHASE_ATTENTION_BACKWARD];
 }
 
-// The times of times() in units of sgemm's at that length, so that a machine which slows down meanwhile bends no slope.
-static void scale_to_sgemm(const Profile *profile, size_t method, size_t first, double *y) {
+// Growth of one method's times from FIT_FROM on. which: 0 step, 1 attention forward, 2 backward. They are taken in units of
+// sgemm's at that length, so that a machine which slows down meanwhile bends no slope.
+static double exponent(const Profile *profile, size_t method, int which) {
+    double x[PROFILE_MAX_LENGTHS], y[PROFILE_MAX_LENGTHS];
     size_t count = 0;
     for (size_t l = 0; l < profile->length_count; l++) {
         const ProfileCell *cell = &profile->cells[l][method];
-        if (cell->measured && profile->lengths[l] >= first) y[count++] *= cell->sgemm_rate;
+        if (!is_own_time(cell) || profile->lengths[l] < FIT_FROM) continue;
+        x[count] = (double)profile->lengths[l];
+        y[count++] = time_of(cell, which) * cell->sgemm_rate;
     }
+    return growth_exponent(x, y, count);
+}
+
+// From where on a method is faster than the first, by the lengths at which both ran as themselves.
+static double crossing_of(const Profile *profile, size_t method) {
+    double x[PROFILE_MAX_LENGTHS], first[PROFILE_MAX_LENGTHS], own[PROFILE_MAX_LENGTHS];
+    size_t count = 0;
+    for (size_t l = 0; l < profile->length_count; l++) {
+        const ProfileCell *cells = profile->cells[l];
+        if (!is_own_time(&cells[0]) || !is_own_time(&cells[method])) continue;
+        x[count] = (double)profile->lengths[l];
+        first[count] = cells[0].step_seconds;
+        own[count++] = cells[method].step_seconds;
+    }
+    return method ? crossover(x, first, own, count) : NAN;
 }
 
 static json_t *fit_json(const Profile *profile, size_t method) {
     static const char *const keys[] = {"step_exponent", "attention_forward_exponent", "attention_backward_exponent"};
-    double x[PROFILE_MAX_LENGTHS], y[PROFILE_MAX_LENGTHS], first[PROFILE_MAX_LENGTHS];
     json_t *fit = json_pack("{s:s}", "method", profile->methods[method]);
-    for (int which = 0; which < 3; which++) {
-        size_t count = times(profile, method, FIT_FROM, which, x, y);
-        scale_to_sgemm(profile, method, FIT_FROM, y);
-        json_object_set_new(fit, keys[which], figure_json(growth_exponent(x, y, count)));
-    }
-    // The first method is the yardstick: where it stops being the faster one.
-    size_t count = times(profile, 0, 0, 0, x, first), own = times(profile, method, 0, 0, x, y);
-    double crossing = method ? crossover(x, first, y, count < own ? count : own) : NAN;
-    json_object_set_new(fit, "crossover_tokens", figure_json(crossing));
+    for (int which = 0; which < 3; which++)
+        json_object_set_new(fit, keys[which], figure_json(exponent(profile, method, which)));
+    json_object_set_new(fit, "crossover_tokens", figure_json(crossing_of(profile, method)));
     return fit;
 }
 
@@ -136,22 +150,26 @@ typedef struct Curve {
 } Curve;
 
 static void make_curve(const Profile *profile, size_t method, Curve *curve) {
-    double x[PROFILE_MAX_LENGTHS], y[PROFILE_MAX_LENGTHS], level = 0;
-    size_t fitted = times(profile, method, FIT_FROM, 0, x, y);
-    double slope = growth_exponent(x, y, fitted);
+    const double slope = exponent(profile, method, 0);
+    double level = 0;
+    size_t fitted = 0;
     *curve = (Curve){0};
-    curve->count = times(profile, method, 0, 0, curve->x, curve->y);
-    for (size_t i = 0; i < curve->count; i++) curve->y[i] *= 1e3;
     snprintf(curve->name, sizeof curve->name, "%.40s", profile->methods[method]);
-    if (!isfinite(slope)) return;
-    size_t used = strlen(curve->name);
-    snprintf(curve->name + used, sizeof curve->name - used, " (slope %.2f)", slope);
-    for (size_t i = 0; i < fitted; i++) level += (log(1e3 * y[i]) - slope * log(x[i])) / (double)fitted;
-    curve->fitted = 2;
-    for (size_t i = 0; i < 2; i++) {
-        curve->fit_x[i] = x[i ? fitted - 1 : 0];
-        curve->fit_y[i] = exp(level + slope * log(curve->fit_x[i]));
+    const size_t used = strlen(curve->name);
+    if (isfinite(slope)) snprintf(curve->name + used, sizeof curve->name - used, " (slope %.2f)", slope);
+    for (size_t l = 0; l < profile->length_count; l++) {
+        const ProfileCell *cell = &profile->cells[l][method];
+        const double x = (double)profile->lengths[l], y = 1e3 * cell->step_seconds;
+        if (!cell->measured) continue;
+        curve->x[curve->count] = x;
+        curve->y[curve->count++] = y;
+        if (!isfinite(slope) || !is_own_time(cell) || x < FIT_FROM) continue;
+        level += log(y) - slope * log(x);
+        curve->fit_x[fitted++ > 0] = x;
     }
+    if (!fitted) return;
+    curve->fitted = 2;
+    for (size_t i = 0; i < 2; i++) curve->fit_y[i] = exp(level / (double)fitted + slope * log(curve->fit_x[i]));
 }
 
 static void with_times(const Profile *profile, void (*draw)(void *, const Chart *), void *context) {
@@ -196,18 +214,20 @@ void profile_print(const Profile *profile, const json_t *document) {
     json_t *fit;
     size_t index;
     fprintf(stderr, "\nsgemm %.0f GFLOP/s, copy %.1f GB/s\n", 1e-9 * profile->sgemm_rate, 1e-9 * profile->copy_rate);
-    fprintf(stderr, "%-10s %8s %10s %10s %9s %10s %10s %9s\n", "method", "tokens", "step ms", "attention", "of sgemm",
-            "phases ms", "MiB", "measuring");
+    fprintf(stderr, "%-10s %8s %10s %10s %9s %10s %10s %9s %9s\n", "method", "tokens", "step ms", "attention",
+            "of sgemm", "phases ms", "MiB", "measuring", "fell back");
     for (size_t l = 0; l < profile->length_count; l++)
         for (size_t m = 0; m < profile->method_count; m++) {
             const ProfileCell *cell = &profile->cells[l][m];
             if (!cell->measured) continue;
             const double *seconds = cell->phases.seconds;
-            fprintf(stderr, "%-10s %8zu %10.1f %10.1f %8.0f%% %10.1f %10.0f %8.2f%%\n", profile->methods[m],
+            char share[16] = "-";
+            if (is_own_time(cell)) snprintf(share, sizeof share, "%.0f%%", 100 * sgemm_share(cell));
+            fprintf(stderr, "%-10s %8zu %10.1f %10.1f %9s %10.1f %10.0f %8.2f%% %9.0f\n", profile->methods[m],
                     profile->lengths[l], 1e3 * cell->step_seconds,
-                    1e3 * (seconds[PHASE_ATTENTION_FORWARD] + seconds[PHASE_ATTENTION_BACKWARD]),
-                    100 * cell->estimate.step_flops / cell->step_seconds / cell->sgemm_rate, 1e3 * phase_sum(cell),
-                    (double)cell->estimate.total_bytes / (1 << 20), 100 * measuring_share(profile, cell));
+                    1e3 * (seconds[PHASE_ATTENTION_FORWARD] + seconds[PHASE_ATTENTION_BACKWARD]), share,
+                    1e3 * phase_sum(cell), (double)cell->estimate.total_bytes / (1 << 20),
+                    100 * measuring_share(profile, cell), cell->fell_back);
         }
     json_array_foreach(json_object_get(document, "fits"), index, fit) print_fit(profile, fit);
     if (isatty(2)) with_times(profile, draw_text, NULL);
@@ -253,8 +273,8 @@ static void add_phases(Report *report, const Profile *profile, const json_t *doc
 
 static void add_lengths(Report *report, const Profile *profile, const json_t *document) {
     static const char *const columns[] = {
-        "method",      "tokens",  "step_ms", "tokens_per_s", "attention_forward_ms", "attention_backward_ms",
-        "sgemm_share", "left_out"};
+        "method",      "tokens",    "step_ms", "tokens_per_s", "attention_forward_ms", "attention_backward_ms",
+        "sgemm_share", "fell_back", "left_out"};
     static const char *const headings[] = {"method",
                                            "tokens",
                                            "step, ms (median)",
@@ -262,6 +282,7 @@ static void add_lengths(Report *report, const Profile *profile, const json_t *do
                                            "attention forward, ms",
                                            "attention backward, ms",
                                            "share of sgemm",
+                                           "fell back to exact",
                                            "left out for"};
     static const char *const fit_columns[] = {"method", "step_exponent", "attention_forward_exponent",
                                               "attention_backward_exponent", "crossover_tokens"};
@@ -270,12 +291,17 @@ static void add_lengths(Report *report, const Profile *profile, const json_t *do
     static const char *const rows = "rows", *const fits = "fits";
     report_section(report, "Over context lengths", NULL);
     with_times(profile, draw_page, report);
-    report_table(report, document, &(ReportTable){"Every measurement.", &rows, 1, columns, headings, 8});
     report_table(
         report, document,
-        &(ReportTable){"Exponents of time over context length, fitted from 4K tokens on in units of sgemm's time at that length; where a method overtakes "
-                       "the first (0: from the start).",
-                       &fits, 1, fit_columns, fit_headings, 5});
+        &(ReportTable){
+            "Every measurement. Fallbacks are counted in layers × heads × sequences, of the step with the most; where "
+            "there are any, the time is not the method's own, and enters no exponent or crossover.",
+            &rows, 1, columns, headings, 9});
+    report_table(report, document,
+                 &(ReportTable){"Exponents of time over context length, fitted from 4K tokens on in units of sgemm's "
+                                "time at that length; from where on a method is "
+                                "faster than the first (0: everywhere).",
+                                &fits, 1, fit_columns, fit_headings, 5});
 }
 
 static void add_memory(Report *report, const json_t *document) {

@@ -29,6 +29,15 @@ double median(const double *values, size_t count) {
     return result;
 }
 
+void middle_places(const double *values, size_t count, size_t places[2]) {
+    for (size_t i = 0; i < count; i++) {
+        size_t rank = 0;
+        for (size_t k = 0; k < count; k++) rank += values[k] < values[i] || (values[k] == values[i] && k < i);
+        if (rank == (count - 1) / 2) places[0] = i;
+        if (rank == count / 2) places[1] = i;
+    }
+}
+
 Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t seed) {
     if (!count) return (Interval){NAN, NAN, NAN};
     double *ratios = malloc((2 * count + RESAMPLES) * sizeof *ratios);
@@ -61,11 +70,11 @@ double growth_exponent(const double *x, const double *y, size_t count) {
 }
 
 double crossover(const double *x, const double *a, const double *b, size_t count) {
-    if (!count) return NAN;
-    if (a[0] >= b[0]) return 0;
-    for (size_t i = 1; i < count; i++) {
-        double before = log(b[i - 1] / a[i - 1]), after = log(b[i] / a[i]);
-        if (after <= 0) return exp(log(x[i - 1]) + before / (before - after) * log(x[i] / x[i - 1]));
-    }
-    return NAN;
+    size_t from =
+        count; // b wins from this length on: whoever is ahead at a shorter one, by chance or not, is no answer
+    while (from > 0 && a[from - 1] >= b[from - 1]) from--;
+    if (from == count) return NAN;
+    if (from == 0) return 0;
+    const double before = log(b[from - 1] / a[from - 1]), after = log(b[from] / a[from]);
+    return exp(log(x[from - 1]) + before / (before - after) * log(x[from] / x[from - 1]));
 }

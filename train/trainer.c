@@ -62,8 +62,8 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     // Data first: what is missing there is found before memory is taken.
     trainer->train = batches_open(config, BATCHES_TRAIN, config->batch, error);
     if (trainer->train && held_out) trainer->held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, error);
-    const bool data = trainer->train && (trainer->held_out || !held_out) &&
-                      data_find_meta(config->data_dir, &trainer->meta, error);
+    const bool data =
+        trainer->train && (trainer->held_out || !held_out) && data_find_meta(config->data_dir, &trainer->meta, error);
     if (data) trainer->model = model_create(&settings, error);
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);
@@ -104,6 +104,11 @@ static bool moments_finite(Trainer *trainer) {
 bool trainer_finite(Trainer *trainer) {
     return all_finite(model_parameters(trainer->model), model_tensors(trainer->model)->elements) &&
            moments_finite(trainer);
+}
+
+double trainer_step_flops(const Config *config, const ModelNeeds *needs, size_t targets) {
+    const double rows = (double)(config->accumulate * batch_tokens(config));
+    return needs->useful_flops * (double)config->accumulate - (rows - (double)targets) * needs->row_output_flops;
 }
 
 bool trainer_logs(const Config *config, uint64_t step) {
@@ -178,6 +183,7 @@ bool trainer_step(Trainer *trainer, StepResult *result, Error *error) {
     double factor = schedule_factor(&trainer->schedule, (size_t)state->step);
     *result = (StepResult){.learning_rate = config->learning_rate * factor};
     if (!read_batches(trainer, &targets, error)) return false;
+    result->targets = targets;
 
     phase_enter(PHASE_OTHER);
     model_enable_report(trainer->model, !trainer->reporting                     ? MODEL_REPORT_NONE

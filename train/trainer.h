@@ -26,6 +26,7 @@ typedef struct RunState {
 
 typedef struct StepResult {
     double loss, gradient_norm, learning_rate;
+    size_t targets; // that counted
     bool skipped;
 } StepResult;
 
@@ -64,6 +65,9 @@ AttentionSummary trainer_attention(const Trainer *trainer);
 bool trainer_logs(const Config *config, uint64_t step);
 // True if every weight and moment is finite: what is saved over a good checkpoint must be.
 bool trainer_finite(Trainer *trainer);
+// Useful operations of a step with so many targets, where a batch needs `needs`: products and attention. What recompute
+// runs again is no work done, and the output matrix is multiplied only by rows that have a target.
+double trainer_step_flops(const Config *config, const ModelNeeds *needs, size_t targets);
 // How many of the held-out sequences an evaluation is made of.
 uint64_t trainer_held_out_sequences(const Trainer *trainer);
 // Checksum of these sequences. Losses with the same one can be compared.
