@@ -401,8 +401,18 @@ static void bounds_go_with_their_method(void **state) {
         config_overlay(&base, &over);
         if (!config_resolve(&base, &error)) fail_msg("%s", error.message);
         if (strcmp(base.bound, cases[i].expected)) fail_msg("%s, then lowrank: %s", cases[i].method, base.bound);
+        for (int asked = 0; asked < 2; asked++) { // the same for a command that tries methods, unless it is asked for
+            Config tried;
+            config_defaults(&tried);
+            assert_true(config_set(&tried, "model.layers=2", ORIGIN_FILE, NULL));
+            assert_true(config_set(&tried, assignment, ORIGIN_FILE, NULL));
+            assert_true(
+                config_set(&tried, "attention.bound=none", asked ? ORIGIN_COMMAND_LINE : ORIGIN_FILE, NULL));
+            assert_true(config_set_method(&tried, "lowrank", &error) && config_resolve(&tried, &error));
+            assert_string_equal(tried.bound, asked ? "none" : cases[i].expected);
+        }
     }
-    check_count("bounds of another method", 4);
+    check_count("bounds of another method", 12);
 }
 
 // What the floors below are told.

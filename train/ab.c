@@ -71,17 +71,6 @@ static bool check_arms(Ab *ab, Error *error) {
     return true;
 }
 
-// An exact run's config.ini says bound = none, because its method needs no bound: lowrank derives its own then.
-static bool take_method(Config *config, const char *assignment, Error *error) {
-    Config method;
-    config_defaults(&method);
-    if (config_origin(config, "attention.bound") == ORIGIN_COMMAND_LINE)
-        return config_set(config, assignment, ORIGIN_COMMAND_LINE, error);
-    if (!config_set(&method, assignment, ORIGIN_COMMAND_LINE, error)) return false;
-    config_overlay(config, &method);
-    return true;
-}
-
 // The arms: unbounded exact attention, lowrank (or the method given), and for the control lowrank without its far field;
 // then the overrides.
 static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, const size_t *counts, bool control,
@@ -98,7 +87,7 @@ static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, 
         arm->config = *base;
         if (i == 0 && (!apply(arm, "attention.method=exact", error) || !apply(arm, "attention.bound=none", error)))
             return false;
-        if (i > 0 && !given && !take_method(&arm->config, "attention.method=lowrank", error)) return false;
+        if (i > 0 && !given && !config_set_method(&arm->config, "lowrank", error)) return false;
         for (size_t k = 0; k < counts[from]; k++)
             if (!apply(arm, overrides[from * COMMAND_REPEATS + k], error)) return false;
         if (i == 2 && !apply(arm, "attention.far=none", error)) return false;

@@ -116,10 +116,20 @@ static bool needs_bound(const Config *config) {
     return polynomial;
 }
 
+// Unbounded because its method needed no bound: another method derives its own.
+static void forget_bound(Config *config) {
+    if (!strcmp(config->bound, "none") && !needs_bound(config)) *config->bound = 0;
+}
+
+bool config_set_method(Config *config, const char *method, Error *error) {
+    char assignment[CONFIG_TEXT + 32];
+    snprintf(assignment, sizeof assignment, "attention.method=%s", method);
+    if (config_origin(config, "attention.bound") != ORIGIN_COMMAND_LINE) forget_bound(config);
+    return config_set(config, assignment, ORIGIN_COMMAND_LINE, error);
+}
+
 void config_overlay(Config *base, const Config *over) {
-    // Unbounded because its method needed no bound: another method derives its own.
-    if (was_given(config_origin(over, "attention.method")) && !strcmp(base->bound, "none") && !needs_bound(base))
-        *base->bound = 0;
+    if (was_given(config_origin(over, "attention.method"))) forget_bound(base);
     if (was_given(config_origin(over, "attention.kernel"))) *base->kernel_crc32 = 0;
     for (size_t i = 0; i < config_keys_count; i++) {
         if (!was_given((ConfigOrigin)over->origin[i])) continue;

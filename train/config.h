@@ -62,6 +62,9 @@ bool config_resolve(Config *config, Error *error);
 // Copies the values of `over` that came from files or the command line onto *base. A bound of none that belonged to
 // method exact goes with it.
 void config_overlay(Config *base, const Config *over);
+// Another method than the settings have. An exact run's config.ini says bound = none, because exact attention needs no
+// bound: the method derives its own then, unless the command line said so.
+bool config_set_method(Config *config, const char *method, Error *error);
 // Every value with its origin and help (people), or as a plain INI that config_read reads back to the same Config.
 void config_print(const Config *config, FILE *out, bool with_help);
 bool config_write(const Config *config, const char *path, Error *error);

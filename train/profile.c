@@ -64,8 +64,7 @@ static bool make_config(const Config *base, const char *method, size_t tokens, s
     // A step is --batch sequences in one batch: several would be counted as one, and cost as many times its time.
     const char *const keys[] = {"model.tokens", "train.batch", "train.accumulate"};
     const size_t sizes[] = {tokens, batch, 1};
-    snprintf(text, sizeof text, "attention.method=%s", method);
-    if (!config_set(config, text, ORIGIN_COMMAND_LINE, error)) return false;
+    if (!config_set_method(config, method, error)) return false;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         snprintf(text, sizeof text, "%s=%zu", keys[i], sizes[i]);
         if (!config_set(config, text, ORIGIN_COMMAND_LINE, error)) return false;
