@@ -34,6 +34,12 @@ expect 0 prepare "$rope" prepare text.txt --out data --vocab 300 --json
 for key in vocabulary train_tokens val_tokens unigram_loss; do "$get" $key <out >value || fail "prepare --json: $key"; done
 ok 'prepare, and its JSON'
 
+# More texts than a process may have open at once.
+mkdir parts && split -l 1 -a 4 text.txt parts/ || fail 'a text in parts'
+expect 0 'prepare many texts' sh -c "ulimit -n 64 && '$rope' prepare parts/* --out many --vocab 300 --quiet"
+for file in tokenizer.model train.bin val.bin; do cmp -s data/$file many/$file || fail "prepare many texts: $file"; done
+ok 'many texts'
+
 # A tokenizer that knows a and b only, of pieces (text, score -1, type) and how to normalise: nothing.
 {
     piece() {
@@ -330,6 +336,7 @@ mistake 'neither a checkpoint' "$rope" eval data
 mistake 'takes text files' "$rope" prepare --out x
 mistake '--out' "$rope" prepare text.txt
 mistake '--tokenizer comes with' "$rope" prepare text.txt --out given --tokenizer data/tokenizer.model --vocab 300
+mistake 'eval takes' "$rope" eval parts/*
 mistake '1e-09 to 0.9' "$rope" prepare text.txt --out given --validation 0
 mistake 'ab takes no arguments' "$rope" ab --config run.ini whole
 mistake 'profile takes no arguments' "$rope" profile --config run.ini whole

@@ -128,8 +128,6 @@ static error_t take_option(int key, char *argument, struct argp_state *state) {
     } else if (key >= OWN_OPTION && key < OWN_OPTION + MAX_OPTIONS) {
         give(parsing, (size_t)(key - OWN_OPTION), argument);
     } else if (key == ARGP_KEY_ARG) {
-        if (line->positional_count == sizeof line->positional / sizeof line->positional[0])
-            mistake(parsing->command, "There are too many arguments.", 2);
         line->positional[line->positional_count++] = argument;
     } else if (key > 0 && key < 256) { // a letter of an own option
         for (size_t i = 0; parsing->options[i].name; i++)
@@ -200,7 +198,8 @@ void command_parse(const Command *command, const CommandOption *options, const c
     config_defaults(&line->config);
 
     const char **settings = calloc((size_t)argc + 1, sizeof *settings);
-    if (!settings) mistake(command, "Out of memory.", 1);
+    line->positional = calloc((size_t)argc + 1, sizeof *line->positional);
+    if (!settings || !line->positional) mistake(command, "Out of memory.", 1);
     size_t setting_count = 0;
     argc = split(&parsing, argc, argv, settings, &setting_count);
 
