@@ -2,6 +2,7 @@
 #include "train/command.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,11 +243,10 @@ double command_number(const char *option, const char *value, double preset, doub
 
 uint64_t command_integer(const char *option, const char *value, uint64_t preset, uint64_t low, uint64_t high) {
     if (!value) return preset;
-    size_t digits = strspn(value, "0123456789");
-    if (digits && digits < 20 && !value[digits]) {
-        uint64_t number = strtoull(value, NULL, 10);
-        if (number >= low && number <= high) return number;
-    }
+    size_t digits = strspn(value, "0123456789"); // strtoull takes blanks and signs
+    errno = 0;
+    unsigned long long number = strtoull(value, NULL, 10);
+    if (digits && !value[digits] && errno == 0 && number >= low && number <= high) return number;
     fprintf(stderr, "rope: --%s: '%s' is not a whole number from %llu to %llu.\n", option, value,
             (unsigned long long)low, (unsigned long long)high);
     exit(2);
