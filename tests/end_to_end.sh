@@ -154,6 +154,7 @@ for signal in INT TERM KILL; do
     if [ $signal = KILL ]; then [ $code -eq 137 ] || fail "kill: exit code $code"
     else
         [ $code -eq 0 ] || fail "SIG$signal: exit code $code"
+        says "SIG$signal" 'Finishing this step and saving; once more stops at once.'
         says "SIG$signal" 'Go on with: rope train --resume stopped'
     fi
     [ "$(lines stopped)" -lt "$(lines long)" ] || fail "SIG$signal: the run had already ended"
@@ -203,7 +204,15 @@ expect 0 'another seed' "$rope" sample long --prompt 'the king' -n 40 --seed 2
 ! cmp -s out first || fail 'sample: another seed gave the same text'
 expect 0 'sample --json' "$rope" sample long -n 100 --temperature 0.5 --top-k 0 --json
 [ "$("$get" tokens <out)" = 100 ] || fail 'sample: beyond the context'
-ok 'sample: repeatable, beyond the context, JSON'
+"$rope" sample long -n 1000000000 --seed 18446744073709551615 >out 2>err & pid=$!
+for _ in $(seq 600); do
+    [ "$(wc -c <out)" -ge 100 ] && break
+    sleep 0.02
+done
+kill -INT $pid
+wait $pid || fail "sample, SIGINT: exit code $?"
+says 'sample, SIGINT' 'Stopping after this token; once more stops at once.'
+ok 'sample: repeatable, beyond the context, JSON, stopped'
 
 expect 0 'export gguf' "$rope" export whole --format gguf --out whole.gguf --json
 [ "$("$get" format <out)" = gguf ] && [ "$("$get" bytes <out)" = "$(wc -c <whole.gguf)" ] &&
