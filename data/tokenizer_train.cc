@@ -86,7 +86,8 @@ bool read_sample(const TokenizerTraining *training, Sample &sample, Error *error
         sample.add_text({text, std::min(size, training->sample_bytes - sample.bytes)});
     }
     if (sample.sentences.empty())
-        return error_set(error, ERROR_USER, "no text to train a tokenizer on: nothing in it is valid UTF-8");
+        return error_set(error, ERROR_USER,
+                         "no text to train a tokenizer on: it has only line ends, tabs, NULs or bytes that are no UTF-8");
     return true;
 }
 

@@ -34,6 +34,12 @@ expect 0 prepare "$rope" prepare text.txt --out data --vocab 300 --json
 for key in vocabulary train_tokens val_tokens unigram_loss; do "$get" $key <out >value || fail "prepare --json: $key"; done
 ok 'prepare, and its JSON'
 
+# More texts than a process may have open at once.
+mkdir parts && split -l 1 -a 4 text.txt parts/ || fail 'a text in parts'
+expect 0 'prepare many texts' sh -c "ulimit -n 64 && '$rope' prepare parts/* --out many --vocab 300 --quiet"
+for file in tokenizer.model train.bin val.bin; do cmp -s data/$file many/$file || fail "prepare many texts: $file"; done
+ok 'many texts'
+
 # A tokenizer that knows a and b only, of pieces (text, score -1, type) and how to normalise: nothing.
 {
     piece() {
@@ -171,6 +177,7 @@ for signal in INT TERM KILL; do
     if [ $signal = KILL ]; then [ $code -eq 137 ] || fail "kill: exit code $code"
     else
         [ $code -eq 0 ] || fail "SIG$signal: exit code $code"
+        says "SIG$signal" 'Finishing this step and saving; once more stops at once.'
         says "SIG$signal" 'Go on with: rope train --resume stopped'
     fi
     [ "$(lines stopped)" -lt "$(lines long)" ] || fail "SIG$signal: the run had already ended"
@@ -228,7 +235,15 @@ expect 0 'sample of all bytes' "$rope" sample long -n 3000 --temperature 1000 --
 grep -q 'u0000[^"]' out || fail 'sample --json: the text ends at its first NUL'
 expect 1 'sample of NaN' "$rope" sample long --attention.logit_scale=1e300
 says 'sample of NaN' 'logits are not finite'
-ok 'sample: repeatable, beyond the context, JSON'
+"$rope" sample long -n 1000000000 --seed 18446744073709551615 >out 2>err & pid=$!
+for _ in $(seq 600); do
+    [ "$(wc -c <out)" -ge 100 ] && break
+    sleep 0.02
+done
+kill -INT $pid
+wait $pid || fail "sample, SIGINT: exit code $?"
+says 'sample, SIGINT' 'Stopping after this token; once more stops at once.'
+ok 'sample: repeatable, beyond the context, JSON, stopped'
 
 # A model may have more tokens than its tokenizer, for the sake of its shape: they are never drawn. Fewer it may not.
 expect 0 'a vocabulary with room' $train --train.out=room --model.vocabulary=350 --train.steps=4 --train.sample_every=2
@@ -384,6 +399,7 @@ mistake 'neither a checkpoint' "$rope" eval data
 mistake 'takes text files' "$rope" prepare --out x
 mistake '--out' "$rope" prepare text.txt
 mistake '--tokenizer comes with' "$rope" prepare text.txt --out given --tokenizer data/tokenizer.model --vocab 300
+mistake 'eval takes' "$rope" eval parts/*
 mistake '1e-09 to 0.9' "$rope" prepare text.txt --out given --validation 0
 mistake 'ab takes no arguments' "$rope" ab --config run.ini whole
 mistake 'profile takes no arguments' "$rope" profile --config run.ini whole

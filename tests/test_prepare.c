@@ -453,7 +453,9 @@ static void test_refusals(void **state) {
     write_file(input, "x", 1);
     expect_refused(&good, ERROR_USER, "too small");
     write_file(input, "\n\n\n\n\n\n\n\n\n\n", 10);
-    expect_refused(&good, ERROR_USER, "no text");
+    expect_refused(&good, ERROR_USER, "only line ends");
+    write_file(input, "\xFF\xFE\n\t\0\n\xC0\x80\n\n", 10);
+    expect_refused(&good, ERROR_USER, "or bytes that are no UTF-8");
     size_t size = 5000;
     char *text = make_text(3, &size, "\n");
     write_file(input, text, size);

@@ -216,8 +216,23 @@ static void test_options(void **state) {
         }
 }
 
+// The largest numbers that there are, and zeros in front of them, are taken.
+static void test_largest_options(void **state) {
+    (void)state;
+    static const char *const values[] = {"9999999999999999999", "18446744073709551615", "0018446744073709551615",
+                                         "000000000000000000000000"};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        char said[1024];
+        const int code = run_command("sample", "seed", values[i], said); // of a checkpoint that is not there
+        if (code != 2 || strstr(said, "--seed") || !strstr(said, "attention"))
+            fail_msg("rope sample --seed=%s: exit code %d, and it said: %s", values[i], code, said);
+        check_count("large numbers in options taken", 1);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_options), // first: children of a program without threads
+    cmocka_unit_test(test_largest_options), // these two first: children of a program without threads
+    cmocka_unit_test(test_options),
     cmocka_unit_test(test_settings),
     cmocka_unit_test(test_products),
 };

@@ -195,7 +195,7 @@ static int compare(Ab *ab, const char *out, bool resume, bool json, Error *error
         return command_fail(error);
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);
     if (!found && resume) fprintf(stderr, "rope: %s has no comparison to resume; starting at step 0.\n", out);
-    signals_catch();
+    signals_catch("Finishing this step and saving", "Stopped at once; the last saved checkpoint is whole");
     signals_catch_pipe();
     bool fine = ab_run(ab, error);
     bool any = ab->seed > 0 || ab->step > 0;

@@ -2,6 +2,7 @@
 #include "train/command.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,8 +129,6 @@ static error_t take_option(int key, char *argument, struct argp_state *state) {
     } else if (key >= OWN_OPTION && key < OWN_OPTION + MAX_OPTIONS) {
         give(parsing, (size_t)(key - OWN_OPTION), argument);
     } else if (key == ARGP_KEY_ARG) {
-        if (line->positional_count == sizeof line->positional / sizeof line->positional[0])
-            mistake(parsing->command, "There are too many arguments.", 2);
         line->positional[line->positional_count++] = argument;
     } else if (key > 0 && key < 256) { // a letter of an own option
         for (size_t i = 0; parsing->options[i].name; i++)
@@ -200,7 +199,8 @@ void command_parse(const Command *command, const CommandOption *options, const c
     config_defaults(&line->config);
 
     const char **settings = calloc((size_t)argc + 1, sizeof *settings);
-    if (!settings) mistake(command, "Out of memory.", 1);
+    line->positional = calloc((size_t)argc + 1, sizeof *line->positional);
+    if (!settings || !line->positional) mistake(command, "Out of memory.", 1);
     size_t setting_count = 0;
     argc = split(&parsing, argc, argv, settings, &setting_count);
 
@@ -243,11 +243,10 @@ double command_number(const char *option, const char *value, double preset, doub
 
 uint64_t command_integer(const char *option, const char *value, uint64_t preset, uint64_t low, uint64_t high) {
     if (!value) return preset;
-    size_t digits = strspn(value, "0123456789");
-    if (digits && digits < 20 && !value[digits]) {
-        uint64_t number = strtoull(value, NULL, 10);
-        if (number >= low && number <= high) return number;
-    }
+    size_t digits = strspn(value, "0123456789"); // strtoull takes blanks and signs
+    errno = 0;
+    unsigned long long number = strtoull(value, NULL, 10);
+    if (digits && !value[digits] && errno == 0 && number >= low && number <= high) return number;
     fprintf(stderr, "rope: --%s: '%s' is not a whole number from %llu to %llu.\n", option, value,
             (unsigned long long)low, (unsigned long long)high);
     exit(2);

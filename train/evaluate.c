@@ -105,6 +105,6 @@ bool evaluate(Model *model, Batches *held_out, uint64_t sequences, const volatil
 }
 
 double bits_per_byte(double loss, const PrepareResult *meta) {
-    if (!meta->val_bytes) return 0;
+    if (!meta->val_bytes || meta->lossy_bytes) return 0; // bytes that no token stands for would flatter the model
     return loss / M_LN2 * (double)meta->val_tokens / (double)meta->val_bytes;
 }

@@ -267,7 +267,7 @@ static bool finish(const Profile *profile, const Config *config, bool json, Erro
 }
 
 static bool profile_run(Profile *profile, const Config *config, const Limits *limits, bool json, Error *error) {
-    signals_catch();
+    signals_catch("Finishing this measurement, then the report", "Stopped at once, without a report");
     bool fine = measure(profile, config, limits, error);
     if (!any_measured(profile)) {
         if (fine && !signals_stop) error_set(error, ERROR_USER, "There is no length at which a method could run.");

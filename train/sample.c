@@ -60,7 +60,7 @@ static bool run(Loaded *loaded, const CommandLine *line, Writing *writing, Error
     if (!loaded_open(loaded, line->positional[0], &line->config, 1, error)) return false;
     Tokenizer *tokenizer = loaded_tokenizer(loaded, error);
     if (!tokenizer) return false;
-    signals_catch();
+    signals_catch("Stopping after this token", "Stopped at once; the text is not whole");
     writing->from_bos = !loaded->own;
     bool fine;
     if (!write_check(loaded->model, tokenizer, error)) {

@@ -5,21 +5,25 @@
 #include <unistd.h>
 
 volatile sig_atomic_t signals_stop;
+static const char *first_words = "", *last_words = "";
 
-static void say(const char *text) {
-    ssize_t ignored = write(2, text, strlen(text)); // stdio is not safe in a handler
-    (void)ignored;
+static void say(const char *text, const char *end) {
+    const char *const parts[] = {"\nrope: ", text, end};
+    for (size_t i = 0; i < 3; i++) {
+        ssize_t ignored = write(2, parts[i], strlen(parts[i])); // stdio is not safe in a handler
+        (void)ignored;
+    }
 }
 
 static void ask_to_stop(int number) {
     const bool insists = number == SIGINT || number == SIGTERM;
     if (signals_stop && !insists) return;
     if (signals_stop) {
-        say("\nrope: Stopped at once; the last saved checkpoint is whole.\n");
+        say(last_words, ".\n");
         _exit(128 + number);
     }
     signals_stop = 1;
-    say("\nrope: Finishing this step and saving; once more stops at once.\n");
+    say(first_words, "; once more stops at once.\n");
 }
 
 static void catch(int number) {
@@ -33,7 +37,9 @@ static void catch_unless_ignored(int number) {
     if (sigaction(number, NULL, &before) == 0 && before.sa_handler != SIG_IGN) catch(number);
 }
 
-void signals_catch(void) {
+void signals_catch(const char *finishing, const char *at_once) {
+    first_words = finishing;
+    last_words = at_once;
     catch(SIGINT);
     catch(SIGTERM);
     catch_unless_ignored(SIGHUP);

@@ -251,7 +251,7 @@ bool train_estimate(const Config *config, Estimate *estimate, Error *error) {
 
 static void run_to_end(Run *run, bool resume, Error *error) {
     if (begin(run, resume, error)) {
-        signals_catch();
+        signals_catch("Finishing this step and saving", "Stopped at once; the last saved checkpoint is whole");
         signals_catch_pipe();
         run_steps(run, error);
         conclude(run, error);

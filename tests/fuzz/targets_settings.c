@@ -106,12 +106,14 @@ static bool run_command_line(const uint8_t *data, size_t size) {
     leaks_ignore(); // what the parser holds when it calls exit() is the program's to the end; here the jump drops it
     if (!setjmp(after_exit)) {
         command_parse(command_find("train"), options, values, count, arguments, &line);
-        REQUIRE(line.positional_count <= 64 && command_repeated(&line, "a", repeats) <= COMMAND_REPEATS);
+        REQUIRE(line.positional_count < (size_t)count && command_repeated(&line, "a", repeats) <= COMMAND_REPEATS);
         taken = true;
         exit(0); // the handler must not stay
     }
     parsing = false;
     leaks_report();
+    free(line.positional);
+    line.positional = NULL;
     quiet_end();
     return taken;
 }
