@@ -116,6 +116,14 @@ size_t command_repeated(const CommandLine *line, const char *name, const char **
     return count;
 }
 
+const char *command_value(const CommandLine *line, const char *value, const char *setting, const char *preset,
+                          char text[CONFIG_TEXT]) {
+    if (value) return value;
+    if (config_origin(&line->config, setting) != ORIGIN_COMMAND_LINE) return preset;
+    config_value(&line->config, config_key(setting), text);
+    return text;
+}
+
 static error_t take_option(int key, char *argument, struct argp_state *state) {
     Parsing *parsing = state->input;
     CommandLine *line = parsing->line;

@@ -56,6 +56,10 @@ void command_parse(const Command *command, const CommandOption *options, const c
 // Every value that the own option `name` was given, in order: out (COMMAND_REPEATS at most) =. Returns their number.
 enum { COMMAND_REPEATS = 64 };
 size_t command_repeated(const CommandLine *line, const char *name, const char **out);
+// The value of an own option; where it is absent, of the setting that means the same, if that was given on the command
+// line (text holds it then); else `preset`.
+const char *command_value(const CommandLine *line, const char *value, const char *setting, const char *preset,
+                          char text[CONFIG_TEXT]);
 const Command *command_find(const char *name); // NULL if there is none
 void command_usage(FILE *out);                 // all commands, one line each
 int command_unknown(const char *name);         // says so, with the nearest command; returns 2

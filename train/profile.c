@@ -281,27 +281,32 @@ static bool profile_run(Profile *profile, const Config *config, const Limits *li
 int command_profile(int argc, char **argv) {
     enum { TOKENS, METHODS, BATCH, LIMIT, OUT, OPTIONS };
     static const CommandOption options[] = {
-        {"tokens", 't', "LIST", "context lengths, ascending (512,1K,2K,4K,8K,16K,32K,64K)"},
-        {"methods", 'm', "LIST", "attention methods (exact,lowrank)"},
-        {"batch", 'b', "N", "sequences in a step (1)"},
+        {"tokens", 't', "LIST", "context lengths, ascending (--model.tokens, else 512,1K,2K,4K,8K,16K,32K,64K)"},
+        {"methods", 'm', "LIST", "attention methods (--attention.method, else exact,lowrank)"},
+        {"batch", 'b', "N", "sequences in a step (--train.batch, else 1)"},
         {"limit", 'l', "SECONDS", "give a method up where a step would take longer (60)"},
         {"out", 'o', "DIR", "where the report goes (train.out)"},
         {NULL, 0, NULL, NULL},
     };
-    const char *values[OPTIONS], *lengths = "512,1K,2K,4K,8K,16K,32K,64K";
+    const char *values[OPTIONS];
+    char method_text[CONFIG_TEXT], length_text[CONFIG_TEXT], batch_text[CONFIG_TEXT];
     static CommandLine line;
     static Profile profile;
     Error error = {0};
     command_parse(command_find("profile"), options, values, argc, argv, &line);
-    char *methods = strdup(values[METHODS] ? values[METHODS] : "exact,lowrank");
+    const char *wanted = command_value(&line, values[METHODS], "attention.method", "exact,lowrank", method_text);
+    const char *lengths =
+        command_value(&line, values[TOKENS], "model.tokens", "512,1K,2K,4K,8K,16K,32K,64K", length_text);
+    const char *batch = command_value(&line, values[BATCH], "train.batch", NULL, batch_text);
+    char *methods = strdup(wanted);
     if (!methods) {
         error_set(&error, ERROR_MEMORY, "Out of memory for the list of methods.");
         return command_fail(&error);
     }
-    if (values[TOKENS]) lengths = values[TOKENS];
     profile.length_count = list_lengths(lengths, profile.lengths, PROFILE_MAX_LENGTHS);
-    profile.method_count = list_words(methods, profile.methods, PROFILE_MAX_METHODS);
-    profile.batch = (size_t)command_integer("batch", values[BATCH], 1, 1, 1 << 20);
+    profile.methods[0] = methods; // of the setting a list is one method for each layer
+    profile.method_count = wanted == method_text ? 1 : list_words(methods, profile.methods, PROFILE_MAX_METHODS);
+    profile.batch = (size_t)command_integer("batch", batch, 1, 1, 1 << 20);
     Limits limits = {.step_seconds = command_number("limit", values[LIMIT], 60, 1e-3, 1e6)};
     limits.cell_seconds = limits.step_seconds;
     bool fine = true;

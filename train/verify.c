@@ -231,6 +231,22 @@ static bool measure(Verify *verify, const Config *config, Error *error) {
     return error_set(error, ERROR_USER, "No instance could be solved. %s", verify->rows[0][0].left_out);
 }
 
+// The problems are the papers': of the settings only the position kernel is theirs, and who gave another one on the
+// command line is told.
+static void name_unused(const Config *config) {
+    static const char *const used[] = {"attention.kernel", "attention.kernel_decay", "attention.kernel_window",
+                                       "model.rope_theta", "train.threads"};
+    size_t unused = 0;
+    for (size_t key = 0; key < config_key_count(); key++) {
+        char name[64];
+        config_key_name(key, name);
+        bool known = config_origin(config, name) != ORIGIN_COMMAND_LINE;
+        for (size_t i = 0; i < sizeof used / sizeof *used; i++) known |= !strcmp(name, used[i]);
+        if (!known) fprintf(stderr, "%s%s", unused++ ? ", " : "rope verify does not use ", name);
+    }
+    if (unused) fprintf(stderr, ": its own options (--help) say what is solved.\n");
+}
+
 static bool check_methods(const Verify *verify, Error *error) {
     for (size_t m = 0; m < verify->method_count; m++)
         if (strcmp(verify->methods[m], "toeplitz") && strcmp(verify->methods[m], "lowrank"))
@@ -273,6 +289,7 @@ int command_verify(int argc, char **argv) {
     verify.rounds = (size_t)command_integer("rounds", values[ROUNDS], 3, 1, 15);
     verify.seed = command_integer("seed", values[SEED], 1, 0, UINT64_MAX);
     verify.limit = command_number("limit", values[LIMIT], 60.0, 0.01, 1e6);
+    name_unused(&line.config);
     bool good = true;
     if (line.positional_count)
         good = error_set(&error, ERROR_USER, "verify takes no arguments, only options.");

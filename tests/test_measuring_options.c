@@ -1,0 +1,123 @@
+// rope bench, profile and verify as a user runs them: what was set on the command line is measured, or it is said that
+// it is not.
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/support/check.h"
+#include "train/command.h"
+
+enum { MOST_ARGUMENTS = 24, SAID = 4096 };
+
+static const char *directory(void) {
+    static const char *made;
+    if (!made) made = temporary_directory();
+    return made;
+}
+
+static const char *in_directory(const char *name, char path[512]) {
+    snprintf(path, 512, "%s/%s", directory(), name);
+    return path;
+}
+
+// Runs the command as a child, so that this process never has threads. Its standard output is in `out`, what it says in
+// `said`; it must succeed.
+static void run(const char *command, const char *const *more, char said[SAID]) {
+    char setting[640], out[512], said_path[512], *arguments[MOST_ARGUMENTS];
+    const char *const common[] = {"--model.heads=2",
+                                  "--model.width=16",
+                                  "--model.layers=2",
+                                  "--model.vocabulary=64",
+                                  "--train.threads=1",
+                                  "--json",
+                                  setting};
+    int count = 0, status;
+    snprintf(setting, sizeof setting, "--train.out=%s", directory());
+    in_directory("out", out);
+    in_directory("said", said_path);
+    arguments[count++] = (char *)(uintptr_t)command;
+    for (size_t i = 0; more[i]; i++) arguments[count++] = (char *)(uintptr_t)more[i];
+    for (size_t i = 0; i < sizeof common / sizeof *common; i++) arguments[count++] = (char *)(uintptr_t)common[i];
+    arguments[count] = NULL;
+    assert_true(count < MOST_ARGUMENTS);
+    fflush(NULL);
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (!freopen(out, "w", stdout) || !freopen(said_path, "w", stderr)) _exit(99);
+        const int code = command_find(command)->run(count, arguments);
+        fflush(NULL);
+        _exit(code);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    FILE *file = fopen(said_path, "r");
+    assert_non_null(file);
+    said[fread(said, 1, SAID - 1, file)] = 0;
+    fclose(file);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail_msg("rope %s: %s", command, said);
+}
+
+static void test_settings_are_defaults(void **state) {
+    (void)state;
+    static const struct {
+        const char *command, *more[8];
+        const char *methods[2];
+        json_int_t tokens, batch;
+    } cases[] = {
+        {"profile", {"--attention.method=exact", "--model.tokens=48", "--train.batch=3"}, {"exact"}, 48, 3},
+        {"profile",
+         {"--attention.method=exact,lowrank", "--tokens=32"},
+         {"exact,lowrank"},
+         32,
+         1}, // one for each layer
+        {"bench",
+         {"attention", "--attention.method=lowrank", "--model.tokens=48", "--train.batch=3", "--rounds=1"},
+         {"lowrank"},
+         48,
+         3},
+        {"bench",
+         {"attention", "--attention.method=lowrank", "--method=exact,lowrank", "--tokens=32", "--rounds=1"},
+         {"exact", "lowrank"},
+         32,
+         1},
+    };
+    char said[SAID], out[512];
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        run(cases[c].command, cases[c].more, said);
+        json_error_t why;
+        json_t *document = json_load_file(in_directory("out", out), 0, &why), *row;
+        if (!document) fail_msg("%s", why.text);
+        json_t *rows = json_object_get(document, "rows");
+        assert_int_equal(json_array_size(rows), cases[c].methods[1] ? 2 : 1);
+        assert_int_equal(json_integer_value(json_object_get(document, "batch")), cases[c].batch);
+        size_t index;
+        json_array_foreach(rows, index, row) {
+            assert_string_equal(json_string_value(json_object_get(row, "method")), cases[c].methods[index]);
+            assert_int_equal(json_integer_value(json_object_get(row, "tokens")), cases[c].tokens);
+        }
+        json_decref(document);
+    }
+    check_count("commands that measure what was set", sizeof cases / sizeof *cases);
+}
+
+static void test_verify_names_what_it_does_not_use(void **state) {
+    (void)state;
+    char said[SAID];
+    run("verify",
+        (const char *const[]){"--tokens=32", "--rounds=1", "--attention.kernel_decay=0.9", "--attention.method=lowrank",
+                              "--attention.degree=7", NULL},
+        said);
+    assert_non_null(strstr(said, "attention.method, attention.degree"));
+    assert_non_null(strstr(said, "does not use"));
+    assert_null(strstr(said, "kernel_decay"));
+    assert_null(strstr(said, "train.threads"));
+    check_count("settings of verify that are named", 2);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_settings_are_defaults),
+    cmocka_unit_test(test_verify_names_what_it_does_not_use),
+};
+TEST_MAIN(tests)
