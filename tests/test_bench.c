@@ -69,8 +69,8 @@ static void test_bench_attention(void **state) {
     json_decref(document);
 }
 
-// Without a bound the random logits leave the polynomial's interval and exact attention runs, in every head and row. Its
-// time is not the method's: no share of sgemm, no exponent, no crossover.
+// Without a bound the random logits leave the polynomial's interval and exact attention runs, in every head and row.
+// Its time is not the method's: no share of sgemm, no exponent, no crossover.
 static void test_bench_attention_falls_back(void **state) {
     (void)state;
     Error error = {0};
@@ -191,8 +191,8 @@ static void test_bench_step_falls_back(void **state) {
     json_decref(document);
 }
 
-// The phases are of the step in the middle: their means over the rounds added up to more than the median where one round
-// was slow.
+// The phases are of the step in the middle: their means over the rounds added up to more than the median where one
+// round was slow.
 static void test_bench_step_phases(void **state) {
     (void)state;
     Error error = {0};

@@ -1,5 +1,5 @@
-// rope bench, profile and verify as a user runs them: what was set on the command line is measured, or it is said that it
-// is not.
+// rope bench, profile and verify as a user runs them: what was set on the command line is measured, or it is said that
+// it is not.
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>

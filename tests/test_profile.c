@@ -97,8 +97,8 @@ static void test_asked_share(void **state) {
     check_count("shares of asked tokens", 2 * TASKS);
 }
 
-// Three lengths of exact, as T² in seconds, on a machine that slows down as T^-½, and of another method that is faster from
-// the second on.
+// Three lengths of exact, as T² in seconds, on a machine that slows down as T^-½, and of another method that is faster
+// from the second on.
 static Profile *make_profile(void) {
     static Profile profile;
     profile = (Profile){.methods = {"exact", "lowrank"},

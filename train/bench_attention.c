@@ -175,8 +175,8 @@ static void time_methods(Cell *cells, size_t count, const Tensors *tensors, size
     *sgemm = median(rates, rounds);
 }
 
-// Forward and backward at this length, from the length before: operations, at the rate measured there. A fallback's grow
-// with the square.
+// Forward and backward at this length, from the length before: operations, at the rate measured there. A fallback's
+// grow with the square.
 static double expected_seconds(const Cell *before, const Cell *cell) {
     if (!before) return cell->needs.forward_flops * 3.5 / 20e9;
     const double longer = (double)cell->settings.tokens / (double)before->settings.tokens;

@@ -48,7 +48,7 @@ static bool add_up(Estimate *estimate, Error *error) {
     return true;
 }
 
-// Tasks ask at a few positions, and ask as many in every example; an example that cannot be had is for others to refuse.
+// Tasks ask at a few positions, and ask as many in every example; one that cannot be had is for others to refuse.
 static bool measure_asked(const Config *config, double *asked, Error *error) {
     Error why = {0};
     *asked = 1;

@@ -8,8 +8,8 @@
 // The middle value (mean of the two middle ones); NaN for count 0, or when memory is out. Leaves values as they are.
 double median(const double *values, size_t count);
 
-// The places of the two values in the middle; of an odd count, and of one value, twice the same. Their mean is the median;
-// what else belongs to them (the phases of a step) is then of a step that there was.
+// The places of the two values in the middle; of an odd count, and of one value, twice the same. Their mean is the
+// median; what else belongs to them (the phases of a step) is then of a step that there was.
 void middle_places(const double *values, size_t count, size_t places[2]);
 
 typedef struct Interval {
@@ -23,8 +23,9 @@ Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t s
 // Slope of log y over log x by least squares: the exponent p in y ~ x^p. NaN with fewer than two points.
 double growth_exponent(const double *x, const double *y, size_t count);
 
-// From which x on b wins (is not above a), of two curves of times over ascending x: interpolated on log-log axes between
-// the last x where b loses and the next one. 0 if b wins everywhere, NaN if it loses at the last x or there is none.
+// From which x on b wins (is not above a), of two curves of times over ascending x: interpolated on log-log axes
+// between the last x where b loses and the next one. 0 if b wins everywhere, NaN if it loses at the last x or
+// there is none.
 double crossover(const double *x, const double *a, const double *b, size_t count);
 
 #endif
