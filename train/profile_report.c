@@ -95,8 +95,8 @@ static double time_of(const ProfileCell *cell, int which) {
                         : cell->phases.seconds[PHASE_ATTENTION_BACKWARD];
 }
 
-// Growth of one method's times from FIT_FROM on. which: 0 step, 1 attention forward, 2 backward. They are taken in units
-// of sgemm's at that length, so that a machine which slows down meanwhile bends no slope.
+// Growth of one method's times from FIT_FROM on. which: 0 step, 1 attention forward, 2 backward. They are taken in
+// units of sgemm's at that length, so that a machine which slows down meanwhile bends no slope.
 static double exponent(const Profile *profile, size_t method, int which) {
     double x[PROFILE_MAX_LENGTHS], y[PROFILE_MAX_LENGTHS];
     size_t count = 0;

@@ -26,7 +26,8 @@ Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t s
 double growth_exponent(const double *x, const double *y, size_t count);
 
 // From which x on b wins (is not above a), of two curves of times over ascending x: interpolated on log-log axes
-// between the last x where b loses and the next one. 0 if b wins everywhere, NaN if it loses at the last x or there is none.
+// between the last x where b loses and the next one. 0 if b wins everywhere, NaN if it loses at the last x or
+// there is none.
 double crossover(const double *x, const double *a, const double *b, size_t count);
 
 #endif
