@@ -223,6 +223,10 @@ void command_parse(const Command *command, const CommandOption *options, const c
     // It leaves by itself at a mistake; without memory it returns, and has looked at no option.
     if (argp_parse(&argp, argc, argv, 0, NULL, &parsing) != 0) mistake(command, "Out of memory.", 1);
     free(help);
+    // In the place of the arguments, which nobody reads any more: nothing is left to be freed.
+    memcpy(argv + 1, line->positional, line->positional_count * sizeof *argv);
+    free(line->positional);
+    line->positional = (const char **)(argv + 1);
 
     Error error = {0};
     for (size_t i = 0; i < setting_count; i++)

@@ -36,7 +36,7 @@ typedef struct CommandLine {
     Config config;     // defaults, then --config files, then overrides in order; not yet resolved
     bool json;         // --json
     bool print_config; // --print-config: config_print and exit 0
-    const char **positional; // (positional_count), as many as were given; to the end of the program
+    const char **positional; // (positional_count), in argv
     size_t positional_count;
     struct {
         const char *name, *value;

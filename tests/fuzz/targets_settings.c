@@ -112,8 +112,6 @@ static bool run_command_line(const uint8_t *data, size_t size) {
     }
     parsing = false;
     leaks_report();
-    free(line.positional);
-    line.positional = NULL;
     quiet_end();
     return taken;
 }
