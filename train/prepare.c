@@ -24,8 +24,8 @@ static void warn_of_loss(const PrepareSettings *settings, const PrepareResult *r
     const uint64_t bytes = result->train_bytes + result->val_bytes;
     if (result->lossy_bytes)
         fprintf(stderr,
-                "rope: %llu of %llu bytes (%.3g %%) do not come back from %s's tokens: bits per byte will count them, "
-                "though no model has to predict them.\n",
+                "rope: %llu of %llu bytes (%.3g %%) do not come back from %s's tokens. No model has to predict "
+                "them, so bits per byte are not reported.\n",
                 (unsigned long long)result->lossy_bytes, (unsigned long long)bytes,
                 100.0 * (double)result->lossy_bytes / (double)bytes, settings->tokenizer);
 }
