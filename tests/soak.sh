@@ -53,6 +53,6 @@ tests '10 corrupt files' test_safetensors test_checkpoint test_shards
 row '11 changed seeds' $((SOAK_SECONDS / 6 + 600)) env FUZZ_RUNS=$((SOAK_SECONDS * 30)) "$BUILD/tests/test_fuzz"
 row '11 fuzz' $((SOAK_SECONDS + 3600)) make --no-print-directory fuzz FUZZ_RUNS=100000000 \
     FUZZ_SECONDS=$((SOAK_SECONDS / 30))
-tests '12 hostile sizes' test_sizes test_prepare test_config
+tests '12 hostile sizes' test_sizes test_prepare test_prepare_refused test_config
 tests '13 numbers' test_not_finite
 [ "$all_failures" -eq 0 ]

@@ -1,8 +1,8 @@
 // Sizes that make no sense, at every door through which a person gives one: settings (each alone, and all pairs of them
 // at their largest) and options of the commands. A value is refused by name, or it is taken as it is and read back; what
 // a run with it would need is refused as too much before it is allocated. What files say of sizes: test_safetensors.c,
-// test_checkpoint.c, test_data.c, test_shards.c, test_prepare.c; the floors below: test_model.c, test_attention_parts.c,
-// test_core.c.
+// test_checkpoint.c, test_data.c, test_shards.c, test_prepare_refused.c; the floors below: test_model.c,
+// test_attention_parts.c, test_core.c.
 #include "tests/support/check.h"
 
 #include <stdio.h>
