@@ -164,11 +164,7 @@ static bool report(const Ab *ab, bool json, Error *error) {
            report_write_json(ab->run.path, "report.json", document, error);
     ab_print(ab, document);
     if (fine) fprintf(stderr, "report: %s\n", path);
-    if (!json)
-        json_decref(document);
-    else if (!command_print_json(document, error))
-        fine = false;
-    return fine;
+    return command_give_json(document, json, error) && fine;
 }
 
 // Says what is safe and what to do, whatever ended the comparison.

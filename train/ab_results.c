@@ -158,7 +158,8 @@ static json_t *arm_json(const Ab *ab, size_t arm, double *seconds) {
         "{s:s, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "name", it->name, "settings", settings_json(&it->config),
         "held_out_loss", figure_json(loss), "accuracy", figure_json(over_seeds(ab, arm, accuracy)), "step_ms",
         figure_json(1e3 * step), "tokens_per_s", figure_json(tokens / step), "peak_bytes",
-        (json_int_t)(it->estimate.total_bytes - it->estimate.program_bytes), "phases", phases_json(ab, arm, step), "curves", curves_json(ab, arm));
+        (json_int_t)(it->estimate.total_bytes - it->estimate.program_bytes), "phases", phases_json(ab, arm, step),
+        "curves", curves_json(ab, arm));
     if (*it->config.task) return object; // few of a task's tokens are asked for: what follows would say nothing
     json_object_set_new(object, "perplexity", figure_json(exp(loss)));
     double per_byte = over_seeds(ab, arm, bits);
@@ -210,12 +211,20 @@ static json_t *buckets_json(const Ab *ab, bool by_distance) {
     return rows;
 }
 
+// Heads × sequences of b that ran exact where fidelity was measured.
+static double fallbacks(const Ab *ab) {
+    double fell_back = 0;
+    size_t index;
+    json_t *row;
+    json_array_foreach(ab->fidelity, index, row) fell_back += json_number_value(json_object_get(row, "fell_back"));
+    return fell_back;
+}
+
 // Rows with their largest errors, and how many exceeded their certificate.
 static json_t *fidelity_json(const Ab *ab) {
     static const char *const quantities[] = {"output", "dq", "dk", "dv"};
     json_t *fidelity = json_object(), *row;
     size_t index, checked = 0, violated = 0;
-    double fell_back = 0;
     json_array_foreach(ab->fidelity, index, row) {
         for (size_t i = 0; i < 4; i++) {
             char error_key[32], bound_key[32];
@@ -226,7 +235,6 @@ static json_t *fidelity_json(const Ab *ab) {
             checked++;
             violated += json_number_value(error) > json_number_value(bound);
         }
-        fell_back += json_number_value(json_object_get(row, "fell_back"));
     }
     if (!json_array_size(ab->fidelity) && ab_track(ab, 0, 0)->evaluations)
         json_object_set_new(fidelity, "skipped",
@@ -237,7 +245,7 @@ static json_t *fidelity_json(const Ab *ab) {
     json_object_set(fidelity, "gradients", ab->gradients);
     json_object_set_new(fidelity, "certificates_checked", json_integer((json_int_t)checked));
     json_object_set_new(fidelity, "certificates_violated", json_integer((json_int_t)violated));
-    json_object_set_new(fidelity, "fell_back", json_real(fell_back));
+    json_object_set_new(fidelity, "fell_back", json_real(fallbacks(ab)));
     return fidelity;
 }
 
@@ -291,14 +299,10 @@ static void say_accuracy(FILE *out, const Ab *ab) {
     if (ab->arm_count > 2) fprintf(out, " (the window alone %.1f %%)", 100 * over_seeds(ab, 2, accuracy));
 }
 
-// The share of b's heads and sequences that ran exact where fidelity was measured: then b's speed is not its method's.
+// The share of b's heads × sequences that did: then b's speed is not its method's.
 static double fallback_share(const Ab *ab) {
-    const double sequences = (double)json_array_size(ab->fidelity) * (double)ab->arms[1].config.batch;
-    double fell_back = 0;
-    size_t index;
-    json_t *row;
-    json_array_foreach(ab->fidelity, index, row) fell_back += json_number_value(json_object_get(row, "fell_back"));
-    return sequences > 0 ? fell_back / sequences : 0;
+    const double all = (double)json_array_size(ab->fidelity) * (double)ab->arms[1].config.batch;
+    return all > 0 ? fallbacks(ab) / all : 0;
 }
 
 // One sentence; malloc'd, NULL without memory. Tasks are judged by accuracy: the ratio of two losses near zero says

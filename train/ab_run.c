@@ -84,10 +84,10 @@ static bool evaluation_due(const Ab *ab) {
 // further on the text may be harder. Examples of a task are counted as such.
 static uint64_t held_out_sequences(const Ab *ab, const Trainer *trainers, size_t arm) {
     const Config *a = &ab->arms[0].config, *config = &ab->arms[arm].config;
-    uint64_t windows = batches_windows(trainers[0].held_out), wanted = (uint64_t)a->eval_batches * a->batch;
-    if (wanted == 0 || config->tokens == a->tokens || *config->task) return wanted;
-    if (wanted > windows) wanted = windows; // below 2^31 tokens for each of a shard's, so that the product fits
-    wanted = wanted * a->tokens / config->tokens;
+    if (a->eval_batches == 0) return 0;
+    uint64_t wanted = trainer_held_out_sequences(&trainers[0]);
+    if (config->tokens == a->tokens || *config->task) return wanted;
+    wanted = wanted * a->tokens / config->tokens; // it fits: below 2^31 tokens for each of a shard's
     return wanted ? wanted : 1;
 }
 

@@ -50,9 +50,6 @@ int command_bench(int argc, char **argv) {
         error_set(&error, ERROR_USER, "Say what to measure: rope bench attention, rope bench gemm or rope bench step.");
     free(methods);
     if (!document) return command_fail(&error);
-    if (!line.json)
-        json_decref(document);
-    else if (!command_print_json(document, &error))
-        return command_fail(&error);
+    if (!command_give_json(document, line.json, &error)) return command_fail(&error);
     return 0;
 }

@@ -278,3 +278,9 @@ bool command_print_json(json_t *document, Error *error) {
     free(text);
     return fine || error_set(error, ERROR_SYSTEM, output_failed);
 }
+
+bool command_give_json(json_t *document, bool wanted, Error *error) {
+    if (wanted) return command_print_json(document, error);
+    json_decref(document);
+    return true;
+}

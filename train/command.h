@@ -70,5 +70,7 @@ int command_fail(const Error *error);
 // for a part of it (since json_watch, which command_parse calls); ERROR_SYSTEM where it cannot be written.
 struct json_t;
 bool command_print_json(struct json_t *document, Error *error);
+// The same if `wanted`; else only the reference is taken.
+bool command_give_json(struct json_t *document, bool wanted, Error *error);
 
 #endif

@@ -73,11 +73,15 @@ static void sum_up(Evaluation *evaluation) {
     evaluation->accuracy /= (double)evaluation->targets;
 }
 
+uint64_t evaluation_sequences(const Batches *held_out, uint64_t wanted) {
+    const uint64_t there = batches_windows(held_out);
+    return wanted && wanted < there ? wanted : there;
+}
+
 bool evaluate(Model *model, Batches *held_out, uint64_t sequences, const volatile sig_atomic_t *stop,
               Evaluation *evaluation, Error *error) {
     size_t batch = model_settings(model)->batch, tokens = model_settings(model)->config.tokens;
-    uint64_t windows = batches_windows(held_out), served = 0;
-    if (sequences && sequences < windows) windows = sequences;
+    uint64_t windows = evaluation_sequences(held_out, sequences), served = 0;
     *evaluation = (Evaluation){.buckets = bucket_of(tokens - 1) + 1};
     if (windows == 0)
         return error_set(error, ERROR_USER, "The held-out data are shorter than one context of %zu tokens.", tokens);

@@ -25,6 +25,8 @@ typedef struct Evaluation {
     bool stopped; // *stop was raised before the end: the figures cover less
 } Evaluation;
 
+// How many sequences an evaluation of so many (0: all) is made of: no more than there are.
+uint64_t evaluation_sequences(const Batches *held_out, uint64_t wanted);
 // Runs over the first `sequences` of the held-out data (0: all), each once; attention reports nothing from here on. Fails
 // on read errors.
 bool evaluate(Model *model, Batches *held_out, uint64_t sequences, const volatile sig_atomic_t *stop,

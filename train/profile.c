@@ -259,11 +259,7 @@ static bool finish(const Profile *profile, const Config *config, bool json, Erro
            report_write_json(config->out, "profile.json", document, error);
     profile_print(profile, document);
     if (fine) fprintf(stderr, "report: %s\n", path);
-    if (!json)
-        json_decref(document);
-    else if (!command_print_json(document, error))
-        fine = false;
-    return fine;
+    return command_give_json(document, json, error) && fine;
 }
 
 static bool profile_run(Profile *profile, const Config *config, const Limits *limits, bool json, Error *error) {

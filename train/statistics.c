@@ -70,8 +70,7 @@ double growth_exponent(const double *x, const double *y, size_t count) {
 }
 
 double crossover(const double *x, const double *a, const double *b, size_t count) {
-    size_t from =
-        count; // b wins from this length on: whoever is ahead at a shorter one, by chance or not, is no answer
+    size_t from = count; // b wins from this length on; who is ahead at a shorter one, by chance or not, is no answer
     while (from > 0 && a[from - 1] >= b[from - 1]) from--;
     if (from == count) return NAN;
     if (from == 0) return 0;

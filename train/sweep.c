@@ -279,10 +279,7 @@ static void list_runs(const Sweep *sweep, Config *config, bool json, Error *erro
             rows, json_pack("{s:s, s:s, s:o}", "name", name, "out", config->out, "estimate", estimate_json(&estimate)));
     }
     fprintf(stderr, "about %.1f min in all\n", minutes);
-    if (json)
-        command_print_json(json_pack("{s:s, s:o}", "out", sweep->base->out, "rows", rows), error);
-    else
-        json_decref(rows);
+    command_give_json(json_pack("{s:s, s:o}", "out", sweep->base->out, "rows", rows), json, error);
 }
 
 static void run_sweep(Sweep *sweep, bool resume, bool json, Config *config, Error *error) {
@@ -292,10 +289,7 @@ static void run_sweep(Sweep *sweep, bool resume, bool json, Config *config, Erro
     json_t *document = sweep_document(sweep);
     if (json_array_size(json_object_get(document, "rows"))) print_table(document);
     if (signals_stop) fprintf(stderr, "rope: The sweep stops here.%s\n", go_on);
-    if (json && fine)
-        command_print_json(document, error);
-    else
-        json_decref(document);
+    command_give_json(document, json && fine, error);
 }
 
 int train_sweep(const Config *base, const char *const *lists, size_t count, bool resume, bool dry_run, bool json) {

@@ -116,9 +116,7 @@ bool trainer_logs(const Config *config, uint64_t step) {
 }
 
 uint64_t trainer_held_out_sequences(const Trainer *trainer) {
-    const uint64_t there = batches_windows(trainer->held_out);
-    const uint64_t wanted = (uint64_t)trainer->config->eval_batches * trainer->config->batch;
-    return wanted && wanted < there ? wanted : there;
+    return evaluation_sequences(trainer->held_out, (uint64_t)trainer->config->eval_batches * trainer->config->batch);
 }
 
 uint32_t trainer_judge(const Trainer *trainer) {

@@ -317,9 +317,6 @@ int command_verify(int argc, char **argv) {
         fprintf(stderr, "%zu of the errors above exceed ε = %g or their certificate.\n", failures, verify.epsilon);
     json_t *document = json_pack("{s:f, s:b, s:o, s:o}", "epsilon", verify.epsilon, "passed", failures == 0, "rows",
                                  rows, "fits", fits);
-    if (!line.json)
-        json_decref(document);
-    else if (!command_print_json(document, &error))
-        return command_fail(&error);
+    if (!command_give_json(document, line.json, &error)) return command_fail(&error);
     return failures ? 1 : 0;
 }
