@@ -68,7 +68,8 @@ static inline void write_file(const char *path, const char *text, size_t size) {
 }
 
 // Decodes a whole shard.
-static inline char *decode_shard(const char *path, const Tokenizer *tokenizer, size_t *size, uint64_t *count, int32_t **ids) {
+static inline char *decode_shard(const char *path, const Tokenizer *tokenizer, size_t *size, uint64_t *count,
+                                 int32_t **ids) {
     Shard shard;
     Error error = {0};
     char *text;
@@ -83,8 +84,8 @@ static inline char *decode_shard(const char *path, const Tokenizer *tokenizer, s
 }
 
 // The definition, summed token by token.
-static inline double unigram_reference(const int32_t *train, uint64_t train_count, const int32_t *val, uint64_t val_count,
-                                size_t vocabulary) {
+static inline double unigram_reference(const int32_t *train, uint64_t train_count, const int32_t *val,
+                                       uint64_t val_count, size_t vocabulary) {
     double sum = 0.0;
     for (uint64_t i = 0; i < val_count; i++) {
         uint64_t same = 0;
@@ -106,7 +107,7 @@ static inline PrepareSettings settings_for(const char *const *inputs, size_t cou
 
 // Everything that must hold of a prepared directory whose text was `text`.
 static inline void check_prepared(const char *out, const char *text, size_t size, const PrepareResult *result,
-                           bool has_lines) {
+                                  bool has_lines) {
     char path[PATH + 32];
     Error error = {0};
     snprintf(path, sizeof path, "%s/tokenizer.model", out);
