@@ -5,7 +5,7 @@
 # Prints "TARGET: N runs, F findings"; exit 1 if there are any.
 cd "$(dirname "$0")/.." || exit 2
 export BUILD="${BUILD:-build/fuzz}"
-corpus=$BUILD/corpus
+corpus=build/fuzz/corpus # of all builds
 
 fuzz() { # fuzz TARGET
     target=$1
@@ -14,10 +14,11 @@ fuzz() { # fuzz TARGET
     rm -rf "$found"
     mkdir -p "$found"
     # Inputs longer than twice the longest seed take their time and show nothing that these do not.
-    length=$(wc -c "$corpus/$target"/seed-* | awk '$2 != "total" && $1 > l { l = $1 } END { print (l > 256 ? 2 * l : 512) }')
-    # Stacks of allocations take time, as does freed memory that is held back until caches are cold; a finding that is
-    # replayed without this shows the whole of its own.
-    asan=malloc_context_size=1:quarantine_size_mb=16:detect_leaks=$([ "$target" = command_line ] && echo 0 || echo 1)
+    length=$(wc -c "$corpus/$target"/seed-* | awk '$2 != "total" && $1 > l { l = $1 } END { print (l > 64 ? 2 * l : 128) }')
+    # Stacks of allocations take time, as does freed memory that is held back until caches are cold, and filling what is
+    # new; a finding that is replayed without this shows the whole of its own.
+    asan=malloc_context_size=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=64:max_malloc_fill_size=0
+    asan=$asan:detect_leaks=$([ "$target" = command_line ] && echo 0 || echo 1)
     FUZZ_TARGET=$target ASAN_OPTIONS=$asan \
         "$BUILD/tests/fuzz" -max_total_time="${FUZZ_SECONDS:-20}" -runs="${FUZZ_RUNS:--1}" -max_len="$length" \
         -timeout=20 -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" \
