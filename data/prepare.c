@@ -296,6 +296,9 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
                         &p->checksums.train, error) &&
            encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &result->lossy_bytes, &p->checksums.val,
                         error);
+    if (good && (!result->train_tokens || !result->val_tokens))
+        good = error_set(error, ERROR_USER, "The tokenizer makes no token of the text that is to be %s.",
+                         result->train_tokens ? "held out" : "trained on");
     if (good) result->unigram_loss = unigram_loss(train, val, result);
     free(train);
     free(val);

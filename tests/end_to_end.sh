@@ -57,6 +57,13 @@ says 'prepare under a lossy tokenizer, --json' '100 of 800 bytes'
 [ "$("$get" lossy_bytes <out)" = 100 ] && [ "$("$get" lossy_bytes <lossy/meta.json)" = 100 ] ||
     fail 'prepare under a lossy tokenizer: --json or meta.json'
 grep -q unigram_bits out && fail 'prepare under a lossy tokenizer, --json: bits per byte'
+expect 0 'train under a lossy tokenizer' "$rope" train --model.layers=1 --model.width=16 --model.heads=2 --model.tokens=16 \
+    --data.dir=lossy --train.batch=2 --train.steps=2 --train.out=of_lossy
+expect 0 'eval under a lossy tokenizer' "$rope" eval of_lossy
+says 'eval under a lossy tokenizer' 'unigram  '
+grep -q 'bits per byte' err && fail 'eval under a lossy tokenizer: bits per byte'
+expect 0 'eval under a lossy tokenizer, --json' "$rope" eval of_lossy --json
+[ "$("$get" unigram_loss <out)" ] || fail 'eval under a lossy tokenizer, --json'
 expect 0 'prepare under a given tokenizer' "$rope" prepare text.txt --out copied --tokenizer data/tokenizer.model --quiet
 grep -q 'come back' err && fail 'prepare under a given tokenizer: nothing is lost'
 ok 'tokenizers that lose text'
@@ -350,6 +357,8 @@ expect 0 'a sweep of batches' $more
 says 'a sweep of batches' 'with train.eval_batches=0 they can be compared'
 expect 0 'a sweep of batches, all held-out data' $more --train.eval_batches=0
 grep -q 'can be compared' err && fail 'a sweep of batches is judged by the same data'
+expect 0 'a sweep of batches, more than there are' $more --train.eval_batches=100000
+grep -q 'can be compared' err && fail 'a sweep of batches is judged by all of the data'
 expect 0 'a run that explodes' $train --train.out=exploded --sweep attention.logit_scale=1e300,1/d
 says 'a run that explodes' 'diverged at step 10'
 says 'a run that explodes' 'lowest held-out loss: logit_scale=1_d'

@@ -1,5 +1,6 @@
 // rope prepare's engine from text to batches: what is in the shards is the text, byte for byte, and where it is cut.
 #include "tests/support/check.h"
+#include "tests/support/foreign_model.h"
 #include "tests/support/prepared_files.h"
 
 #include <fcntl.h>
@@ -177,41 +178,29 @@ static void test_given_tokenizer_and_held_out(void **state) {
     free(text);
 }
 
-// A SentencePiece model made elsewhere: a unigram one of a few characters without bytes, which normalises nothing.
-static void write_model(const char *path, bool space_prefix, bool newline) {
-    static const char *const pieces[] = {"<unk>", "<s>", "</s>", "\xE2\x96\x81", "a", "b", "\n"};
-    static const char types[] = {2, 3, 3, 1, 1, 1, 1};
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    for (size_t i = 0; i < (newline ? 7 : 6); i++) { // text, score -1, type
-        int length = (int)strlen(pieces[i]);
-        fprintf(file, "\n%c\n%c%s\x15%c%c\x80\xBF\x18%c", length + 9, length, pieces[i], 0, 0, types[i]);
-    }
-    fprintf(file, "\x12\x02\x18\x01\x1A\x06\x18%c\x20%c\x28\x01", space_prefix, 0);
-    assert_int_equal(fclose(file), 0);
-}
-
 // What a given tokenizer does not give back is counted, in lines that differ from the first to the last such byte.
 static void test_lossy_tokenizers(void **state) {
     (void)state;
     static const struct {
-        bool space_prefix, newline;
+        bool space_prefix;
+        ForeignNewline newline;
         const char *line;
         uint64_t lost; // in a line
     } cases[] = {
-        {false, true, "ab  ba a \n", 0},
-        {true, true, "ab  ba a\n", 0}, // the space in front is added to the text, nothing is lost
-        {true, true, " ab\n", 0},
-        {false, false, "ab ba\n", 1},
-        {true, false, "ab ba\n", 1},
-        {false, true, "ab c ba\n", 1},
-        {true, true, "ab c ba\n", 1},
-        {false, true, "cab abx\n", 7}, // from c to x
-        {false, true,
+        {false, NEWLINE_PIECE, "ab  ba a \n", 0},
+        {true, NEWLINE_PIECE, "ab  ba a\n", 0}, // the space in front is added to the text, nothing is lost
+        {true, NEWLINE_PIECE, " ab\n", 0},
+        {false, NEWLINE_UNKNOWN, "ab ba\n", 1},
+        {true, NEWLINE_UNKNOWN, "ab ba\n", 1},
+        {false, NEWLINE_PIECE, "ab c ba\n", 1},
+        {true, NEWLINE_PIECE, "ab c ba\n", 1},
+        {false, NEWLINE_PIECE, "cab abx\n", 7}, // from c to x
+        {false, NEWLINE_PIECE,
          "a\xE2\x96\x81"
          "b\n",
          3}, // U+2581, whose bytes it has no pieces for
-        {true, false, "c\n", 2},
+        {true, NEWLINE_UNKNOWN, "c\n", 2},
+        {false, NEWLINE_DROPPED, "ab ba\n", 1},
     };
     enum { LINES = 100 };
     char input[PATH], out[PATH], model[PATH];
@@ -222,7 +211,7 @@ static void test_lossy_tokenizers(void **state) {
         char text[LINES * 16] = "";
         for (size_t k = 0; k < LINES; k++) strcat(text, cases[i].line);
         write_file(input, text, strlen(text));
-        write_model(model, cases[i].space_prefix, cases[i].newline);
+        write_foreign_model(model, cases[i].space_prefix, cases[i].newline);
         const char *inputs[] = {input};
         PrepareSettings settings = settings_for(inputs, 1, out, NULL);
         settings.tokenizer = model;
@@ -237,6 +226,27 @@ static void test_lossy_tokenizers(void **state) {
     }
 }
 
+// Line ends alone are held out, and the tokenizer has none.
+static void test_no_token_held_out(void **state) {
+    (void)state;
+    char input[PATH], out[PATH], model[PATH];
+    in_directory(input, "text.txt");
+    in_directory(out, "out");
+    in_directory(model, "foreign.model");
+    static const char text[] = "ab ba\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n";
+    write_file(input, text, sizeof text - 1);
+    write_foreign_model(model, false, NEWLINE_DROPPED);
+    const char *inputs[] = {input};
+    PrepareSettings settings = settings_for(inputs, 1, out, NULL);
+    settings.tokenizer = model;
+    PrepareResult result;
+    Error error = {0};
+    assert_false(data_prepare(&settings, &result, &error));
+    assert_int_equal(error.kind, ERROR_USER);
+    if (!strstr(error.message, "no token of the text that is to be held out")) fail_msg("%s", error.message);
+    check_count("texts without a token", 1);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_types_and_line_ends, new_directory),
     cmocka_unit_test_setup(test_many_inputs, new_directory),
@@ -244,5 +254,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_long_lines, new_directory),
     cmocka_unit_test_setup(test_given_tokenizer_and_held_out, new_directory),
     cmocka_unit_test_setup(test_lossy_tokenizers, new_directory),
+    cmocka_unit_test_setup(test_no_token_held_out, new_directory),
 };
 TEST_MAIN(tests)

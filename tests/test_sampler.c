@@ -1,5 +1,6 @@
 // Drawing tokens: as often as their probabilities say, only from those that the cuts leave, the same for the same seed.
-#include "tests/support/check.h"
+#include "tests/support/foreign_model.h"
+#include "tests/support/toy_run.h"
 
 #include <math.h>
 #include <string.h>
@@ -66,5 +67,44 @@ static void test_seeds(void **state) {
     assert_true(memcmp(drawn[0], drawn[2], sizeof drawn[0]) != 0);
 }
 
-static const struct CMUnitTest tests[] = {cmocka_unit_test(test_frequencies), cmocka_unit_test(test_seeds)};
+static void count_bytes(void *context, const char *text, size_t size) {
+    (void)text;
+    *(size_t *)context += size;
+}
+
+// Where the tokenizer drops line ends, a text begins with <s>; it is not empty.
+static void test_nothing_to_begin_with(void **state) {
+    (void)state;
+    const char *path = below(temporary_directory(), "tokenizer.model");
+    const Config config = settings((const char *const[]){NULL});
+    Trainer trainer;
+    Error error = {0};
+    toy_trainer_create(&trainer, &config);
+    for (ForeignNewline newline = NEWLINE_PIECE; newline <= NEWLINE_DROPPED; newline++)
+        for (size_t size = 0; size < 3; size++) {
+            write_foreign_model(path, false, newline);
+            Tokenizer *tokenizer = tokenizer_load(path, &error);
+            if (!tokenizer) fail_msg("%s", error.message);
+            size_t bytes = 0, drawn = 0;
+            for (uint64_t seed = 0; seed < 10; seed++) { // some texts end at once, with </s>
+                const SamplerSettings sampling = {.temperature = 1, .top_p = 1, .seed = seed};
+                Writing writing = {.sampling = &sampling,
+                                   .prompt = "\n\n",
+                                   .prompt_size = size,
+                                   .tokens = 8,
+                                   .write = count_bytes,
+                                   .context = &bytes};
+                if (!write_text(trainer.model, tokenizer, &writing, &error)) fail_msg("%s", error.message);
+                assert_true(writing.prompt_tokens > 0);
+                drawn += writing.drawn;
+            }
+            if (drawn == 0 || bytes == 0) fail_msg("line ends %d, prompt of %zu: nothing is drawn", newline, size);
+            tokenizer_free(tokenizer);
+            check_count("texts that begin with nothing", 1);
+        }
+    trainer_destroy(&trainer);
+}
+
+static const struct CMUnitTest tests[] = {cmocka_unit_test(test_frequencies), cmocka_unit_test(test_seeds),
+                                          cmocka_unit_test(test_nothing_to_begin_with)};
 TEST_MAIN(tests)

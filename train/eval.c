@@ -40,12 +40,11 @@ static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const 
                                  data_name(&loaded->config), "context", (json_int_t)loaded->config.tokens, "targets",
                                  (json_int_t)evaluation->targets, "held_out_loss", figure_json(evaluation->loss),
                                  "perplexity", figure_json(exp(evaluation->loss)), "accuracy", evaluation->accuracy);
-    double bits = bits_per_byte(evaluation->loss, meta);
-    if (bits > 0) {
-        json_object_set_new(document, "bits_per_byte", figure_json(bits));
-        json_object_set_new(document, "unigram_loss", figure_json(meta->unigram_loss));
+    const bool bits = bits_per_byte(1, meta) > 0;
+    if (bits) json_object_set_new(document, "bits_per_byte", figure_json(bits_per_byte(evaluation->loss, meta)));
+    if (meta->val_tokens) json_object_set_new(document, "unigram_loss", figure_json(meta->unigram_loss));
+    if (bits)
         json_object_set_new(document, "unigram_bits_per_byte", figure_json(bits_per_byte(meta->unigram_loss, meta)));
-    }
     json_object_set_new(document, "positions",
                         rows_json(evaluation->bucket_loss, evaluation->bucket_accuracy, evaluation->bucket_targets,
                                   evaluation->buckets));
@@ -56,17 +55,20 @@ static json_t *report(const Loaded *loaded, const Evaluation *evaluation, const 
     return document;
 }
 
+static void print_losses(const char *name, double loss, const PrepareResult *meta, FILE *out) {
+    fprintf(out, "%-12s %8.4f  %10.2f", name, unsigned_nan(loss), unsigned_nan(exp(loss)));
+    if (bits_per_byte(1, meta) > 0) fprintf(out, "  %13.4f", unsigned_nan(bits_per_byte(loss, meta)));
+    fputc('\n', out);
+}
+
 static void print_report(const Loaded *loaded, const Evaluation *evaluation, const PrepareResult *meta, FILE *out) {
-    double bits = bits_per_byte(evaluation->loss, meta);
     fprintf(out, "%s on %s, %llu targets in contexts of %zu, attention %s\n\n", loaded->path,
             data_name(&loaded->config), (unsigned long long)evaluation->targets, loaded->config.tokens,
             loaded->config.method);
-    fprintf(out, "                 loss  perplexity  bits per byte\n");
-    fprintf(out, "this model   %8.4f  %10.2f", unsigned_nan(evaluation->loss), unsigned_nan(exp(evaluation->loss)));
-    if (bits > 0)
-        fprintf(out, "  %13.4f\nunigram      %8.4f  %10.2f  %13.4f", bits, meta->unigram_loss, exp(meta->unigram_loss),
-                bits_per_byte(meta->unigram_loss, meta));
-    fprintf(out, "\naccuracy of the likeliest token: %.2f %%\n", 100 * evaluation->accuracy);
+    fprintf(out, "                 loss  perplexity%s\n", bits_per_byte(1, meta) > 0 ? "  bits per byte" : "");
+    print_losses("this model", evaluation->loss, meta, out);
+    if (meta->val_tokens) print_losses("unigram", meta->unigram_loss, meta, out);
+    fprintf(out, "accuracy of the likeliest token: %.2f %%\n", 100 * evaluation->accuracy);
     print_rows("by position in the context", evaluation->bucket_loss, evaluation->bucket_accuracy,
                evaluation->bucket_targets, evaluation->buckets, out);
     if (evaluation->distances)

@@ -135,6 +135,7 @@ static const real *feed(Decoder *decoder, size_t context, const Text *text, size
     return logits;
 }
 
+// A tokenizer that was given may drop spaces and line ends, and nothing would be left to begin with.
 static bool begin_text(const Tokenizer *tokenizer, Text *text, Writing *writing, Error *error) {
     int32_t bos = tokenizer_bos(tokenizer), *ids;
     size_t count;
@@ -145,7 +146,10 @@ static bool begin_text(const Tokenizer *tokenizer, Text *text, Writing *writing,
     bool fine = true;
     for (size_t i = 0; i < count && fine; i++) fine = text_add(text, ids[i], error);
     free(ids);
-    return fine;
+    if (!fine || text->count) return fine;
+    if (bos >= 0) return text_add(text, bos, error);
+    return error_set(error, ERROR_USER, "The tokenizer has no token for %s, so there is nothing to begin with.",
+                     writing->prompt_size ? "anything in this prompt" : "a line end; give a prompt");
 }
 
 bool write_check(const Model *model, const Tokenizer *tokenizer, Error *error) {
