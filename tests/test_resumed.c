@@ -8,6 +8,7 @@
 
 #include "core/threads.h"
 #include "model/checkpoint.h"
+#include "train/signals.h"
 #include "train/loaded.h"
 #include "train/snapshot.h"
 #include "train/state.h"
@@ -352,6 +353,10 @@ static void test_figures_of_a_finished_run(void **unused) {
         assert_true(state_read(below(directory, "latest"), &state, &seed, &steps, &fingerprint, &error));
         state.eval_due = !evaluated;
         assert_true(state_write(below(directory, "latest"), &state, seed, steps, fingerprint, &error));
+        signals_stop = 1; // it ends before its last evaluation, and without that it is not finished
+        if (!train_run(&config, true, &again, &error)) fail_msg("%s", error.message);
+        signals_stop = 0;
+        assert_true(!again.finished && again.step == 5 && isnan(again.held_out_loss));
         if (!train_run(&config, true, &again, &error)) fail_msg("%s", error.message);
         assert_true(again.finished && again.step == 5 && again.step_seconds > 0 && isfinite(again.step_seconds));
         check_same_bits("losses of a finished run", &again.loss, &first.loss, sizeof first.loss);
@@ -387,15 +392,16 @@ static RunState state_of(const char *directory) {
     return state;
 }
 
-// From here on no held-out loss is lower than the best so far.
-static void make_best_unbeatable(const char *directory, bool known) {
+static const double unbeatable = 1e-9;
+
+static void make_best(double loss, const char *directory, bool known) {
     RunState state;
     uint64_t seed, steps;
     uint32_t fingerprint;
     Error error = {0};
     const char *latest = below(directory, "latest");
     assert_true(state_read(latest, &state, &seed, &steps, &fingerprint, &error) && state.best_step > 0);
-    state.best_loss = 1e-9;
+    state.best_loss = loss;
     if (!known) state.judged_by = 0; // as versions before there was that wrote it
     assert_true(state_write(latest, &state, seed, steps, fingerprint, &error));
 }
@@ -422,12 +428,12 @@ static void test_best_is_judged_alike(void **unused) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *directory = temporary_directory(), *const *changes = cases[i].changes;
         run_on(directory, false, (const char *const[]){"train.steps=2", NULL});
-        make_best_unbeatable(directory, !cases[i].unknown);
+        make_best(unbeatable, directory, !cases[i].unknown);
         const uint64_t best = state_of(directory).best_step;
         run_on(directory, true, (const char *const[]){"train.steps=3", changes[0], changes[1], NULL});
         const RunState state = state_of(directory);
         const uint64_t expected = cases[i].others ? 3 : best;
-        if (state.best_step != expected || (state.best_loss > 1e-9) != cases[i].others)
+        if (state.best_step != expected || (state.best_loss > unbeatable) != cases[i].others)
             fail_msg("%s: the best is step %llu, %g", changes[0], (unsigned long long)state.best_step, state.best_loss);
         char target[32];
         snprintf(target, sizeof target, "step_%08llu", (unsigned long long)expected);
@@ -436,13 +442,14 @@ static void test_best_is_judged_alike(void **unused) {
     }
 }
 
-// Until there is another, the checkpoint that was the best is kept, over saves and further resumes.
+// Until there is another, the checkpoint that was the best is kept, over saves and further resumes, and is compared with
+// again where its own sequences are held out.
 static void test_best_to_be_found_anew(void **unused) {
     (void)unused;
     const char *directory = temporary_directory();
     static const char *const change[] = {"train.eval_batches=3", "train.keep=1", "train.steps=9", NULL};
     run_on(directory, false, (const char *const[]){"train.steps=2", NULL});
-    make_best_unbeatable(directory, true);
+    make_best(unbeatable, directory, true);
     const uint64_t best = state_of(directory).best_step;
     char target[32];
     snprintf(target, sizeof target, "step_%08llu", (unsigned long long)best);
@@ -455,21 +462,35 @@ static void test_best_to_be_found_anew(void **unused) {
         if (!trainer_create(&trainer, &config, true, &error) || !run_open(&run, directory, &error) ||
             !run_load_latest(&run, &trainer, &found, &error))
             fail_msg("%s", error.message);
-        assert_true(trainer.state.best_step == best && isinf(trainer.state.best_loss));
+        assert_true(trainer.state.best_step == best && trainer.state.best_loss == unbeatable);
         toy_trainer_step(&trainer);
         save(&run, &trainer);
         trainer_destroy(&trainer);
         run_close(&run);
         const RunState state = state_of(directory);
-        assert_true(state.step == step && state.best_step == best && isinf(state.best_loss));
+        assert_true(state.step == step && state.best_step == best && state.best_loss == unbeatable);
         check_link(directory, "best", target);
         assert_true(there(directory, target));
         check_count("saves before the next evaluation", 1);
     }
+    run_on(directory, true, (const char *const[]){"train.keep=1", "train.steps=7", NULL});
+    assert_true(state_of(directory).best_step == best && there(directory, target));
     run_on(directory, true, change);
     const RunState state = state_of(directory);
-    assert_true(state.best_step > 5 && isfinite(state.best_loss));
+    assert_true(state.best_step > 7 && state.best_loss > unbeatable);
     assert_false(there(directory, target));
+}
+
+// A best step without a loss, as an earlier version wrote it where other data were held out: any loss is lower.
+static void test_best_without_loss(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    run_on(directory, false, (const char *const[]){"train.steps=2", NULL});
+    make_best(INFINITY, directory, true);
+    assert_true(isinf(state_of(directory).best_loss));
+    run_on(directory, true, (const char *const[]){"train.steps=3", NULL});
+    assert_true(state_of(directory).best_step == 3 && isfinite(state_of(directory).best_loss));
+    check_count("best steps without a loss", 1);
 }
 
 static const struct CMUnitTest tests[] = {
@@ -484,5 +505,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_figures_of_a_finished_run),
     cmocka_unit_test(test_best_is_judged_alike),
     cmocka_unit_test(test_best_to_be_found_anew),
+    cmocka_unit_test(test_best_without_loss),
 };
 TEST_MAIN(tests)

@@ -155,16 +155,12 @@ bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error
 
 // The lowest held-out loss so far says nothing about others if it was measured on other sequences than they will be:
 // the next is the lowest then, whatever it is. That checkpoint stays until there is a next one.
-static void judge_again(const char *directory, Trainer *trainer) {
-    RunState *state = &trainer->state;
-    if (!trainer->held_out || !state->best_step || !state->judged_by || state->judged_by == trainer_judge(trainer))
-        return;
-    if (isfinite(state->best_loss))
+static void warn_of_another_judge(const char *directory, const Trainer *trainer) {
+    if (trainer->held_out && trainer_judge_differs(trainer))
         fprintf(stderr,
                 "rope: The held-out data differ from those of %s, so losses on them cannot be compared with those "
                 "before; from the next evaluation on the best is looked for anew.\n",
                 directory);
-    state->best_loss = INFINITY;
 }
 
 bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {
@@ -200,7 +196,7 @@ bool snapshot_load(const char *directory, Trainer *trainer, Error *error) {
                 directory);
     trainer->state = state;
     trainer->state.data_checksum = batches_checksum(trainer->train);
-    judge_again(directory, trainer);
+    warn_of_another_judge(directory, trainer);
     batches_seek(trainer->train, state.data);
     if (fingerprint != config_fingerprint(trainer->config))
         fprintf(stderr, "rope: The settings differ from those of %s; from here on the new ones hold.\n", directory);

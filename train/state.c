@@ -166,6 +166,7 @@ static bool unpack(json_t *document, RunState *state, uint64_t *seed, uint64_t *
                         .data_checksum = (uint64_t)data_checksum,
                         .loss_sum = loss_sum,
                         .loss_count = (uint64_t)count,
+                        // Null beside a step: an earlier version, looking for the best anew.
                         .best_loss = best_step && json_is_null(best) ? INFINITY : json_number_value(best),
                         .best_step = (uint64_t)best_step,
                         .judged_by = (uint32_t)judged_by,

@@ -109,9 +109,12 @@ static bool run_config(const Sweep *sweep, size_t run, char name[NAME_SIZE], Con
     return false;
 }
 
-// Tokens of the held-out data that judge a run; 0: all.
-static double held_out_tokens(const Config *config) {
-    return (double)config->eval_batches * (double)config->batch * (double)config->tokens;
+// Tokens of the held-out data that judge a run; 0: all, or what the run itself will say if it cannot read them.
+static uint64_t held_out_tokens(const Config *config) {
+    Batches *held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, NULL);
+    const uint64_t there = held_out ? batches_windows(held_out) : 0, wanted = config->eval_batches * config->batch;
+    batches_close(held_out);
+    return wanted < there ? wanted * config->tokens : 0;
 }
 
 // Every run makes sense and fits before the first one starts.
@@ -119,7 +122,7 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     json_t *names = json_object();
     Estimate estimate;
     char name[NAME_SIZE];
-    double first = 0;
+    uint64_t first = 0;
     bool differ = false;
     bool fine = names || error_set(error, ERROR_MEMORY, "Out of memory.");
     for (size_t run = 0; fine && run < sweep->run_count; run++) {

@@ -68,8 +68,9 @@ static bool run_evaluation(Run *run, bool *improved, Error *error) {
     if (!find_figures(run, &evaluation, error)) return false;
     if (evaluation.stopped) return true;
     state->eval_due = false;
-    *improved = isfinite(evaluation.loss) && !state->skipped_in_row &&
-                (state->best_step == 0 || evaluation.loss < state->best_loss);
+    const bool comparable = state->best_step && !trainer_judge_differs(&run->trainer);
+    *improved =
+        isfinite(evaluation.loss) && !state->skipped_in_row && (!comparable || evaluation.loss < state->best_loss);
     if (*improved) {
         state->best_loss = evaluation.loss;
         state->best_step = state->step;
@@ -235,8 +236,9 @@ static void conclude(Run *run, Error *error) {
         run->session_steps
             ? median(run->step_seconds, run->session_steps < TIMED_STEPS ? run->session_steps : TIMED_STEPS)
             : run->metrics.step_seconds;
-    Evaluation evaluation;
-    if (outcome->finished && isnan(outcome->accuracy)) find_figures(run, &evaluation, error);
+    Evaluation evaluation = {.stopped = false};
+    if (outcome->finished && isnan(outcome->accuracy))
+        outcome->finished = find_figures(run, &evaluation, error) && !evaluation.stopped;
 }
 
 bool train_estimate(const Config *config, Estimate *estimate, Error *error) {

@@ -125,6 +125,11 @@ uint32_t trainer_judge(const Trainer *trainer) {
     return checksum(0, words, sizeof words);
 }
 
+bool trainer_judge_differs(const Trainer *trainer) {
+    const RunState *state = &trainer->state;
+    return state->best_step && state->judged_by && state->judged_by != trainer_judge(trainer);
+}
+
 // Adds the report of one of the step's batches, counted from 0: bounds hold for all of them, so the largest do; the
 // clipped share is a mean; fallbacks add up.
 static void merge_reports(Trainer *trainer, size_t batch) {

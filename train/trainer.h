@@ -18,7 +18,7 @@ typedef struct RunState {
     uint64_t data_checksum; // batches_checksum of the training data; 0: unknown
     double loss_sum;        // of the steps since the last line of metrics
     uint64_t loss_count;
-    double best_loss; // held-out; meaningful if best_step > 0. Infinite: of other data than are held out now
+    double best_loss; // held-out; meaningful if best_step > 0
     uint64_t best_step;
     uint32_t judged_by; // trainer_judge of best_loss; 0: unknown
     bool eval_due; // the held-out evaluation of `step` is still to be done
@@ -72,6 +72,8 @@ double trainer_step_flops(const Config *config, const ModelNeeds *needs, size_t 
 uint64_t trainer_held_out_sequences(const Trainer *trainer);
 // Checksum of these sequences. Losses with the same one can be compared.
 uint32_t trainer_judge(const Trainer *trainer);
+// Whether the best loss so far is known to be of other sequences than these.
+bool trainer_judge_differs(const Trainer *trainer);
 // Bytes of the buffers that trainer_create takes besides model and moments.
 size_t trainer_buffer_bytes(const Config *config);
 
