@@ -187,7 +187,7 @@ ok 'arms of different shapes; eight times the layers are slower'
 # What ran exact has no certificate to exceed, and its time is not lowrank's.
 expect 0 'fallbacks' $ab --out fallbacks --json --train.steps=8 --model.tokens=256 --b attention.bound=none \
     --b attention.degree=1 --b attention.logit_bound=0.01
-says 'fallbacks' 'though 100 % of its heads fell back to exact'
+says 'fallbacks' 'though all of its heads fell back to exact'
 [ "$(value out fidelity certificates_checked)" = 0 ] && [ "$(value out fidelity fell_back)" = 16.0 ] ||
     fail 'fallbacks: they are counted, and not checked'
 ok 'heads that fell back to exact are said and not certified'
@@ -203,6 +203,13 @@ done
 expect 0 'settings of an exact run' "$rope" ab --config other/config.ini --out of_exact --train.steps=8 --json
 [ "$(value out a settings attention.bound)" = none ] && [ "$(value out b settings attention.bound)" = ball ] ||
     fail 'settings of an exact run: the bound of b'
+expect 0 'settings of an exact run, and a method' "$rope" ab --config other/config.ini --attention.method=lowrank \
+    --out of_exact_2 --train.steps=8 --json
+[ "$(value out a settings attention.bound)" = none ] && [ "$(value out b settings attention.bound)" = ball ] ||
+    fail 'settings of an exact run, and a method: the bound of b'
+expect 0 'a method for a' $ab --out no_exact --a attention.method=lowrank --b attention.degree=2 --train.steps=8 --json
+[ "$(value out a settings attention.bound)" = ball ] && [ "$(value out b settings attention.bound)" = ball ] ||
+    fail 'a method for a: its bound'
 expect 0 'a method for b' $ab --out toeplitz --attention.method=toeplitz --attention.logit_bound=1 --train.steps=8 --json
 [ "$(value out a name)" = exact ] && [ "$(value out b name)" = toeplitz ] || fail 'a method for b: it is not taken'
 ok 'few steps, other data, the settings of an exact run, a method given'

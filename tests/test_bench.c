@@ -232,6 +232,27 @@ static void test_bench_step_operations(void **state) {
     check_count("steps whose operations add up", 3);
 }
 
+// The vocabulary is that of the data which the settings name, though the tokens are random.
+static void test_bench_step_vocabulary(void **state) {
+    (void)state;
+    static const struct {
+        const char *more;
+        double expected;
+    } cases[] = {{"data.task=copy", 512}, {"data.dir=/nowhere", 4096}, {"model.vocabulary=70", 70}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Error error = {0};
+        prepare();
+        config.vocabulary = 0;
+        set(cases[i].more);
+        json_t *document = bench_step(&config, &options, &error);
+        if (!document) fail_msg("%s", error.message);
+        if (number(document, "vocabulary") != cases[i].expected)
+            fail_msg("%s: a vocabulary of %g", cases[i].more, number(document, "vocabulary"));
+        json_decref(document);
+    }
+    check_count("vocabularies of steps", sizeof cases / sizeof *cases);
+}
+
 static void test_lengths(void **state) {
     (void)state;
     size_t lengths[3];
@@ -271,6 +292,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_bench_attention_leaves_out),
     cmocka_unit_test(test_bench_step),
     cmocka_unit_test(test_bench_step_operations),
+    cmocka_unit_test(test_bench_step_vocabulary),
     cmocka_unit_test(test_bench_attention_falls_back),
     cmocka_unit_test(test_bench_attention_rounds),
     cmocka_unit_test(test_bench_step_phases),

@@ -8,6 +8,7 @@
 
 #include "tests/support/check.h"
 #include "train/command.h"
+#include "train/signals.h"
 
 enum { MOST_ARGUMENTS = 24, SAID = 4096 };
 
@@ -23,8 +24,8 @@ static const char *in_directory(const char *name, char path[512]) {
 }
 
 // Runs the command as a child, so that this process never has threads. Its standard output is in `out`, what it says in
-// `said`; it must succeed.
-static void run(const char *command, const char *const *more, char said[SAID]) {
+// `said`. The exit code.
+static int run(const char *command, const char *const *more, char said[SAID]) {
     char setting[640], out[512], said_path[512], *arguments[MOST_ARGUMENTS];
     const char *const common[] = {"--model.heads=2",
                                   "--model.width=16",
@@ -56,7 +57,12 @@ static void run(const char *command, const char *const *more, char said[SAID]) {
     assert_non_null(file);
     said[fread(said, 1, SAID - 1, file)] = 0;
     fclose(file);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail_msg("rope %s: %s", command, said);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void run_well(const char *command, const char *const *more, char said[SAID]) {
+    if (run(command, more, said) != 0) fail_msg("rope %s: %s", command, said);
 }
 
 static void test_settings_are_defaults(void **state) {
@@ -85,7 +91,7 @@ static void test_settings_are_defaults(void **state) {
     };
     char said[SAID], out[512];
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        run(cases[c].command, cases[c].more, said);
+        run_well(cases[c].command, cases[c].more, said);
         json_error_t why;
         json_t *document = json_load_file(in_directory("out", out), 0, &why), *row;
         if (!document) fail_msg("%s", why.text);
@@ -105,7 +111,7 @@ static void test_settings_are_defaults(void **state) {
 static void test_verify_names_what_it_does_not_use(void **state) {
     (void)state;
     char said[SAID];
-    run("verify",
+    run_well("verify",
         (const char *const[]){"--tokens=32", "--rounds=1", "--attention.kernel_decay=0.9", "--attention.method=lowrank",
                               "--attention.degree=7", NULL},
         said);
@@ -116,8 +122,42 @@ static void test_verify_names_what_it_does_not_use(void **state) {
     check_count("settings of verify that are named", 2);
 }
 
+// An exact run's settings say bound = none; a method that the command line puts in the place of exact has its own.
+static void test_bound_of_a_method(void **state) {
+    (void)state;
+    char path[512], config[640], said[SAID], out[512];
+    FILE *file = fopen(in_directory("exact.ini", path), "w");
+    assert_true(file && fputs("[attention]\nmethod = exact\nbound = none\nlogit_bound = 0.01\n", file) > 0 &&
+                fclose(file) == 0);
+    snprintf(config, sizeof config, "--config=%s", path);
+    static const char *const methods[] = {"--methods=lowrank", "--attention.method=lowrank"};
+    for (size_t i = 0; i < 2; i++) {
+        run_well("profile", (const char *const[]){config, methods[i], "--tokens=256", "--attention.near=16", NULL}, said);
+        json_t *document = json_load_file(in_directory("out", out), 0, NULL);
+        json_t *row = json_array_get(json_object_get(document, "rows"), 0);
+        assert_string_equal(json_string_value(json_object_get(row, "method")), "lowrank");
+        if (json_number_value(json_object_get(row, "fell_back")) != 0) fail_msg("%s: it has no bound", methods[i]);
+        json_decref(document);
+    }
+    check_count("bounds of a method on the command line", 2);
+}
+
+// Exit code 0 would promise a document.
+static void test_profile_stopped_at_once(void **state) {
+    (void)state;
+    char said[SAID];
+    signals_stop = 1;
+    const int code = run("profile", (const char *const[]){"--tokens=32", NULL}, said);
+    signals_stop = 0;
+    assert_true(code != 0);
+    assert_non_null(strstr(said, "there is no report"));
+    check_count("profiles that end before they begin", 1);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_settings_are_defaults),
+    cmocka_unit_test(test_bound_of_a_method),
+    cmocka_unit_test(test_profile_stopped_at_once),
     cmocka_unit_test(test_verify_names_what_it_does_not_use),
 };
 TEST_MAIN(tests)

@@ -71,6 +71,12 @@ static bool check_arms(Ab *ab, Error *error) {
     return true;
 }
 
+static bool is_overridden(const char *const *overrides, size_t count, const char *start) {
+    bool found = false;
+    for (size_t k = 0; k < count; k++) found = found || !strncmp(overrides[k], start, strlen(start));
+    return found;
+}
+
 // The arms: unbounded exact attention, lowrank (or the method given), and for the control lowrank without its far field;
 // then the overrides.
 static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, const size_t *counts, bool control,
@@ -85,11 +91,13 @@ static bool make_arms(Ab *ab, const Config *base, const char *const *overrides, 
         size_t from = i == 0 ? 0 : 1; // the control has b's overrides
         arm->key = keys[i];
         arm->config = *base;
-        if (i == 0 && (!apply(arm, "attention.method=exact", error) || !apply(arm, "attention.bound=none", error)))
-            return false;
+        if (i == 0 && !apply(arm, "attention.method=exact", error)) return false;
         if (i > 0 && !given && !config_set_method(&arm->config, "lowrank", error)) return false;
         for (size_t k = 0; k < counts[from]; k++)
             if (!apply(arm, overrides[from * COMMAND_REPEATS + k], error)) return false;
+        if (i == 0 && !strcmp(arm->config.method, "exact") && !is_overridden(overrides, counts[0], "attention.bound=") &&
+            !apply(arm, "attention.bound=none", error))
+            return false;
         if (i == 2 && !apply(arm, "attention.far=none", error)) return false;
         // All layers, seeds and sessions of an arm choose by the same costs, else a resumed one could choose otherwise.
         if (!config_resolve(&arm->config, error) || !config_measure_costs(&arm->config, error)) {

@@ -305,6 +305,17 @@ static double fallback_share(const Ab *ab) {
     return all > 0 ? fallbacks(ab) / all : 0;
 }
 
+static void say_fallbacks(FILE *out, double percent) {
+    if (percent == 0) return;
+    if (percent < 0.1)
+        fputs(", though less than 0.1 %", out);
+    else if (percent < 100) // few and nearly all are not none and all
+        fprintf(out, ", though %.*f %%", percent < 10 || percent > 99 ? 1 : 0, fmin(percent, 99.9));
+    else
+        fputs(", though all", out);
+    fputs(" of its heads fell back to exact", out);
+}
+
 // One sentence; malloc'd, NULL without memory. Tasks are judged by accuracy: the ratio of two losses near zero says
 // nothing.
 static char *verdict(const Ab *ab, Interval ratio) {
@@ -314,8 +325,7 @@ static char *verdict(const Ab *ab, Interval ratio) {
     if (!out) return NULL;
     double a = over_seeds(ab, 0, held_out_loss), b = over_seeds(ab, 1, held_out_loss);
     say_speed(out, ab, ratio);
-    const double exact = 100 * fallback_share(ab);
-    if (exact > 0) fprintf(out, ", though %.*f %% of its heads fell back to exact", exact < 10 ? 1 : 0, exact);
+    say_fallbacks(out, 100 * fallback_share(ab));
     if (!ab_track(ab, 0, 0)->evaluations)
         fputs("; there is no evaluation yet", out);
     else if (!isfinite(a) || !isfinite(b))

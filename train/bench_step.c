@@ -27,12 +27,24 @@ typedef struct Times {
     PhaseTimes phases;          // of the step in the middle, so that they add up to it
 } Times;
 
+// The base's settings without its data, but with the vocabulary that those give it.
+static bool leave_data(const Config *base, Config *config, Error *error) {
+    Error why = {0};
+    *config = *base;
+    const bool known = config_resolve(config, &why);
+    const size_t vocabulary = known ? config->vocabulary : base->vocabulary;
+    *config = *base;
+    config->vocabulary = vocabulary;
+    config->data_dir[0] = config->task[0] = '\0';
+    if (!config_resolve(config, error)) return false;
+    if (!known) fprintf(stderr, "rope: %s; a vocabulary of %zu is timed.\n", why.message, config->vocabulary);
+    return true;
+}
+
 // A shard of random tokens in a fresh directory, and the configuration that trains on it.
 static bool make_data(const Config *base, size_t steps, Config *config, char directory[PATH_SIZE], Error *error) {
     char text[PATH_SIZE + 32], path[PATH_SIZE + 32];
-    *config = *base;
-    config->data_dir[0] = config->task[0] = '\0';
-    if (!config_resolve(config, error)) return false;
+    if (!leave_data(base, config, error)) return false;
     const char *parent = getenv("TMPDIR");
     snprintf(directory, PATH_SIZE, "%s/rope-bench-XXXXXX", parent && *parent ? parent : "/tmp");
     if (!mkdtemp(directory)) return error_errno(error, "Creating %s", directory);
@@ -166,15 +178,16 @@ json_t *bench_step(const Config *base, const BenchOptions *options, Error *error
         trainer_create(&trainer, &config, false, error) && measure(&trainer, options, &times, error)) {
         const double tokens = (double)(config.batch * config.tokens * config.accumulate), flops = times.flops;
         const double copy = copy_rate(COPY_BYTES, 3);
-        fprintf(stderr, "step on random tokens %.1f ms, %.0f tokens/s", 1e3 * times.step, tokens / times.step);
+        fprintf(stderr, "step on random tokens of %zu: %.1f ms, %.0f tokens/s", config.vocabulary, 1e3 * times.step,
+                tokens / times.step);
         if (times.fell_back > 0)
             fprintf(stderr, "; attention fell back to exact in %.0f heads", times.fell_back);
         else
             fprintf(stderr, ", %.1f GFLOP/s: %.0f %% of sgemm", 1e-9 * flops / times.step, 100 * times.share);
         fprintf(stderr, "; sgemm %.1f GFLOP/s, linear layers alone %.0f %%; copy %.1f GB/s\n", 1e-9 * times.sgemm,
                 100 * times.linear_share, 1e-9 * copy);
-        document = json_pack("{s:s, s:f, s:f, s:f, s:f, s:o, s:o, s:f, s:f, s:I, s:o}", "data", "random tokens",
-                             "sgemm_gflops", 1e-9 * times.sgemm, "copy_gb_per_s", 1e-9 * copy, "step_ms",
+        document = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:f, s:f, s:I, s:o}", "data", "random tokens",
+                             "vocabulary", (json_int_t)config.vocabulary, "sgemm_gflops", 1e-9 * times.sgemm, "copy_gb_per_s", 1e-9 * copy, "step_ms",
                              1e3 * times.step, "tokens_per_s", tokens / times.step, "step_gflops",
                              bench_number(1e-9 * flops / times.step), "sgemm_share", bench_number(times.share),
                              "linear_ms", 1e3 * times.linear, "linear_share", times.linear_share, "fell_back",

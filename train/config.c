@@ -90,18 +90,6 @@ void config_defaults(Config *config) {
         if (config_keys[i].preset) REQUIRE(config_parse_value(config, &config_keys[i], config_keys[i].preset, NULL));
 }
 
-bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Error *error) {
-    size_t equals = strcspn(assignment, "="), dot = strcspn(assignment, ".");
-    char section[64], name[64];
-    if (dot >= equals || dot >= sizeof section || equals - dot > sizeof name)
-        return error_set(error, ERROR_USER, "'%s' is not of the form section.key=value.", assignment);
-    if (!assignment[equals]) return error_set(error, ERROR_USER, "%s needs a value: %s=VALUE.", assignment, assignment);
-    snprintf(section, sizeof section, "%.*s", (int)dot, assignment);
-    snprintf(name, sizeof name, "%.*s", (int)(equals - dot - 1), assignment + dot + 1);
-    size_t index;
-    return config_assign(config, section, name, assignment + equals + 1, origin, NULL, 0, &index, error);
-}
-
 static bool was_given(ConfigOrigin origin) { return origin == ORIGIN_FILE || origin == ORIGIN_COMMAND_LINE; }
 
 // The polynomial methods need bounded far logits; exact needs nothing.
@@ -121,10 +109,24 @@ static void forget_bound(Config *config) {
     if (!strcmp(config->bound, "none") && !needs_bound(config)) *config->bound = 0;
 }
 
+bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Error *error) {
+    size_t equals = strcspn(assignment, "="), dot = strcspn(assignment, ".");
+    char section[64], name[64];
+    if (dot >= equals || dot >= sizeof section || equals - dot > sizeof name)
+        return error_set(error, ERROR_USER, "'%s' is not of the form section.key=value.", assignment);
+    if (!assignment[equals]) return error_set(error, ERROR_USER, "%s needs a value: %s=VALUE.", assignment, assignment);
+    snprintf(section, sizeof section, "%.*s", (int)dot, assignment);
+    snprintf(name, sizeof name, "%.*s", (int)(equals - dot - 1), assignment + dot + 1);
+    size_t index;
+    if (origin == ORIGIN_COMMAND_LINE && !strcmp(section, "attention") && !strcmp(name, "method") &&
+        config_origin(config, "attention.bound") != ORIGIN_COMMAND_LINE)
+        forget_bound(config);
+    return config_assign(config, section, name, assignment + equals + 1, origin, NULL, 0, &index, error);
+}
+
 bool config_set_method(Config *config, const char *method, Error *error) {
     char assignment[CONFIG_TEXT + 32];
     snprintf(assignment, sizeof assignment, "attention.method=%s", method);
-    if (config_origin(config, "attention.bound") != ORIGIN_COMMAND_LINE) forget_bound(config);
     return config_set(config, assignment, ORIGIN_COMMAND_LINE, error);
 }
 

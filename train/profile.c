@@ -266,8 +266,11 @@ static bool profile_run(Profile *profile, const Config *config, const Limits *li
     signals_catch("Finishing this measurement, then the report", "Stopped at once, without a report");
     bool fine = measure(profile, config, limits, error);
     if (!any_measured(profile)) {
-        if (fine && !signals_stop) error_set(error, ERROR_USER, "There is no length at which a method could run.");
-        return error->kind == ERROR_NONE;
+        if (fine)
+            error_set(error, ERROR_USER,
+                      signals_stop ? "Stopped before anything was measured: there is no report."
+                                   : "There is no length at which a method could run.");
+        return false;
     }
     Error late = {0};
     if (!finish(profile, config, json, &late) && fine) *error = late;
