@@ -87,6 +87,18 @@ static bool check_alone(const Preparation *p, Error *error) {
     return alone;
 }
 
+// A text of the name that one of ours will have would be written over, or cleaned up.
+static bool check_inputs(const Preparation *p, Error *error) {
+    const char *const written[] = {p->final[0],     p->final[1],     p->final[2], p->temporary[0],
+                                   p->temporary[1], p->temporary[2], p->meta,     p->new_meta};
+    for (size_t i = 0; i < sizeof written / sizeof *written; i++)
+        if (text_includes(p->text, written[i]))
+            return error_set(error, ERROR_USER,
+                             "%s: is one of the texts, and would be written over: name another folder with --out",
+                             written[i]);
+    return true;
+}
+
 // The byte after the first newline in [start, end), or 0.
 static bool line_end_after(Preparation *p, uint64_t start, uint64_t end, uint64_t *found, Error *error) {
     *found = 0;
@@ -342,15 +354,15 @@ bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error 
     }
     p->settings = settings;
     p->lock = directory_lock(settings->out, "written", error);
-    bool named = p->lock >= 0 && name_files(p, error);
-    if (named && check_alone(p, error))
+    if (p->lock >= 0 && name_files(p, error) && check_alone(p, error))
         p->text = text_open(settings->inputs, settings->input_count, settings->out, error);
-    bool good = p->text != NULL;
+    const bool begun = p->text && check_inputs(p, error); // from here on all files with these names are ours
+    bool good = begun;
     if (good && text_size(p->text) == 0)
         good = error_set(error, ERROR_USER, "%s: no text: the input is empty", settings->inputs[0]);
     good = good && choose_split(p, error) && make_tokenizer(p, error) && encode_all(p, result, error) &&
            text_check(p->text, error) && commit(p, result, error);
-    if (named && !good) clean_up(p);
+    if (begun && !good) clean_up(p);
     tokenizer_free(p->tokenizer);
     text_close(p->text);
     if (p->lock >= 0) close(p->lock);

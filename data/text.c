@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -54,9 +55,15 @@ static bool copy(int in, const char *path, int out, const char *directory, uint6
 
 // Copies all of `in` to a nameless file in the directory; its descriptor, or -1.
 static int spool(int in, const char *path, const char *directory, uint64_t *size, Error *error) {
-    char name[4096];
-    if (!path_join(name, sizeof name, directory, "input.tmp", error)) return -1;
-    int out = descriptor_open(name, O_RDWR | O_CREAT | O_TRUNC);
+    enum { NAMES = 100 };
+    char file[32], name[4096];
+    int out = -1;
+    for (int i = 0; i < NAMES && out < 0; i++) { // never somebody's file, nor through a link
+        snprintf(file, sizeof file, "input.%d.tmp", i);
+        if (!path_join(name, sizeof name, directory, file, error)) return -1;
+        out = descriptor_open(name, O_RDWR | O_CREAT | O_EXCL);
+        if (out < 0 && errno != EEXIST) break;
+    }
     if (out < 0) {
         error_errno(error, "%s: cannot write there", directory);
         return -1;
@@ -88,6 +95,28 @@ static bool add_part(Text *text, const char *path, const char *spool_directory, 
     return good;
 }
 
+static int by_file(const void *left, const void *right) {
+    const Stamp *a = &(*(const Part *const *)left)->stamp, *b = &(*(const Part *const *)right)->stamp;
+    if (a->device != b->device) return a->device < b->device ? -1 : 1;
+    return a->inode < b->inode ? -1 : a->inode > b->inode;
+}
+
+static bool check_different(const Text *text, Error *error) {
+    const Part **sorted = calloc(text->count, sizeof *sorted);
+    size_t count = 0;
+    bool good = sorted || error_set(error, ERROR_MEMORY, "out of memory for the names of %zu texts", text->count);
+    for (size_t i = 0; good && i < text->count; i++)
+        if (!text->parts[i].spooled) sorted[count++] = &text->parts[i];
+    if (good) qsort(sorted, count, sizeof *sorted, by_file);
+    for (size_t i = 1; good && i < count; i++)
+        if (by_file(&sorted[i - 1], &sorted[i]) == 0)
+            good = error_set(error, ERROR_USER,
+                             "%s: is there twice; what is held out would be trained on as well. Name each text once",
+                             sorted[i]->path);
+    free(sorted);
+    return good;
+}
+
 Text *text_open(const char *const *paths, size_t count, const char *spool_directory, Error *error) {
     Text *text = calloc(1, sizeof *text);
     Part *parts = calloc(count + 1, sizeof *parts);
@@ -103,7 +132,20 @@ Text *text_open(const char *const *paths, size_t count, const char *spool_direct
         text_close(text);
         return NULL;
     }
-    return text;
+    if (check_different(text, error)) return text;
+    text_close(text);
+    return NULL;
+}
+
+bool text_includes(const Text *text, const char *path) {
+    struct stat status;
+    bool found = false;
+    if (stat(path, &status) != 0) return false;
+    for (size_t i = 0; i < text->count && !found; i++) {
+        const Part *part = &text->parts[i];
+        found = !part->spooled && part->stamp.device == status.st_dev && part->stamp.inode == status.st_ino;
+    }
+    return found;
 }
 
 uint64_t text_size(const Text *text) { return text->size; }

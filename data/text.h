@@ -10,9 +10,11 @@
 
 typedef struct Text Text;
 
-// paths: files, or "-" for standard input. Temporary files go to spool_directory. Files that are absent, unreadable or
-// folders: ERROR_USER naming them.
+// paths: files, or "-" for standard input. Temporary files go to spool_directory. Files that are absent, unreadable,
+// folders or there twice (what is held out of one would be trained on in the other): ERROR_USER naming them.
 Text *text_open(const char *const *paths, size_t count, const char *spool_directory, Error *error);
+// Whether the file with that path, by whatever name, is one of those that are read where they lie.
+bool text_includes(const Text *text, const char *path);
 uint64_t text_size(const Text *text); // bytes
 // Exactly size bytes at offset; offset + size must not exceed text_size. A file that was changed or replaced since
 // text_open: ERROR_CORRUPT.

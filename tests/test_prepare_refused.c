@@ -9,13 +9,17 @@
 
 #include "data/text.h"
 
-static void expect_refused(const PrepareSettings *settings, ErrorKind kind, const char *message) {
+static void expect_message(const PrepareSettings *settings, ErrorKind kind, const char *message) {
     PrepareResult result;
     Error error = {0};
-    char path[PATH + 32];
     assert_false(data_prepare(settings, &result, &error));
     if (!strstr(error.message, message)) fail_msg("\"%s\" does not say \"%s\"", error.message, message);
     assert_int_equal(error.kind, kind);
+}
+
+static void expect_refused(const PrepareSettings *settings, ErrorKind kind, const char *message) {
+    char path[PATH + 32];
+    expect_message(settings, kind, message);
     static const char *const names[] = {"train.bin",           "val.bin",      "meta.json", "tokenizer.model",
                                         "tokenizer.model.new", "train.bin.new"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -202,6 +206,56 @@ static void test_other_shards(void **state) {
     }
 }
 
+// Texts that prepare would write over or delete, by that name or through a link, stay as they are.
+static void test_own_names(void **state) {
+    (void)state;
+    static const char *const names[] = {"train.bin",     "val.bin",     "tokenizer.model",     "meta.json",
+                                        "train.bin.new", "val.bin.new", "tokenizer.model.new", "meta.json.new"};
+    char out[PATH], path[PATH + 32], link[PATH], text[2000], kept[2001];
+    in_directory(out, "own");
+    in_directory(link, "link");
+    assert_int_equal(mkdir(out, 0777), 0);
+    for (size_t i = 0; i < sizeof text; i++) text[i] = i % 40 == 39 ? '\n' : (char)('a' + i % 7);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", out, names[i]);
+        write_file(path, text, sizeof text);
+        assert_int_equal(symlink(path, link), 0);
+        for (size_t linked = 0; linked < 2; linked++) {
+            const char *inputs[] = {linked ? link : path};
+            PrepareSettings settings = settings_for(inputs, 1, out, "char");
+            expect_message(&settings, ERROR_USER, "is one of the texts, and would be written over");
+            check_count("texts of the names that prepare writes", 1);
+            FILE *file = fopen(path, "rb");
+            assert_non_null(file);
+            assert_int_equal(fread(kept, 1, sizeof kept, file), sizeof text);
+            assert_memory_equal(kept, text, sizeof text);
+            fclose(file);
+        }
+        assert_true(unlink(path) == 0 && unlink(link) == 0);
+    }
+    in_directory(path, "once.txt");
+    write_file(path, text, sizeof text);
+    assert_int_equal(symlink(path, link), 0);
+    for (size_t linked = 0; linked < 2; linked++) {
+        const char *inputs[] = {path, linked ? link : path};
+        PrepareSettings settings = settings_for(inputs, 2, out, "char");
+        expect_refused(&settings, ERROR_USER, "is there twice");
+    }
+    char victim[PATH], spool[PATH + 32]; // what can be read only once is copied, not into somebody's file
+    in_directory(victim, "victim.txt");
+    write_file(victim, "theirs", 6);
+    snprintf(spool, sizeof spool, "%s/input.0.tmp", out);
+    assert_int_equal(symlink(victim, spool), 0);
+    const char *inputs[] = {"/dev/null", path};
+    PrepareSettings settings = settings_for(inputs, 2, out, "char");
+    PrepareResult result;
+    Error error = {0};
+    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    check_prepared(out, text, sizeof text, &result, false);
+    struct stat status;
+    assert_true(stat(victim, &status) == 0 && status.st_size == 6 && lstat(spool, &status) == 0);
+}
+
 // A preparation that was stopped among its renames has left the next meta.json under its first name, and no other.
 static void test_stopped(void **state) {
     (void)state;
@@ -264,6 +318,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_refusals, new_directory),
     cmocka_unit_test_setup(test_meta_refusals, new_directory),
     cmocka_unit_test_setup(test_other_shards, new_directory),
+    cmocka_unit_test_setup(test_own_names, new_directory),
     cmocka_unit_test_setup(test_stopped, new_directory),
 };
 TEST_MAIN(tests)
