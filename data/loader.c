@@ -56,6 +56,19 @@ static bool add_shards(Loader *loader, const DataSettings *settings, const Direc
                      settings->path, settings->split, settings->path);
 }
 
+// A folder that was copied in part, or into another, has a shard that its meta.json does not speak of.
+static bool check_described(const Loader *loader, const DataSettings *settings, Error *error) {
+    PrepareResult meta;
+    const Shard *shard = &loader->shards[0];
+    if (loader->shard_count != 1 || !shard->summed) return true; // not as prepare makes them
+    if (!data_find_meta(settings->path, &meta, error)) return false;
+    const uint32_t described = strcmp(settings->split, "train") ? meta.val_crc : meta.train_crc;
+    return !described || described == shard->crc ||
+           error_set(error, ERROR_CORRUPT,
+                     "%s: it is not the file that meta.json beside it speaks of; make both again with `rope prepare`",
+                     shard->path);
+}
+
 static bool open_shards(Loader *loader, const DataSettings *settings, Error *error) {
     struct stat status;
     if (stat(settings->path, &status) != 0)
@@ -63,7 +76,7 @@ static bool open_shards(Loader *loader, const DataSettings *settings, Error *err
     if (!S_ISDIR(status.st_mode)) return add_shard(loader, settings->path, settings->vocabulary, error);
     DirectoryList list = {0};
     bool good = meta_check_whole(settings->path, error) && directory_list(&list, settings->path, error) &&
-                add_shards(loader, settings, &list, error);
+                add_shards(loader, settings, &list, error) && check_described(loader, settings, error);
     directory_list_free(&list);
     return good;
 }

@@ -61,13 +61,14 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
     json_t *root = json_parse(path, "contents", text, size, error);
     int version = 0;
     json_int_t vocabulary = 0, train_bytes = 0, train_tokens = 0, val_bytes = 0, val_tokens = 0;
-    json_int_t lossy_bytes = 0; // older files do not speak of it
+    json_int_t lossy_bytes = 0, train_crc = 0, val_crc = 0; // some files do not speak of them
     double unigram_loss = 0.0;
     if (!root) return false;
-    bool good = json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I}, s:{s:I, s:I}, s:F, s?I}", "version",
-                               &version, "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens",
-                               &train_tokens, "validation", "bytes", &val_bytes, "tokens", &val_tokens, "unigram_loss",
-                               &unigram_loss, "lossy_bytes", &lossy_bytes) == 0;
+    bool good = json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I, s?I}, s:{s:I, s:I, s?I}, s:F, s?I}",
+                               "version", &version, "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens",
+                               &train_tokens, "crc32", &train_crc, "validation", "bytes", &val_bytes, "tokens",
+                               &val_tokens, "crc32", &val_crc, "unigram_loss", &unigram_loss, "lossy_bytes",
+                               &lossy_bytes) == 0;
     json_decref(root);
     if (!good && !json_whole()) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     if (!good) return error_set(error, ERROR_CORRUPT, "%s: line %d: %s", path, problem.line, problem.text);
@@ -82,6 +83,8 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
                             .val_bytes = (uint64_t)val_bytes,
                             .vocabulary = (size_t)vocabulary,
                             .lossy_bytes = (uint64_t)lossy_bytes,
+                            .train_crc = (uint32_t)train_crc,
+                            .val_crc = (uint32_t)val_crc,
                             .unigram_loss = unigram_loss};
     return true;
 }

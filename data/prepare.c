@@ -311,7 +311,11 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
     if (good && (!result->train_tokens || !result->val_tokens))
         good = error_set(error, ERROR_USER, "The tokenizer makes no token of the text that is to be %s.",
                          result->train_tokens ? "held out" : "trained on");
-    if (good) result->unigram_loss = unigram_loss(train, val, result);
+    if (good) {
+        result->train_crc = p->checksums.train;
+        result->val_crc = p->checksums.val;
+        result->unigram_loss = unigram_loss(train, val, result);
+    }
     free(train);
     free(val);
     return good;

@@ -89,4 +89,67 @@ if ${CC:-cc} -shared -fPIC -o links.so links.c 2>/dev/null; then
     ok 'no symbolic links'
 fi
 
+# Files of the user's that lie where the program writes.
+mkdir mine && cat >mine/config.ini <<'INI'
+; written by hand
+[train]
+out = mine
+INI
+cp mine/config.ini before.ini
+expect 2 'settings where they would be written over' $train --data.dir=data --config mine/config.ini
+says 'settings where they would be written over' 'mine/config.ini would be written over'
+cmp -s mine/config.ini before.ini || fail 'settings where they would be written over: they were'
+expect 2 'another directory for a run that goes on' "$rope" train --resume run --train.out=elsewhere --train.steps=40
+says 'another directory for a run that goes on' 'a run goes on in its own directory, run'
+[ ! -e elsewhere ] || fail 'another directory for a run that goes on: it is there'
+expect 0 'its own directory for a run that goes on' "$rope" train --resume run --train.out=run --train.steps=31
+expect 2 'settings of a run without it' "$rope" eval run --print-config
+says 'settings of a run without it' 'name its config.ini with --config'
+expect 0 'settings of a run' "$rope" eval --config run/config.ini --print-config
+grep -q '^width = 32 ' out || fail 'settings of a run: not its own'
+ok 'settings that would be lost, and settings of another run'
+
+# Data that do not belong together, or to what they are compared with.
+"$rope" prepare text.txt --out other --vocab 300 --validation 0.3 --quiet || fail 'other data'
+cp -r data mixed && cp other/val.bin mixed/
+expect 1 'a shard of other data' $train --data.dir=mixed --train.out=mixed_run
+says 'a shard of other data' 'mixed/val.bin: it is not the file that meta.json beside it speaks of'
+expect 2 'training on a file' $train --data.dir=data/train.bin --model.vocabulary=300 --train.out=of_file
+says 'training on a file' 'would be trained on and held out as well'
+"$rope" prepare text.txt --out foreign --vocab 290 --quiet || fail 'foreign data'
+expect 0 'eval on a shard' "$rope" eval run --data data/val.bin
+expect 2 'eval on a shard of another tokenizer' "$rope" eval run --data foreign/val.bin
+says 'eval on a shard of another tokenizer' 'another tokenizer'
+ok 'shards of other data, and files in the place of directories'
+
+sweep="$train --train.out=sweep --sweep optim.learning_rate=1e-3,3e-3 --train.steps=4"
+expect 0 'a sweep' $sweep --data.dir=data
+grep -q 'different data' err && fail 'a sweep: its data do not differ'
+expect 2 'a sweep that goes on with other data' $sweep --data.dir=other --resume
+says 'a sweep that goes on with other data' 'was run on other data'
+cp -r data copy
+expect 0 'a sweep that goes on with a copy of its data' $sweep --data.dir=copy --resume
+expect 0 'a sweep over data' $train --train.out=over --sweep data.dir=data,other --model.vocabulary=300 --dry-run
+says 'a sweep over data' 'will be of different data'
+ab="$rope ab --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.batch=2 --train.eval_batches=2
+    --train.steps=6 --out compared"
+expect 0 'a comparison' $ab --data.dir=data
+expect 2 'a comparison that goes on with other data' $ab --data.dir=other --resume --seeds 2
+says 'a comparison that goes on with other data' 'is of other data'
+expect 0 'a comparison that goes on' $ab --data.dir=data --resume --seeds 2
+ok 'sweeps and comparisons of one and the same data'
+
+# The budget of tokens is that of the whole run, whatever a step takes.
+expect 0 'ten steps' $train --data.dir=data --train.out=budget --train.steps=10 # 640 tokens
+for batch in 1 8; do
+    cp -r budget budget_$batch
+    expect 0 "a budget of tokens, batches of $batch" "$rope" train --resume budget_$batch --train.tokens=1280 \
+        --train.batch=$batch --json
+    steps=$((10 + (640 + 32 * batch - 1) / (32 * batch)))
+    [ "$("$get" step <out) $("$get" steps <out)" = "$steps $steps" ] ||
+        fail "a budget of tokens, batches of $batch: $("$get" step <out) steps of $("$get" steps <out), not $steps"
+    [ "$("$get" tokens <out)" -ge 1280 ] || fail "a budget of tokens, batches of $batch: $("$get" tokens <out)"
+done
+ok 'train.tokens of a run whose batches change'
+
 echo "$checks checks passed"

@@ -195,6 +195,7 @@ static int explain_end(const Ab *ab, bool found, const Error *error) {
 
 static int compare(Ab *ab, const char *out, bool resume, bool json, Error *error) {
     bool found = false;
+    ab->data = batches_identity(&ab->arms[0].config);
     if (!ab_record_make(ab, error) || !run_open(&ab->run, out, error) || !ab_progress_load(ab, resume, &found, error))
         return command_fail(error);
     if (found) fprintf(stderr, "resuming %s at seed %zu, step %zu\n", out, ab->seed + 1, ab->step);

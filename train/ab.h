@@ -38,6 +38,7 @@ typedef struct Ab {
     json_t *fidelity;  // array, one row per seed, step, layer and head
     json_t *gradients; // array, one row per seed and step
     json_t *sessions;  // array of [seed, step]: where trainers were made, at the start and after each interruption
+    DataIdentity data; // of arm a, as of now
     RunDirectory run;  // OUT, locked
     // What --resume goes on from for certain: what was saved or loaded, up to that step of that seed; else not `safe`.
     bool safe;

@@ -183,8 +183,10 @@ bool ab_progress_save(const Ab *ab, Error *error) {
     for (size_t s = 0; s <= ab->seed && s < ab->seed_count; s++)
         for (size_t i = 0; i < ab->arm_count; i++)
             json_array_append_new(tracks, track_json(ab_track(ab, s, i), s < ab->seed ? ab->steps : ab->step));
-    json_t *document = json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:O, s:O, s:O}", "seed", (json_int_t)ab->seed, "step",
-                                 (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count, "arms", fingerprints(ab),
+    const DataIdentity *data = &ab->data;
+    json_t *document = json_pack("{s:I, s:I, s:I, s:[I, I], s:o, s:o, s:o, s:O, s:O, s:O}", "seed",
+                                 (json_int_t)ab->seed, "step", (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count,
+                                 "data", (json_int_t)data->train, (json_int_t)data->held_out, "arms", fingerprints(ab),
                                  "costs", costs(ab), "tracks", tracks, "fidelity", ab->fidelity, "gradients",
                                  ab->gradients, "sessions", ab->sessions);
     char *text = json_print(document, JSON_COMPACT | JSON_REAL_PRECISION(17));
@@ -203,6 +205,11 @@ static bool take(Ab *ab, const json_t *document, const char *path, Error *error)
     if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
     if (!same)
         return error_set(error, ERROR_USER, "%s is of other settings: give those it was made with, or another --out.",
+                         path);
+    if (!batches_same_data(json_object_get(document, "data"), &ab->data))
+        return error_set(error, ERROR_USER,
+                         "%s is of other data: losses of both cannot be compared. Give it those it was made with, or another "
+                         "--out.",
                          path);
     size_t seed = (size_t)json_integer_value(json_object_get(document, "seed"));
     size_t step = (size_t)json_integer_value(json_object_get(document, "step"));

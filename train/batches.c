@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/files.h"
 #include "data/tasks.h"
@@ -51,6 +52,12 @@ static bool open_shards(Batches *batches, const Config *config, BatchesPart part
                              .seed = config->seed,
                              .shuffle = part == BATCHES_TRAIN,
                              .vocabulary = config->vocabulary};
+    struct stat status;
+    if (part == BATCHES_TRAIN && stat(config->data_dir, &status) == 0 && !S_ISDIR(status.st_mode))
+        return error_set(error, ERROR_USER,
+                         "data.dir: %s is a file, which would be trained on and held out as well; name the directory that "
+                         "rope prepare made.",
+                         config->data_dir);
     batches->loader = loader_open(&settings, error);
     return batches->loader != NULL;
 }
@@ -109,4 +116,27 @@ void batches_close(Batches *batches) {
     if (batches->loader) loader_close(batches->loader);
     free(batches->distances);
     free(batches);
+}
+
+DataIdentity batches_identity(const Config *config) {
+    DataIdentity identity = {0};
+    Batches *train = batches_open(config, BATCHES_TRAIN, config->batch, NULL),
+            *held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, NULL);
+    const uint64_t wanted = (uint64_t)config->eval_batches * config->batch;
+    if (train) identity.train = batches_checksum(train);
+    if (held_out) identity.held_out = batches_checksum(held_out);
+    if (held_out && wanted < batches_windows(held_out)) identity.judging = wanted * config->tokens;
+    batches_close(train);
+    batches_close(held_out);
+    return identity;
+}
+
+bool batches_same_data(const json_t *recorded, const DataIdentity *data) {
+    const uint32_t now[] = {data->train, data->held_out};
+    bool same = true;
+    for (size_t i = 0; i < 2; i++) {
+        const json_int_t then = json_integer_value(json_array_get(recorded, i));
+        same = same && (!then || !now[i] || then == (json_int_t)now[i]);
+    }
+    return same;
 }

@@ -3,6 +3,8 @@
 #ifndef ROPE_TRAIN_BATCHES_H
 #define ROPE_TRAIN_BATCHES_H
 
+#include <jansson.h>
+
 #include "data/data.h"
 #include "train/config.h"
 
@@ -22,5 +24,15 @@ uint32_t batches_checksum(const Batches *batches); // of all their tokens; of a 
 DataPosition batches_position(const Batches *batches);
 void batches_seek(Batches *batches, DataPosition position);
 void batches_close(Batches *batches);
+
+// What a run of these settings is trained on and judged by, before there is one.
+typedef struct DataIdentity {
+    uint32_t train, held_out; // batches_checksum; 0: they cannot be read
+    uint64_t judging;         // tokens of held-out data that an evaluation takes; 0: all, or they cannot be read
+} DataIdentity;
+DataIdentity batches_identity(const Config *config);
+// Whether a record's [train, held_out] may be of the same; not to be known, or not there in older records, it may.
+bool batches_same_data(const json_t *recorded, const DataIdentity *data);
+
 
 #endif

@@ -235,6 +235,14 @@ void command_parse(const Command *command, const CommandOption *options, const c
     json_watch();
     threads_set(line->config.threads);
     if (line->json) check_names(command, line);
+    const bool of_run = !strcmp(command->arguments, "[RUN]") || !strncmp(command->arguments, "CHECKPOINT", 10);
+    if (line->print_config && line->positional_count && of_run) {
+        error_set(&error, ERROR_USER,
+                  "--print-config shows what files and the command line set, not the settings of %s: name its config.ini "
+                  "with --config.",
+                  line->positional[0]);
+        exit(command_fail(&error));
+    }
     if (line->print_config) {
         Config resolved = line->config;
         bool fine = config_resolve(&resolved, &error);

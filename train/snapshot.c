@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/files.h"
@@ -124,12 +125,25 @@ static bool tokenizer_checksum(const char *directory, uint32_t *crc, bool *there
     return !*there || file_checksum(path, crc, error);
 }
 
+// Where the tokenizer of the data is: beside a shard, if that is what is named.
+static bool folder_of(const char *data_dir, char folder[PATH_SIZE], Error *error) {
+    struct stat status;
+    const bool file = stat(data_dir, &status) == 0 && !S_ISDIR(status.st_mode);
+    const char *slash = file ? strrchr(data_dir, '/') : NULL;
+    const size_t length = file ? slash ? (size_t)(slash - data_dir) + 1 : 0 : strlen(data_dir);
+    if (length >= PATH_SIZE) return error_set(error, ERROR_USER, "The path %s is too long.", data_dir);
+    snprintf(folder, PATH_SIZE, "%.*s", (int)length, data_dir);
+    if (!length) strcpy(folder, ".");
+    return true;
+}
+
 bool snapshot_check_data(const char *directory, const char *data_dir, Error *error) {
     uint32_t known = 0, given = 0;
     bool has_known, has_given;
+    char folder[PATH_SIZE];
     if (!*data_dir) return true; // a task's tokens are numbers
-    if (!tokenizer_checksum(directory, &known, &has_known, error) ||
-        !tokenizer_checksum(data_dir, &given, &has_given, error))
+    if (!folder_of(data_dir, folder, error) || !tokenizer_checksum(directory, &known, &has_known, error) ||
+        !tokenizer_checksum(folder, &given, &has_given, error))
         return false;
     if (!has_known || !has_given || known == given) return true;
     return error_set(error, ERROR_USER,

@@ -109,21 +109,13 @@ static bool run_config(const Sweep *sweep, size_t run, char name[NAME_SIZE], Con
     return false;
 }
 
-// Tokens of the held-out data that judge a run; 0: all, or what the run itself will say if it cannot read them.
-static uint64_t held_out_tokens(const Config *config) {
-    Batches *held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, NULL);
-    const uint64_t there = held_out ? batches_windows(held_out) : 0, wanted = config->eval_batches * config->batch;
-    batches_close(held_out);
-    return wanted < there ? wanted * config->tokens : 0;
-}
-
 // Every run makes sense and fits before the first one starts.
 static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     json_t *names = json_object();
     Estimate estimate;
     char name[NAME_SIZE];
-    uint64_t first = 0;
-    bool differ = false;
+    DataIdentity first = {0};
+    bool more = false, others = false;
     bool fine = names || error_set(error, ERROR_MEMORY, "Out of memory.");
     for (size_t run = 0; fine && run < sweep->run_count; run++) {
         fine = run_config(sweep, run, name, config, error);
@@ -133,10 +125,16 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
             fine = false;
         }
         if (fine) json_object_set_new(names, name, json_true());
-        if (fine && run == 0) first = held_out_tokens(config);
-        differ = differ || (fine && held_out_tokens(config) != first);
+        if (!fine) break;
+        const DataIdentity data = batches_identity(config);
+        if (run == 0) first = data;
+        others = others || data.held_out != first.held_out;
+        more = more || data.judging != first.judging;
     }
-    if (fine && differ)
+    if (fine && others)
+        fprintf(stderr, "rope: The runs' held-out losses will be of different data, so the lowest does not tell which run "
+                        "is best.\n");
+    else if (fine && more)
         fprintf(stderr, "rope: The runs' held-out losses will be of more or less of the data, for train.eval_batches "
                         "counts batches; with train.eval_batches=0 they can be compared.\n");
     json_decref(names);
@@ -175,22 +173,29 @@ static bool save_record(const Sweep *sweep, Error *error) {
 }
 
 static json_t *row_json(const Sweep *sweep, size_t run, const char *name, const Config *config,
-                        const TrainOutcome *outcome) {
+                        const DataIdentity *data, const TrainOutcome *outcome) {
     json_t *settings = json_object();
     for (size_t a = 0; a < sweep->axis_count; a++)
         json_object_set_new(settings, sweep->axes[a].key, json_string(value_of(sweep, run, a)));
-    return json_pack("{s:s, s:o, s:s, s:I, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "name", name, "settings", settings,
-                     "out", config->out, "fingerprint", (json_int_t)config_fingerprint(config), "state",
+    return json_pack("{s:s, s:o, s:s, s:I, s:[I, I], s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "name", name, "settings",
+                     settings, "out", config->out, "fingerprint", (json_int_t)config_fingerprint(config), "data",
+                     (json_int_t)data->train, (json_int_t)data->held_out, "state",
                      outcome->diverged ? "diverged" : "finished", "step", (json_int_t)outcome->step, "loss",
                      figure_json(outcome->loss), "held_out_loss", figure_json(outcome->held_out_loss), "perplexity",
                      figure_json(exp(outcome->held_out_loss)), "accuracy", figure_json(outcome->accuracy), "step_ms",
                      figure_json(1e3 * outcome->step_seconds), "seconds", outcome->seconds);
 }
 
-// The row of an earlier session; fails where its settings were others.
-static bool known_row(const Sweep *sweep, const char *name, const Config *config, json_t **row, Error *error) {
+// The row of an earlier session; fails where its settings or its data were others.
+static bool known_row(const Sweep *sweep, const char *name, const Config *config, const DataIdentity *data, json_t **row,
+                      Error *error) {
     *row = json_object_get(sweep->rows, name);
     json_int_t fingerprint = json_integer_value(json_object_get(*row, "fingerprint"));
+    if (*row && !batches_same_data(json_object_get(*row, "data"), data))
+        return error_set(error, ERROR_USER,
+                         "%s was run on other data: a sweep's losses must be of the same. Give it those it was made with, or "
+                         "another --train.out.",
+                         config->out);
     if (!*row || fingerprint == (json_int_t)config_fingerprint(config)) return true;
     return error_set(error, ERROR_USER,
                      "%s was run with other settings: give those it was made with, or another --train.out.",
@@ -204,7 +209,9 @@ static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *out
     char name[NAME_SIZE];
     for (size_t run = 0; run < sweep->run_count && !signals_stop; run++) {
         json_t *row;
-        if (!run_config(sweep, run, name, config, error) || !known_row(sweep, name, config, &row, error)) return false;
+        if (!run_config(sweep, run, name, config, error)) return false;
+        const DataIdentity data = batches_identity(config);
+        if (!known_row(sweep, name, config, &data, &row, error)) return false;
         if (row) continue;
         fprintf(stderr, "\n== %s (%zu of %zu)\n", name, run + 1, sweep->run_count);
         threads_set(config->threads);
@@ -213,7 +220,7 @@ static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *out
             return error_set(error, ended.kind, "The sweep ends at %s.%s", name, go_on);
         if (!outcome->finished && !outcome->diverged) return true; // a signal
         json_watch();
-        json_object_set_new(sweep->rows, name, row_json(sweep, run, name, config, outcome));
+        json_object_set_new(sweep->rows, name, row_json(sweep, run, name, config, &data, outcome));
         Error unsaved = {0};
         if (!save_record(sweep, &unsaved))
             return error_set(error, unsaved.kind, "%s. The sweep ends at %s.%s", unsaved.message, name, go_on);

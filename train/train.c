@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -181,7 +182,7 @@ static void explain_end(Run *run, const Error *error) {
 json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
     json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:f, s:o, s:I, s:o}", "out", config->out,
                                  "checkpoint", outcome->checkpoint, "step", (json_int_t)outcome->step, "steps",
-                                 (json_int_t)config->steps, "tokens", (json_int_t)outcome->tokens, "skipped",
+                                 (json_int_t)outcome->steps, "tokens", (json_int_t)outcome->tokens, "skipped",
                                  (json_int_t)outcome->skipped, "loss", figure_json(outcome->loss), "seconds",
                                  outcome->seconds, "step_ms", figure_json(1e3 * outcome->step_seconds), "peak_bytes",
                                  (json_int_t)peak_bytes(), "estimate", estimate_json(&outcome->estimate));
@@ -193,12 +194,47 @@ json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
     return document;
 }
 
+// config.ini is written into the run directory; a file there that somebody wrote by hand would be lost.
+static bool check_settings_file(const Config *config, const char *path, Error *error) {
+    struct stat ours, theirs;
+    const char *before = NULL;
+    if (stat(path, &ours) != 0) return true;
+    for (size_t i = 0; i < config_key_count(); i++) {
+        const char *file = config->origin[i] == ORIGIN_FILE ? config->file[i] : NULL;
+        if (!file || file == before) continue;
+        before = file;
+        if (stat(file, &theirs) == 0 && theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino)
+            return error_set(error, ERROR_USER,
+                             "%s would be written over with the settings of this run: give it another name, or choose "
+                             "another train.out.",
+                             file);
+    }
+    return true;
+}
+
+// train.tokens are those of the whole run. Steps of another size than before are as many as it takes from here on.
+static void keep_token_budget(Run *run) {
+    const RunState *state = &run->trainer.state;
+    Config *config = &run->settings;
+    if (!config->train_tokens) return;
+    const uint64_t per_step = (uint64_t)config->batch * config->accumulate * config->tokens;
+    const uint64_t left = state->tokens < config->train_tokens ? config->train_tokens - state->tokens : 0;
+    const size_t steps = (size_t)(state->step + left / per_step + (left % per_step != 0));
+    if (steps == config->steps) return;
+    fprintf(stderr, "rope: %llu of train.tokens = %llu are done, so it ends at step %zu.\n",
+            (unsigned long long)state->tokens, (unsigned long long)config->train_tokens, steps);
+    config->steps = steps;
+    run->trainer.schedule = config_schedule(config);
+}
+
 // Opens or continues the run directory; after it, trainer and metrics stand at the same step.
 static bool begin(Run *run, bool resume, Error *error) {
     bool found = false;
+    char file[RUN_PATH];
     if (!run_open(&run->directory, run->config->out, error)) return false;
     const char *path = run->directory.path;
-    if (!run_has_checkpoints(&run->directory, &found, error)) return false;
+    if (!path_join(file, sizeof file, path, "config.ini", error) ||
+        (!resume && !check_settings_file(run->config, file, error)) || !run_has_checkpoints(&run->directory, &found, error)) return false;
     if (!resume && found)
         return error_set(error, ERROR_USER,
                          "%s holds a run already: --resume goes on with it; for a new one choose "
@@ -215,10 +251,9 @@ static bool begin(Run *run, bool resume, Error *error) {
     }
     if (found && *run->config->init && config_origin(run->config, "train.init") == ORIGIN_COMMAND_LINE)
         fprintf(stderr, "rope: train.init is where a new run begins; this one goes on from its own weights.\n");
+    if (found) keep_token_budget(run);
     if (!found && !run_initialise(&run->trainer, error)) return false;
-    char file[RUN_PATH];
-    return metrics_open(&run->metrics, &run->directory, step, error) &&
-           path_join(file, sizeof file, path, "config.ini", error) && config_write(run->config, file, error);
+    return metrics_open(&run->metrics, &run->directory, step, error) && config_write(run->config, file, error);
 }
 
 // The figures of a run that has come to its end, or not.
@@ -227,6 +262,7 @@ static void conclude(Run *run, Error *error) {
     TrainOutcome *outcome = run->outcome;
     outcome->finished = error->kind == ERROR_NONE && state->step >= run->config->steps && !state->eval_due;
     outcome->step = state->step;
+    outcome->steps = run->config->steps;
     outcome->tokens = state->tokens;
     outcome->skipped = state->skipped;
     outcome->seconds = metrics_seconds(&run->metrics);
@@ -295,6 +331,12 @@ static bool find_settings(CommandLine *line, bool resume, bool sweep, Config *co
         return error_set(error, ERROR_USER, "A run directory (%s) goes with --resume.", line->positional[0]);
     for (size_t i = 0; i < config_key_count(); i++) from_file |= line->config.origin[i] == ORIGIN_FILE;
     *config = line->config;
+    if (line->positional_count && config_origin(config, "train.out") == ORIGIN_COMMAND_LINE &&
+        strcmp(config->out, line->positional[0]))
+        return error_set(error, ERROR_USER,
+                         "train.out is %s, but a run goes on in its own directory, %s. For another copy it first, or begin "
+                         "a new run from its weights with train.init.",
+                         config->out, line->positional[0]);
     if (line->positional_count) {
         char assignment[CONFIG_TEXT + 16]; // a name that config.ini could not give back is refused
         if (snprintf(assignment, sizeof assignment, "train.out=%s", line->positional[0]) >= (int)sizeof assignment)

@@ -10,6 +10,7 @@ typedef struct TrainOutcome {
     bool finished; // all steps are done, and the last evaluation
     bool diverged; // it ended because too many steps in a row had no finite loss and gradient
     uint64_t step, tokens, skipped;
+    size_t steps; // that it was to have
     double loss; // training loss, mean of the last train.log_every steps
     double held_out_loss, accuracy;
     double bits_per_byte; // 0: unknown

@@ -261,7 +261,7 @@ int command_verify(int argc, char **argv) {
         {"tokens", 't', "LIST", "sequence lengths n, ascending (256,512,1K,2K,4K,8K,16K)"},
         {"size", 'd', "D", "d, even; 0: log2 n, rounded up to even (0)"},
         {"bound", 'b', "B", "largest entry of Q, K and V (1)"},
-        {"degree", 'g', "N", "degree of the polynomial; 0: the lowest certified within epsilon (0)"},
+        {"degree", 'g', "N", "degree of the polynomial; 0: the lowest whose truncation is within epsilon (0)"},
         {"epsilon", 'e', "X", "largest allowed error of the output, and per token of the gradient (0.1)"},
         {"method", 'm', "LIST", "fast methods (toeplitz,lowrank)"},
         {"rounds", 'r', "N", "times are medians of N runs (3)"},
