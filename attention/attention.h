@@ -47,7 +47,7 @@ typedef struct AttentionSettings {
     size_t degree;       // g
     PolynomialKind polynomial;
     // auto
-    double tolerance;    // certified relative error of the output that `auto` accepts
+    double tolerance;    // relative error of the output by truncation that `auto` accepts; rounding comes on top
     double cost_exact, cost_lowrank; // calibrated seconds per GFLOP; 0: measure at create
 } AttentionSettings;
 

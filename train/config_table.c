@@ -49,7 +49,7 @@ const ConfigKey config_keys[] = {
          "rotary dimensions the far field sees, the slowest ones; 0: all"),
     SIZE("attention", "degree", degree, "4", 1, 64, "degree of the polynomial"),
     WORDS("attention", "polynomial", KEY_CHOICE, polynomial, "minimax", "minimax,taylor,power", "power = (1 + x/g)^g"),
-    REAL("attention", "tolerance", tolerance, "0.01", 0, 1e6, "auto: certified relative error that is accepted"),
+    REAL("attention", "tolerance", tolerance, "0.01", 0, 1e6, "auto: relative error, of truncation and certified, that is accepted"),
     SIZE("attention", "near", near, "64", 0, 1 << 30, "tokens back that are attended to exactly; 0: none"),
     SIZE("attention", "chunk", chunk, "0", 0, 1 << 20, "tokens per chunk, changes speed only; 0: chosen"),
     WORDS("attention", "kernel", KEY_TEXT, kernel, "rope", NULL,
