@@ -87,9 +87,10 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
         .v_size = settings->v_size,
         .near = settings->near,
         .chunk = TOEPLITZ_TILE,
-        .tokens = tokens,
         .polynomial = plan->expands && !head->saved->exact_far[head->unit->batch * settings->heads + head->head],
     };
+    // pairs of an exact head are one chain with those of the others, where gradients of keys and values are added up
+    facts.tokens = facts.polynomial ? tokens : plan->group * tokens;
     if (settings->near == 0) { // no near pair: lengths of the far ones keep infinite certificates infinite, not 0·Inf
         facts.near_key = facts.far_key;
         facts.near_query = facts.far_query;
@@ -178,61 +179,100 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
     }
 }
 
+// Bounds of dk and dv of a key/value head: sums over its query heads.
+typedef struct KeyBounds {
+    double dk, dv;
+} KeyBounds;
+
+// The lengths of do_i that certificates ask for, and what bounds |do·(v_j - ô)|.
+typedef struct Gradient {
+    double norm, largest, sum;
+} Gradient;
+
+static Gradient measure_gradient(const real *d_o, size_t size) {
+    Gradient measured = {0};
+    for (size_t e = 0; e < size; e++) {
+        const double d = fabs((double)d_o[e]);
+        measured.norm += d * d;
+        measured.sum += d;
+        measured.largest = larger_or_nan(measured.largest, d);
+    }
+    measured.norm = sqrt(measured.norm);
+    return measured;
+}
+
+static CertificateGradient token_gradient(const Head *head, const CertificateToken *token, const Gradient *measured) {
+    return certificate_gradient(&head->certificate, token, measured->norm, measured->largest,
+                                measured->sum * head->certificate.facts.value_range);
+}
+
+// A head whose far field is exact, of a group in which another's is not: rounding of all its pairs, of weight 1 at most.
+static void add_exact_head(Head *head, const AttentionBackward *io, const real *d_o, KeyBounds *bounds) {
+    const AttentionSettings *settings = &head->plan->base.settings;
+    for (size_t i = 0; i < settings->tokens; i++) {
+        const CertificateToken token = make_token(head, i);
+        const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
+        const CertificateGradient gradient = token_gradient(head, &token, &measured);
+        bounds->dk += gradient.near_dk;
+        bounds->dv += gradient.near_dv;
+    }
+}
+
+static void add_head(Head *head, const AttentionBackward *io, const real *d_o, KeyBounds *bounds) {
+    const ToeplitzPlan *plan = head->plan;
+    const AttentionSettings *settings = &plan->base.settings;
+    const CertificateFacts *facts = &head->certificate.facts;
+    const double most_weight =
+        exp(plan->shift[head->head] + facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
+    CertificateSums sums = {0};
+    double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0;
+    for (size_t i = 0; i < settings->tokens; i++) {
+        const CertificateToken token = make_token(head, i);
+        const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
+        const CertificateGradient gradient = token_gradient(head, &token, &measured);
+        raise(io->report->dq_bound, head->head, gradient.dq);
+        // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
+        // is no sum over them to round, and L may be so low that e^{-L} is infinite.
+        const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
+        const double weight = fmin(1.0, most_weight * inverse);
+        far_dk += weight * gradient.far_dk;
+        far_dv += weight * gradient.far_dv;
+        near_dk = fmax(near_dk, gradient.near_dk);
+        near_dv = fmax(near_dv, gradient.near_dv);
+        sums.norm += inverse * measured.norm;
+        sums.largest += inverse * measured.largest;
+        sums.far_dk += inverse * gradient.far_dk;
+        sums.far_dv += inverse * gradient.far_dv;
+    }
+    const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
+    // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
+    const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
+    head->certificate.far_rounding = ROUNDING * REAL_EPSILON * log2((double)plan->most_length) * head->rung_norm *
+                                     exp(plan->shift[head->head]) * magnitude / head->certificate.magnitude /
+                                     (double)settings->tokens;
+    bounds->dk += far_dk + certificate_key_rounding(&head->certificate, &sums);
+    bounds->dv += far_dv + certificate_value_rounding(&head->certificate, &sums);
+    if (reach > 0.0) { // without a near field its shares may be infinite
+        bounds->dk += reach * near_dk;
+        bounds->dv += reach * near_dv;
+    }
+}
+
 void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const ToeplitzSaved *saved,
                               const AttentionBackward *io) {
     const AttentionSettings *settings = &plan->base.settings;
-    const size_t row = unit->batch * settings->tokens, size = settings->v_size;
-    double dk = 0.0, dv = 0.0; // of this key/value head: all of its query heads together
-    for (size_t m = 0; m < plan->group; m++) {
+    const size_t row = unit->batch * settings->tokens;
+    KeyBounds bounds = {0};
+    bool approximate = false; // a group of exact heads alone is exact: nothing but rounding
+    for (size_t m = 0; m < plan->group; m++) approximate |= plan->expands && !unit->exact_far[m];
+    for (size_t m = 0; approximate && m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
+        const real *d_o = io->d_o + row * io->o_stride + h * settings->v_size;
         Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
-        const CertificateFacts *facts = &head.certificate.facts;
-        if (!facts->polynomial) continue;
-        const double most_weight =
-            exp(plan->shift[h] + facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
-        CertificateSums sums = {0};
-        double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0;
-        for (size_t i = 0; i < settings->tokens; i++) {
-            const CertificateToken token = make_token(&head, i);
-            const real *d_o = io->d_o + (row + i) * io->o_stride + h * size;
-            double square = 0.0, sum = 0.0, largest = 0.0;
-            for (size_t e = 0; e < size; e++) {
-                const double d = fabs((double)d_o[e]);
-                square += d * d;
-                sum += d;
-                largest = larger_or_nan(largest, d);
-            }
-            const CertificateGradient gradient =
-                certificate_gradient(&head.certificate, &token, sqrt(square), largest, sum * facts->value_range);
-            raise(io->report->dq_bound, h, gradient.dq);
-            // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
-            // is no sum over them to round, and L may be so low that e^{-L} is infinite.
-            const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
-            const double weight = fmin(1.0, most_weight * inverse);
-            far_dk += weight * gradient.far_dk;
-            far_dv += weight * gradient.far_dv;
-            near_dk = fmax(near_dk, gradient.near_dk);
-            near_dv = fmax(near_dv, gradient.near_dv);
-            sums.norm += inverse * sqrt(square);
-            sums.largest += inverse * largest;
-            sums.far_dk += inverse * gradient.far_dk;
-            sums.far_dv += inverse * gradient.far_dv;
-        }
-        const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
-        // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
-        const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
-        head.certificate.far_rounding = ROUNDING * REAL_EPSILON * log2((double)plan->most_length) * head.rung_norm *
-                                        exp(plan->shift[h]) * magnitude / head.certificate.magnitude /
-                                        (double)settings->tokens;
-        dk += far_dk + certificate_key_rounding(&head.certificate, &sums);
-        dv += far_dv + certificate_value_rounding(&head.certificate, &sums);
-        if (reach > 0.0) { // without a near field its shares may be infinite
-            dk += reach * near_dk;
-            dv += reach * near_dv;
-        }
+        (head.certificate.facts.polynomial ? add_head : add_exact_head)(&head, io, d_o, &bounds);
     }
     for (size_t m = 0; m < plan->group; m++) {
-        raise(io->report->dk_bound, unit->kv_head * plan->group + m, dk);
-        raise(io->report->dv_bound, unit->kv_head * plan->group + m, dv);
+        raise(io->report->dk_bound, unit->kv_head * plan->group + m, bounds.dk);
+        raise(io->report->dv_bound, unit->kv_head * plan->group + m, bounds.dv);
     }
 }

@@ -1,4 +1,5 @@
-// Method toeplitz where numbers end: inputs that are NaN.
+// Method toeplitz where numbers end: inputs that are NaN, and groups of which one head leaves the
+// interval of the polynomial.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,8 +80,92 @@ static void test_nan_is_kept(void **state) {
     }
 }
 
+// The largest |actual - expected| of head h among `heads`, columns of `size` each, packed rows.
+static double distance(const real *actual, const double *expected, size_t tokens, size_t heads, size_t h, size_t size) {
+    double most = 0.0;
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t e = 0; e < size; e++) {
+            const size_t at = (t * heads + h) * size + e;
+            most = larger_or_nan(most, fabs((double)actual[at] - expected[at]));
+        }
+    return most;
+}
+
+// Certificates of output, dq, dk, dv and the fallbacks of two heads.
+typedef struct Numbers {
+    double output[2], dq[2], dk[2], dv[2], fell_back[2], measured[2];
+} Numbers;
+
+static AttentionReport report_into(Numbers *n) {
+    return (AttentionReport){.output_bound = n->output,
+                             .dq_bound = n->dq,
+                             .dk_bound = n->dk,
+                             .dv_bound = n->dv,
+                             .fell_back = n->fell_back,
+                             .logit_bound = n->measured};
+}
+
+// Runs the problem and fails where an error against the true exp is above its certificate. Heads that fell back have
+// none of their own, but dk and dv are those of all heads together.
+static void certify(AttentionProblem *problem, const AttentionPlan *plan, const char *label, Numbers *n) {
+    const AttentionSettings *s = &problem->settings;
+    AttentionReport report = report_into(n);
+    attention_problem_run(problem, plan, NULL, &report);
+    const AttentionFar far = s->far;
+    problem->settings.far = FAR_EXACT;
+    AttentionSolution solution = attention_solve(problem, true, NULL);
+    problem->settings.far = far;
+    for (size_t h = 0; h < s->heads; h++) {
+        const bool fell_back = n->fell_back[h] > 0.0, all = n->fell_back[0] > 0.0 && n->fell_back[s->heads - 1] > 0.0;
+        const struct {
+            const char *what;
+            double error, bound;
+            bool counts;
+        } parts[] = {
+            {"o", distance(problem->o, solution.o, s->tokens, s->heads, h, s->v_size), n->output[h], !fell_back},
+            {"dq", distance(problem->dq, solution.dq, s->tokens, s->heads, h, s->qk_size), n->dq[h], !fell_back},
+            {"dk", distance(problem->dk, solution.dk, s->tokens, 1, 0, s->qk_size), n->dk[h], !all},
+            {"dv", distance(problem->dv, solution.dv, s->tokens, 1, 0, s->v_size), n->dv[h], !all},
+        };
+        for (size_t p = 0; p < 4; p++)
+            if (parts[p].counts && !(parts[p].error <= parts[p].bound))
+                fail_msg("%s: error of %s in head %zu is %g, certified %g", label, parts[p].what, h, parts[p].error,
+                         parts[p].bound);
+        check_count("certificates", 4);
+    }
+    attention_solution_free(&solution);
+}
+
+// One head's queries leave the interval, the other's do not: dk and dv are sums over both, and what is certified must
+// hold for the sums: rounding of the one head outweighs all that the other's polynomial is off by.
+static void test_mixed_group(void **state) {
+    (void)state;
+    const double scales[] = {1, 100, 1000};
+    for (size_t n = 0; n < 6; n++) {
+        const size_t near = n / 3 ? 8 : 0;
+        AttentionSettings settings = base_settings(200, 8);
+        settings.near = near;
+        settings.degree = 3;
+        settings.bound = BOUND_NONE;
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, n);
+        for (size_t i = 0; i < problem.q_count; i++) problem.q[i] *= (real)(i / 8 % 2 ? scales[n % 3] : 0.2);
+        for (size_t i = 0; i < problem.k_count; i++) problem.k[i] *= (real)0.3;
+        for (size_t i = 0; i < problem.o_count; i++) problem.d_o[i] *= (real)(i / 4 % 2 ? 1e3 : 1e-3);
+        Numbers numbers;
+        char label[64];
+        snprintf(label, sizeof label, "queries times %g, near %zu", scales[n % 3], near);
+        certify(&problem, plan, label, &numbers);
+        assert_true(numbers.fell_back[0] == 0.0 && numbers.fell_back[1] == 1.0);
+        assert_true(isfinite(numbers.dk[0]) && isfinite(numbers.dv[0]));
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_largest),
     cmocka_unit_test(test_nan_is_kept),
+    cmocka_unit_test(test_mixed_group),
 };
 TEST_MAIN(tests)
