@@ -48,6 +48,7 @@ typedef struct ToeplitzPlan {
     size_t *dimension;    // (F) dimensions of q and k that the far field sees
     size_t support;       // |S| of all dimensions
     PositionEntry *entry; // (support)
+    size_t line;          // most entries of S in one row or column
     size_t far_entries;
     size_t *far_entry;        // (far_entries) which of them are between far dimensions
     PositionEntry *far_place; // (far_entries) row and column as places among the far dimensions

@@ -5,6 +5,10 @@
 // transforms spread their errors evenly. No bound of that size can be proved (a worst case is √N times larger), so
 // certificates allow ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is proved.
 // ‖C‖₂ ≤ ‖exp(b)‖₂ over the rung's lags, ‖x‖₂ ≤ √inputs·max|v|, and the monomials add up to at most Σ|c_t|(s‖|W|‖‖q‖‖k‖)^t.
+//
+// Rounding of pairs. A logit is one chain over the |S| entries of W, whose magnitudes add up to at most
+// s‖|W|‖‖q‖‖k‖ = absolute_share·s‖W‖‖q‖‖k‖, each with four roundings of its own. A gradient of a key is one chain over the
+// entries of its column of W, over the queries that see it and over the heads of its group.
 #include <math.h>
 
 #include "attention/certificate.h"
@@ -85,12 +89,15 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
         .degree = settings->degree,
         .qk_size = size,
         .v_size = settings->v_size,
-        .near = settings->near,
+        .logit_roundings = ((double)plan->support / 2.0 + 2.0) * plan->absolute_share + 4.0,
         .chunk = TOEPLITZ_TILE,
         .polynomial = plan->expands && !head->saved->exact_far[head->unit->batch * settings->heads + head->head],
     };
-    // pairs of an exact head are one chain with those of the others, where gradients of keys and values are added up
-    facts.tokens = facts.polynomial ? tokens : plan->group * tokens;
+    // certificate.c allows 6u·A for each pair of |γ| ≤ 2A, where a number of the chain needs u/2·‖|W|‖ of these 2A
+    const double sides = settings->causal ? 1.0 : 2.0, numbers = (double)(plan->group * plan->line) * sides;
+    const double most = fmax(1.0, numbers * plan->absolute_share / 6.0);
+    facts.near = (size_t)ceil(most * (double)settings->near);
+    facts.tokens = facts.polynomial ? tokens : (size_t)ceil(most * (double)tokens);
     if (settings->near == 0) { // no near pair: lengths of the far ones keep infinite certificates infinite, not 0·Inf
         facts.near_key = facts.far_key;
         facts.near_query = facts.far_query;

@@ -56,6 +56,19 @@ static bool table_norm(ToeplitzPlan *plan, Error *error) {
     return true;
 }
 
+static bool find_line(ToeplitzPlan *plan, Error *error) {
+    const size_t size = plan->base.settings.qk_size;
+    size_t *rows = calloc(2 * size, sizeof *rows), *columns = rows + size;
+    if (!rows) return error_set(error, ERROR_MEMORY, "There is no memory for the counts of %zu rows.", size);
+    for (size_t e = 0; e < plan->support; e++) {
+        const size_t row = ++rows[plan->entry[e].row], column = ++columns[plan->entry[e].column];
+        const size_t most = row > column ? row : column;
+        if (most > plan->line) plan->line = most;
+    }
+    free(rows);
+    return true;
+}
+
 static void find_shifts(ToeplitzPlan *plan) {
     const AttentionSettings *settings = &plan->base.settings;
     const ptrdiff_t tokens = (ptrdiff_t)settings->tokens;
@@ -99,6 +112,7 @@ bool toeplitz_support_create(ToeplitzPlan *plan, Error *error) {
         plan->far_entry[plan->far_entries] = e;
         plan->far_place[plan->far_entries++] = (PositionEntry){row, column};
     }
+    if (!find_line(plan, error)) return false;
     find_shifts(plan);
     plan->weight_norm = 1.0; // rotations keep lengths; decay and window only shorten
     plan->absolute_share = position->rotates ? sqrt(2.0) : 1.0;

@@ -1,11 +1,12 @@
 // Method toeplitz where numbers end: inputs that are NaN, and groups of which one head leaves the
-// interval of the polynomial.
+// interval of the polynomial, tables without zeros.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "attention/method.h"
+#include "attention/position_kernels.h"
 #include "attention/toeplitz.h"
 #include "attention/toeplitz_kernels.h"
 #include "tests/support/attention_reference.h"
@@ -163,9 +164,87 @@ static void test_mixed_group(void **state) {
     }
 }
 
+// A table of D×D entries `weight` at all lags 0 … T-1, and a bias where one is given. The path is valid until the next
+// call.
+static const char *write_table(size_t size, size_t tokens, bool dense, double weight, const double *bias) {
+    static const char *directory;
+    static char path[512];
+    if (!directory) directory = temporary_directory();
+    snprintf(path, sizeof path, "%s/table", directory);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    const size_t entries = dense ? size * size : size;
+    fprintf(file, "rope-table 1\nsize %zu\nlags 0 %zu\n%s", size, tokens - 1, bias ? "bias\n" : "");
+    for (size_t e = 0; e < entries; e++)
+        fprintf(file, "%s %zu:%zu%s", e % 64 ? "" : "support", dense ? e / size : e, dense ? e % size : e,
+                e % 64 == 63 || e + 1 == entries ? "\n" : "");
+    fprintf(file, "data\n");
+    for (size_t t = 0; t < tokens; t++) {
+        fprintf(file, "%zu", t);
+        for (size_t e = 0; e < entries; e++) fprintf(file, " %.17g", weight);
+        if (bias) fprintf(file, " %.17g", bias[t]);
+        fprintf(file, "\n");
+    }
+    fprintf(file, "end\n");
+    assert_int_equal(fclose(file), 0);
+    return path;
+}
+
+// The entry b of a key (b, b, …) near `about` whose logit with a query (a, a, …) under W = 1/D is rounded the most, upwards
+// or downwards, by the kernel that forward uses.
+static real worst_key(size_t size, real a, real about, double direction) {
+    enum { CANDIDATES = 64, ROUNDS = 60 };
+    real weight[CANDIDATES], key[CANDIDATES], logit[CANDIDATES], worst = about;
+    for (size_t c = 0; c < CANDIDATES; c++) weight[c] = 1 / (real)size;
+    double most = 0.0;
+    for (size_t n = 0; n < ROUNDS; n++) {
+        for (size_t c = 0; c < CANDIDATES; c++) key[c] = about * (1 - (real)1e-6 * (real)(n * CANDIDATES + c));
+        memset(logit, 0, sizeof logit);
+        for (size_t e = 0; e < size * size; e++)
+            position_kernels()->table_logits(logit, CANDIDATES, &a, 1, key, weight, 1, CANDIDATES);
+        for (size_t c = 0; c < CANDIDATES; c++) {
+            const double error = direction * ((double)logit[c] - (double)a * (double)key[c] * (double)size);
+            if (error <= most) continue;
+            most = error;
+            worst = key[c];
+        }
+    }
+    return worst;
+}
+
+// Logits of a dense table are sums of D² terms of one sign, whose roundings add up.
+static void test_dense_table(void **state) {
+    (void)state;
+    enum { SIZE = 64, LOGIT = 50 };
+    AttentionSettings settings = base_settings(16, SIZE);
+    settings.heads = 1;
+    settings.v_size = 1;
+    settings.logit_scale = 1.0;
+    settings.degree = 1;
+    settings.logit_bound = 0.01;
+    settings.bound = BOUND_BALL;
+    settings.near_bound = NEAR_BOUND_NONE;
+    settings.kernel = write_table(SIZE, settings.tokens, true, 1.0 / SIZE, NULL);
+    AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+    AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, 1);
+    const real a = (real)sqrt((double)LOGIT / SIZE), keys[] = {worst_key(SIZE, a, a, 1), worst_key(SIZE, a, a, -1)};
+    for (size_t i = 0; i < problem.q_count; i++) problem.q[i] = a;
+    for (size_t i = 0; i < problem.k_count; i++) problem.k[i] = keys[i / SIZE % 2];
+    for (size_t t = 0; t < settings.tokens; t++) {
+        problem.v[t] = t % 2 ? 1 : -1;
+        problem.d_o[t] = 1;
+    }
+    Numbers numbers;
+    certify(&problem, plan, "a dense table", &numbers);
+    assert_true(numbers.fell_back[0] == 0.0 && numbers.output[0] < 1.0);
+    attention_problem_free(&problem);
+    attention_destroy(plan);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_largest),
     cmocka_unit_test(test_nan_is_kept),
     cmocka_unit_test(test_mixed_group),
+    cmocka_unit_test(test_dense_table),
 };
 TEST_MAIN(tests)
