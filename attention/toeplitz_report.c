@@ -1,5 +1,6 @@
 // What a step of method `toeplitz` reports per head: measured Λ, shares of bounded entries, fallbacks, and certificates
-// (certificate.h) against the true exp over the same fields.
+// (certificate.h) against the true exp over the same fields. A certificate is never NaN: it is +Inf where nothing is
+// known, and where an output or gradient is not finite.
 //
 // Rounding of the transforms. A product with a kernel C of a column x errs by about ε·√log₂N·‖C‖₂‖x‖₂ at every output:
 // transforms spread their errors evenly. No bound of that size can be proved (a worst case is √N times larger), so
@@ -24,6 +25,19 @@ static void fill(const ToeplitzPlan *plan, double *array, double value, const bo
 
 static void raise(double *array, size_t head, double value) {
     if (array) array[head] = larger_or_nan(array[head], value);
+}
+
+// Of a certificate, which is never NaN: what is not known may be anything.
+static void raise_bound(double *array, size_t head, double value) {
+    raise(array, head, isnan(value) ? INFINITY : value);
+}
+
+// Whether all of (tokens, size) rows of numbers are finite. Where an output or gradient is not, it has no bound.
+static bool all_finite(const real *rows, size_t stride, size_t tokens, size_t size) {
+    real sum = 0; // stays 0 as long as everything is finite
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t e = 0; e < size; e++) sum += real_zero_if_finite(rows[t * stride + e]);
+    return sum == 0;
 }
 
 void toeplitz_report_clear(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {
@@ -65,14 +79,14 @@ static double row_length(const real *row, size_t stride, size_t size) {
     return sqrt(square);
 }
 
-// Smallest and largest value of a column of V.
+// Smallest and largest value of a column of V; NaN if one of them is.
 static void value_range(const ToeplitzUnit *unit, size_t column, size_t stride, size_t tokens, double *low,
                         double *high) {
     const real *v = unit->value + column * stride;
     *low = *high = (double)v[0];
     for (size_t t = 1; t < tokens; t++) {
-        *low = fmin(*low, (double)v[t]);
-        *high = fmax(*high, (double)v[t]);
+        *low = -larger_or_nan(-*low, -(double)v[t]);
+        *high = larger_or_nan(*high, (double)v[t]);
     }
 }
 
@@ -104,16 +118,17 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
     }
     // the unbounded rows are longer than the bounded ones, so they serve for near_bound = same too
     for (size_t t = 0; settings->near > 0 && t < tokens; t++) {
-        facts.near_key = fmax(facts.near_key, row_length(head->unit->near_key + t, plan->stride, size));
-        facts.near_query = fmax(facts.near_query, row_length(q + t * q_stride, 1, size));
+        facts.near_key = larger_or_nan(facts.near_key, row_length(head->unit->near_key + t, plan->stride, size));
+        facts.near_query = larger_or_nan(facts.near_query, row_length(q + t * q_stride, 1, size));
     }
     for (size_t t = 0; t < tokens; t++)
-        facts.value_norm = fmax(facts.value_norm, row_length(head->unit->value + t, plan->stride, settings->v_size));
+        facts.value_norm =
+            larger_or_nan(facts.value_norm, row_length(head->unit->value + t, plan->stride, settings->v_size));
     for (size_t c = 0; c < settings->v_size; c++) {
         double low, high;
         value_range(head->unit, c, plan->stride, tokens, &low, &high);
-        facts.value_range = fmax(facts.value_range, high - low);
-        facts.value_largest = fmax(facts.value_largest, fmax(-low, high));
+        facts.value_range = larger_or_nan(facts.value_range, high - low);
+        facts.value_largest = larger_or_nan(larger_or_nan(facts.value_largest, -low), high);
     }
     facts.value_radius = facts.value_norm;
     return facts;
@@ -171,17 +186,17 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
     const size_t row = unit->batch * settings->tokens, size = settings->v_size;
     for (size_t m = 0; io->report->output_bound && m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
+        if (!all_finite(io->o + row * io->o_stride + h * size, io->o_stride, settings->tokens, size)) {
+            raise_bound(io->report->output_bound, h, INFINITY);
+            continue;
+        }
         Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
         if (!head.certificate.facts.polynomial) continue; // exact: nothing but rounding
         for (size_t i = 0; i < settings->tokens; i++) {
             const CertificateToken token = make_token(&head, i);
-            const real *o = io->o + (row + i) * io->o_stride + h * size;
-            double reach =
-                0.0; // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
-            for (size_t e = 0; e < size; e++)
-                if (isnan((double)o[e])) reach = NAN;
-            reach += head.certificate.facts.value_range;
-            raise(io->report->output_bound, h, certificate_output(&head.certificate, &token, reach));
+            // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
+            const double bound = certificate_output(&head.certificate, &token, head.certificate.facts.value_range);
+            raise_bound(io->report->output_bound, h, bound);
         }
     }
 }
@@ -225,6 +240,9 @@ static void add_exact_head(Head *head, const AttentionBackward *io, const real *
     }
 }
 
+// weight·share, and of a share that is unknown nothing is known, whatever the weight.
+static double weighted(double weight, double share) { return isfinite(share) ? weight * share : INFINITY; }
+
 static void add_head(Head *head, const AttentionBackward *io, const real *d_o, KeyBounds *bounds) {
     const ToeplitzPlan *plan = head->plan;
     const AttentionSettings *settings = &plan->base.settings;
@@ -237,19 +255,19 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
         const CertificateToken token = make_token(head, i);
         const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
         const CertificateGradient gradient = token_gradient(head, &token, &measured);
-        raise(io->report->dq_bound, head->head, gradient.dq);
+        raise_bound(io->report->dq_bound, head->head, gradient.dq);
         // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
         // is no sum over them to round, and L may be so low that e^{-L} is infinite.
         const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
         const double weight = fmin(1.0, most_weight * inverse);
-        far_dk += weight * gradient.far_dk;
-        far_dv += weight * gradient.far_dv;
-        near_dk = fmax(near_dk, gradient.near_dk);
-        near_dv = fmax(near_dv, gradient.near_dv);
+        far_dk += weighted(weight, gradient.far_dk);
+        far_dv += weighted(weight, gradient.far_dv);
+        near_dk = larger_or_nan(near_dk, gradient.near_dk);
+        near_dv = larger_or_nan(near_dv, gradient.near_dv);
         sums.norm += inverse * measured.norm;
         sums.largest += inverse * measured.largest;
-        sums.far_dk += inverse * gradient.far_dk;
-        sums.far_dv += inverse * gradient.far_dv;
+        sums.far_dk += weighted(inverse, gradient.far_dk);
+        sums.far_dv += weighted(inverse, gradient.far_dv);
     }
     const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
     // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
@@ -278,8 +296,16 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
         Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
         (head.certificate.facts.polynomial ? add_head : add_exact_head)(&head, io, d_o, &bounds);
     }
+    const size_t size = settings->qk_size, values = settings->v_size, tokens = settings->tokens;
+    if (!all_finite(io->dk + row * io->k_stride + unit->kv_head * size, io->k_stride, tokens, size))
+        bounds.dk = INFINITY;
+    if (!all_finite(io->dv + row * io->v_stride + unit->kv_head * values, io->v_stride, tokens, values))
+        bounds.dv = INFINITY;
     for (size_t m = 0; m < plan->group; m++) {
-        raise(io->report->dk_bound, unit->kv_head * plan->group + m, bounds.dk);
-        raise(io->report->dv_bound, unit->kv_head * plan->group + m, bounds.dv);
+        const size_t h = unit->kv_head * plan->group + m;
+        if (!all_finite(io->dq + row * io->q_stride + h * size, io->q_stride, tokens, size))
+            raise_bound(io->report->dq_bound, h, INFINITY);
+        raise_bound(io->report->dk_bound, h, bounds.dk);
+        raise_bound(io->report->dv_bound, h, bounds.dv);
     }
 }

@@ -1,5 +1,5 @@
 // Method toeplitz where numbers end: inputs that are NaN, and groups of which one head leaves the
-// interval of the polynomial, tables without zeros.
+// interval of the polynomial, certificates that are not known, tables without zeros.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,6 +164,51 @@ static void test_mixed_group(void **state) {
     }
 }
 
+// What a certificate must be: a number or +Inf, and +Inf where a number that it speaks of is not finite.
+static void check_bound(const char *label, const char *what, double bound, const real *rows, size_t tokens,
+                        size_t heads, size_t h, size_t size) {
+    bool finite = true;
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t e = 0; e < size; e++) finite = finite && isfinite((double)rows[(t * heads + h) * size + e]);
+    if (isnan(bound) || !(bound >= 0.0) || (!finite && isfinite(bound)))
+        fail_msg("%s: %s of head %zu is %sfinite, certified %g", label, what, h, finite ? "" : "not ", bound);
+    check_count("certificates of the unknown", 1);
+}
+
+// Polynomials of which nothing is known, values of 0, near logits that round to nothing, and inputs that are not finite.
+static void test_unknown(void **state) {
+    (void)state;
+    static const char *const inputs[] = {"nothing", "q", "k", "v", "d_o"};
+    const double scales[] = {1, 30, 1000};
+    for (size_t n = 0; n < 2 * 3 * 3 * 5 * 2; n++) {
+        const size_t near = n % 2 ? 4 : 0, kind = n / 2 % 3, scale = n / 6 % 3, input = n / 18 % 5, zero = n / 90;
+        AttentionSettings settings = base_settings(40, 8);
+        settings.near = near;
+        settings.polynomial = kind == 1 ? POLYNOMIAL_POWER : POLYNOMIAL_MINIMAX;
+        settings.logit_bound = kind == 2 ? 6.0 : 1.0;
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, scales[scale], n);
+        if (zero) memset(problem.v, 0, problem.v_count * sizeof *problem.v);
+        real *const bad[] = {NULL, &problem.q[10 * 16 + 1], &problem.k[10 * 8 + 1], &problem.v[10 * 4 + 1],
+                             &problem.d_o[10 * 8 + 1]};
+        if (bad[input]) *bad[input] = (real)NAN;
+        Numbers numbers;
+        AttentionReport report = report_into(&numbers);
+        attention_problem_run(&problem, plan, NULL, &report);
+        char label[120];
+        snprintf(label, sizeof label, "kind %zu, near %zu, scale %g%s, NaN in %s", kind, near, scales[scale],
+                 zero ? ", v = 0" : "", inputs[input]);
+        for (size_t h = 0; h < 2; h++) {
+            check_bound(label, "o", numbers.output[h], problem.o, 40, 2, h, 4);
+            check_bound(label, "dq", numbers.dq[h], problem.dq, 40, 2, h, 8);
+            check_bound(label, "dk", numbers.dk[h], problem.dk, 40, 1, 0, 8);
+            check_bound(label, "dv", numbers.dv[h], problem.dv, 40, 1, 0, 4);
+        }
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // A table of D×D entries `weight` at all lags 0 … T-1, and a bias where one is given. The path is valid until the next
 // call.
 static const char *write_table(size_t size, size_t tokens, bool dense, double weight, const double *bias) {
@@ -242,9 +287,7 @@ static void test_dense_table(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_largest),
-    cmocka_unit_test(test_nan_is_kept),
-    cmocka_unit_test(test_mixed_group),
-    cmocka_unit_test(test_dense_table),
+    cmocka_unit_test(test_largest), cmocka_unit_test(test_nan_is_kept), cmocka_unit_test(test_mixed_group),
+    cmocka_unit_test(test_unknown), cmocka_unit_test(test_dense_table),
 };
 TEST_MAIN(tests)
