@@ -35,7 +35,8 @@ static void gram(double *out, const double *a, size_t size) {
         }
 }
 
-// An upper bound of the largest ‖W_t‖₂ of a table: ‖W‖₂^16 is the spectral radius of (WᵀW)^8, at most its ‖·‖∞.
+// An upper bound of the largest ‖W_t‖₂ of a table: ‖W‖₂^16 is the spectral radius of (WᵀW)^8, at most its ‖·‖∞. W is
+// divided by a power of two first, for the 16th power of small entries would be 0.
 static bool table_norm(ToeplitzPlan *plan, Error *error) {
     const size_t size = plan->base.settings.qk_size;
     double *a = malloc(2 * size * size * sizeof *a), *b = a + size * size;
@@ -46,11 +47,17 @@ static bool table_norm(ToeplitzPlan *plan, Error *error) {
         // ‖|W|‖₂ ≤ √(‖W‖₁‖W‖∞); the share becomes one when the norm is known
         for (size_t i = 0; i < size * size; i++) b[i / size + i % size * size] = a[i];
         plan->absolute_share = fmax(plan->absolute_share, sqrt(row_norm(a, size) * row_norm(b, size)));
+        double largest = 0.0;
+        for (size_t i = 0; i < size * size; i++) largest = fmax(largest, fabs(a[i]));
+        int exponent;
+        frexp(largest, &exponent);
+        for (size_t i = 0; i < size * size; i++) a[i] = ldexp(a[i], -exponent);
         for (size_t i = 0; i < 4; i++) {
             gram(b, a, size);
             memcpy(a, b, size * size * sizeof *a);
         }
-        plan->weight_norm = fmax(plan->weight_norm, pow(row_norm(a, size), 1.0 / 16.0) * (1.0 + 1e-9));
+        const double norm = ldexp(pow(row_norm(a, size), 1.0 / 16.0), exponent);
+        plan->weight_norm = fmax(plan->weight_norm, norm * (1.0 + 1e-9));
     }
     free(a);
     return true;

@@ -1,5 +1,6 @@
 // Method toeplitz where numbers end: inputs that are NaN, and groups of which one head leaves the
-// interval of the polynomial, certificates that are not known, tables without zeros.
+// interval of the polynomial, certificates that are not known, tables without zeros and
+// tables of nothing else.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -286,8 +287,51 @@ static void test_dense_table(void **state) {
     attention_destroy(plan);
 }
 
+// Entries of W whose 16th power is no number of double precision, and queries and keys long enough for logits of 10 from
+// them: the head falls back, for its logits are measured.
+static void test_tiny_table(void **state) {
+    (void)state;
+    AttentionSettings settings = base_settings(40, 2);
+    settings.logit_scale = 1.0;
+    settings.bound = BOUND_NONE;
+    settings.kernel = write_table(2, settings.tokens, false, 1e-21, NULL);
+    AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+    AttentionProblem problem = attention_problem_new(&settings, 0, 5e10, 3);
+    Numbers numbers;
+    certify(&problem, plan, "a table of 1e-21", &numbers);
+    double query = 0.0, key = 0.0;
+    for (size_t t = 0; t < settings.tokens; t++) {
+        query = fmax(query, hypot((double)problem.q[4 * t], (double)problem.q[4 * t + 1]));
+        key = fmax(key, hypot((double)problem.k[2 * t], (double)problem.k[2 * t + 1]));
+    }
+    assert_true(numbers.fell_back[0] == 1.0 && fabs(numbers.measured[0] / (1e-21 * query * key) - 1.0) < 1e-6);
+    attention_problem_free(&problem);
+    attention_destroy(plan);
+}
+
+// A table of zeros leaves its bias alone; entries that are clipped guarantee logits of 0 then.
+static void test_zero_table(void **state) {
+    (void)state;
+    double bias[40];
+    for (size_t t = 0; t < 40; t++) bias[t] = -0.1 * (double)t;
+    for (size_t n = 0; n < 6; n++) {
+        AttentionSettings settings = base_settings(40, 2);
+        settings.bound = n % 3 == 0 ? BOUND_CLIP : n % 3 == 1 ? BOUND_BALL : BOUND_NONE;
+        if (n == 3) settings.logit_bound = 0.0; // clip: as entries guarantee
+        settings.kernel = write_table(2, settings.tokens, false, 0.0, bias);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, n);
+        Numbers numbers;
+        certify(&problem, plan, "a table of zeros", &numbers);
+        assert_true(numbers.fell_back[0] == 0.0 && numbers.measured[0] == 0.0 && numbers.output[0] < 0.5);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_largest), cmocka_unit_test(test_nan_is_kept), cmocka_unit_test(test_mixed_group),
-    cmocka_unit_test(test_unknown), cmocka_unit_test(test_dense_table),
+    cmocka_unit_test(test_largest),    cmocka_unit_test(test_nan_is_kept), cmocka_unit_test(test_mixed_group),
+    cmocka_unit_test(test_unknown),    cmocka_unit_test(test_dense_table), cmocka_unit_test(test_tiny_table),
+    cmocka_unit_test(test_zero_table),
 };
 TEST_MAIN(tests)
