@@ -4,7 +4,7 @@
 //
 // Rounding of the transforms. A product with a kernel C of a column x errs by about ε·√log₂N·‖C‖₂‖x‖₂ at every output:
 // transforms spread their errors evenly. No bound of that size can be proved (a worst case is √N times larger), so
-// certificates allow ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is proved.
+// certificates allow TOEPLITZ_ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is proved.
 // ‖C‖₂ ≤ ‖exp(b)‖₂ over the rung's lags, ‖x‖₂ ≤ √inputs·max|v|, and the monomials add up to at most Σ|c_t|(s‖|W|‖‖q‖‖k‖)^t.
 //
 // Rounding of pairs. A logit is one chain over the |S| entries of W, whose magnitudes add up to at most
@@ -14,8 +14,6 @@
 
 #include "attention/certificate.h"
 #include "attention/toeplitz_plan.h"
-
-enum { ROUNDING = 1 };
 
 // Sets array[head] = value for the heads that run.
 static void fill(const ToeplitzPlan *plan, double *array, double value, const bool *active) {
@@ -145,15 +143,9 @@ static Head make_head(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const 
     const double magnitude = polynomial_magnitude(&plan->polynomial, facts.measured * plan->absolute_share);
     for (size_t r = 0; facts.polynomial && r < plan->rungs; r++) {
         const Rung *rung = &plan->rung[r];
-        double square = 0.0;
-        for (ptrdiff_t lag = settings->causal ? 0 : 1 - (ptrdiff_t)rung->inputs; lag < (ptrdiff_t)rung->inputs; lag++) {
-            if (toeplitz_is_near(plan, lag)) continue;
-            const double bias = plan->position.bias ? position_bias(&plan->position, head.head, lag) : 0.0;
-            square += exp(2.0 * (bias - plan->shift[head.head]));
-        }
-        head.rung_norm = fmax(head.rung_norm, sqrt(square));
-        head.noise[r] = ROUNDING * REAL_EPSILON * log2((double)rung->transform.length) * sqrt(square) *
-                        sqrt((double)rung->inputs) * magnitude;
+        const double norm = toeplitz_bias_norm(plan, head.head, rung);
+        head.rung_norm = fmax(head.rung_norm, norm);
+        head.noise[r] = toeplitz_noise(rung, norm, magnitude);
     }
     return head;
 }
@@ -272,9 +264,9 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
     const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
     // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
     const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
-    head->certificate.far_rounding = ROUNDING * REAL_EPSILON * log2((double)plan->most_length) * head->rung_norm *
-                                     exp(plan->shift[head->head]) * magnitude / head->certificate.magnitude /
-                                     (double)settings->tokens;
+    head->certificate.far_rounding = TOEPLITZ_ROUNDING * REAL_EPSILON * log2((double)plan->most_length) *
+                                     head->rung_norm * exp(plan->shift[head->head]) * magnitude /
+                                     head->certificate.magnitude / (double)settings->tokens;
     bounds->dk += far_dk + certificate_key_rounding(&head->certificate, &sums);
     bounds->dv += far_dv + certificate_value_rounding(&head->certificate, &sums);
     if (reach > 0.0) { // without a near field its shares may be infinite

@@ -229,6 +229,56 @@ static bool create_rungs(ToeplitzPlan *plan, Error *error) {
     return true;
 }
 
+double toeplitz_bias_norm(const ToeplitzPlan *plan, size_t head, const Rung *rung) {
+    const ptrdiff_t inputs = (ptrdiff_t)rung->inputs;
+    double square = 0.0;
+    for (ptrdiff_t lag = plan->base.settings.causal ? 0 : 1 - inputs; lag < inputs; lag++) {
+        if (toeplitz_is_near(plan, lag)) continue;
+        const double bias = plan->position.bias ? position_bias(&plan->position, head, lag) : 0.0;
+        square += exp(2.0 * (bias - plan->shift[head]));
+    }
+    return sqrt(square);
+}
+
+double toeplitz_noise(const Rung *rung, double bias_norm, double magnitude) {
+    return TOEPLITZ_ROUNDING * REAL_EPSILON * log2((double)rung->transform.length) * bias_norm *
+           sqrt((double)rung->inputs) * magnitude;
+}
+
+// Kernels are scaled by the largest far bias. A token that sees only lags of much lower ones has a sum below the rounding
+// of the transforms, which is that of the largest sums: nothing would be left of it. sum: room for T numbers.
+static bool check_biases(const ToeplitzPlan *plan, double *sum, Error *error) {
+    const double least = 1e-30; // products of kernels below it are no numbers of single precision
+    const AttentionSettings *settings = &plan->base.settings;
+    const ptrdiff_t tokens = (ptrdiff_t)settings->tokens;
+    const Polynomial *polynomial = &plan->polynomial;
+    // as at logits of 0, where those of other tokens are the largest; power has no interval
+    const double largest = polynomial->kind == POLYNOMIAL_POWER ? 0.0 : polynomial->interval;
+    double total = 0.0;
+    for (ptrdiff_t i = 0; i < tokens; i++) sum[i] = total += exp(position_bias(&plan->position, 0, i) - plan->shift[0]);
+    total = 0.0;
+    for (ptrdiff_t i = tokens - 1; !settings->causal && i-- > 0;)
+        sum[i] += total += exp(position_bias(&plan->position, 0, i + 1 - tokens) - plan->shift[0]);
+    for (size_t r = 0; r < plan->rungs; r++) {
+        const Rung *rung = &plan->rung[r];
+        const double norm = toeplitz_bias_norm(plan, 0, rung);
+        const double noise = toeplitz_noise(rung, norm, polynomial_magnitude(polynomial, largest));
+        for (size_t i = rung->first; i < rung->last; i++) {
+            // the largest bias alone would add 1
+            if (!toeplitz_sees_far(plan, i) || sum[i] >= 1.0) continue;
+            if (noise <= sum[i] / 4.0 && sum[i] >= least) continue;
+            ptrdiff_t peak = settings->causal ? 0 : 1 - tokens;
+            while (toeplitz_is_near(plan, peak) || position_bias(&plan->position, 0, peak) < plan->shift[0]) peak++;
+            return error_set(error, ERROR_USER,
+                             "attention.kernel=%s: the biases of token %zu are so far below that of lag %td, %g, that "
+                             "rounding of the transforms would drown its sums. Set attention.near = %td, so that lags "
+                             "before that one are added one by one, or attention.method = exact.",
+                             settings->kernel, i, peak, plan->shift[0], peak < 0 ? -peak : peak);
+        }
+    }
+    return true;
+}
+
 bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
     const AttentionSettings *settings = &plan->base.settings;
     Symbols symbols = {.first_lag = settings->causal ? 0 : 1 - (ptrdiff_t)settings->tokens};
@@ -249,7 +299,9 @@ bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
     good = good &&
            terms_create(&plan->terms, entry, entries, plan->polynomial.coefficient, settings->degree,
                         settings->logit_scale, error) &&
-           create_rungs(plan, error) && toeplitz_check_memory(plan, error);
+           create_rungs(plan, error) && toeplitz_check_memory(plan, error) &&
+           // alibi's largest bias is that of the nearest far lag, which every token sees that sees any
+           (!plan->position.table.bias || check_biases(plan, bias, error));
     for (size_t r = 0; good && r < plan->rungs; r++) good = create_rung(plan, &plan->rung[r], &symbols, bias, error);
     free(symbols.values);
     free(entry);

@@ -1,6 +1,6 @@
 // Method toeplitz where numbers end: inputs that are NaN, and groups of which one head leaves the
 // interval of the polynomial, certificates that are not known, tables without zeros and
-// tables of nothing else.
+// tables of nothing else, biases like masks.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -329,9 +329,83 @@ static void test_zero_table(void **state) {
     }
 }
 
+// The lags that the first tokens see are as good as masked, by biases far below those of later lags: their sums would be
+// less than what rounding leaves of the others'. Refused, with a near field that does it; a small difference is not.
+static void test_low_biases(void **state) {
+    (void)state;
+    const double low[] = {-1, -5, -12, -20, -50, -1000};
+    for (size_t n = 0; n < 2 * 3 * 6; n++) {
+        const size_t lags[] = {1, 3, 150}, first = lags[n % 3], near = n / 3 % 2 ? first : 0; // lags of the low bias
+        double bias[200] = {0};
+        for (size_t t = 0; t < first; t++) bias[t] = low[n / 6];
+        AttentionSettings settings = base_settings(200, 2);
+        settings.near = near;
+        settings.degree = 4;
+        settings.logit_bound = 0.5;
+        settings.kernel = write_table(2, settings.tokens, false, 0.9, bias);
+        if (near == 0 && bias[0] < -10.0) {
+            char message[32];
+            snprintf(message, sizeof message, "attention.near = %zu,", first);
+            Error error = {0};
+            AttentionPlan *plan = attention_create(&attention_toeplitz, &settings, &error);
+            if (plan || error.kind != ERROR_USER || !strstr(error.message, message))
+                fail_msg("a bias of %g at %zu lags: expected a refusal with '%s', got '%s'", bias[0], first, message,
+                         plan ? "a plan" : error.message);
+            check_count("refusals", 1);
+            continue;
+        }
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, n);
+        Numbers numbers;
+        certify(&problem, plan, "low biases", &numbers);
+        assert_true(numbers.fell_back[0] == 0.0 && numbers.output[0] < 0.1);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
+// The bias of a lag without a mask: the largest at lags that the last tokens, the first, all but the first, or all but
+// the last do not see, and at lags of both signs, one of which every token sees.
+static int two_sided_bias(size_t n, int t, int tokens) {
+    const bool high[] = {t<10 - tokens, t> tokens - 10, t > 0, t<0, t> 0 || t == 1 - tokens};
+    return high[n] ? 0 : -30;
+}
+
+static void test_low_biases_without_mask(void **state) {
+    (void)state;
+    enum { TOKENS = 50 };
+    char path[512];
+    snprintf(path, sizeof path, "%s/both", temporary_directory());
+    for (size_t n = 0; n < 5; n++) {
+        FILE *file = fopen(path, "w");
+        assert_non_null(file);
+        fprintf(file, "rope-table 1\nsize 2\nlags %d %d\nsupport 0:0 1:1\nbias\ndata\n", 1 - TOKENS, TOKENS - 1);
+        for (int t = 1 - TOKENS; t < TOKENS; t++) fprintf(file, "%d 1 1 %d\n", t, two_sided_bias(n, t, TOKENS));
+        fprintf(file, "end\n");
+        assert_int_equal(fclose(file), 0);
+        AttentionSettings settings = base_settings(TOKENS, 2);
+        settings.causal = false;
+        settings.near = 0;
+        settings.kernel = path;
+        Error error = {0};
+        AttentionPlan *plan = attention_create(&attention_toeplitz, &settings, &error);
+        if (n == 4 ? plan == NULL : plan || error.kind != ERROR_USER || !strstr(error.message, "attention.near"))
+            fail_msg("case %zu: '%s'", n, plan ? "a plan" : error.message);
+        attention_destroy(plan);
+        error_clear(&error);
+        check_count("refusals", 1);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_largest),    cmocka_unit_test(test_nan_is_kept), cmocka_unit_test(test_mixed_group),
-    cmocka_unit_test(test_unknown),    cmocka_unit_test(test_dense_table), cmocka_unit_test(test_tiny_table),
+    cmocka_unit_test(test_largest),
+    cmocka_unit_test(test_nan_is_kept),
+    cmocka_unit_test(test_mixed_group),
+    cmocka_unit_test(test_unknown),
+    cmocka_unit_test(test_dense_table),
+    cmocka_unit_test(test_tiny_table),
     cmocka_unit_test(test_zero_table),
+    cmocka_unit_test(test_low_biases),
+    cmocka_unit_test(test_low_biases_without_mask),
 };
 TEST_MAIN(tests)
