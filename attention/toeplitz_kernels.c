@@ -74,8 +74,8 @@ static real exponentials(real *out, const real *x, real shift, size_t count) {
     return sum;
 }
 
-// NaN stays where it was seen, in its lane and then over all of them (larger_or_nan, core/real.h): a row of NaN is not a
-// row without keys.
+// NaN stays where it was seen, in its lane and then over all of them (larger_or_nan, core/real.h): a row of NaN is not
+// a row without keys.
 static real largest(const real *x, size_t count) {
     Vector most = vector_set(-INFINITY);
     size_t i = 0;

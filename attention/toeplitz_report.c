@@ -4,12 +4,13 @@
 //
 // Rounding of the transforms. A product with a kernel C of a column x errs by about ε·√log₂N·‖C‖₂‖x‖₂ at every output:
 // transforms spread their errors evenly. No bound of that size can be proved (a worst case is √N times larger), so
-// certificates allow TOEPLITZ_ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is proved.
-// ‖C‖₂ ≤ ‖exp(b)‖₂ over the rung's lags, ‖x‖₂ ≤ √inputs·max|v|, and the monomials add up to at most Σ|c_t|(s‖|W|‖‖q‖‖k‖)^t.
+// certificates allow TOEPLITZ_ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is
+// proved. ‖C‖₂ ≤ ‖exp(b)‖₂ over the rung's lags, ‖x‖₂ ≤ √inputs·max|v|, and the monomials add up to at most
+// Σ|c_t|(s‖|W|‖‖q‖‖k‖)^t.
 //
 // Rounding of pairs. A logit is one chain over the |S| entries of W, whose magnitudes add up to at most
-// s‖|W|‖‖q‖‖k‖ = absolute_share·s‖W‖‖q‖‖k‖, each with four roundings of its own. A gradient of a key is one chain over the
-// entries of its column of W, over the queries that see it and over the heads of its group.
+// s‖|W|‖‖q‖‖k‖ = absolute_share·s‖W‖‖q‖‖k‖, each with four roundings of its own. A gradient of a key is one chain over
+// the entries of its column of W, over the queries that see it and over the heads of its group.
 #include <math.h>
 
 #include "attention/certificate.h"
@@ -220,7 +221,7 @@ static CertificateGradient token_gradient(const Head *head, const CertificateTok
                                 measured->sum * head->certificate.facts.value_range);
 }
 
-// A head whose far field is exact, of a group in which another's is not: rounding of all its pairs, of weight 1 at most.
+// A head whose far field is exact, of a group in which another's is not: rounding of all pairs, of weight 1 at most.
 static void add_exact_head(Head *head, const AttentionBackward *io, const real *d_o, KeyBounds *bounds) {
     const AttentionSettings *settings = &head->plan->base.settings;
     for (size_t i = 0; i < settings->tokens; i++) {

@@ -245,8 +245,8 @@ double toeplitz_noise(const Rung *rung, double bias_norm, double magnitude) {
            sqrt((double)rung->inputs) * magnitude;
 }
 
-// Kernels are scaled by the largest far bias. A token that sees only lags of much lower ones has a sum below the rounding
-// of the transforms, which is that of the largest sums: nothing would be left of it. sum: room for T numbers.
+// Kernels are scaled by the largest far bias. A token that sees only lags of much lower ones has a sum below the
+// rounding of the transforms, which is that of the largest sums: nothing would be left of it. sum: room for T numbers.
 static bool check_biases(const ToeplitzPlan *plan, double *sum, Error *error) {
     const double least = 1e-30; // products of kernels below it are no numbers of single precision
     const AttentionSettings *settings = &plan->base.settings;

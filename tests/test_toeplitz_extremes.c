@@ -1,6 +1,5 @@
-// Method toeplitz where numbers end: inputs that are NaN, and groups of which one head leaves the
-// interval of the polynomial, certificates that are not known, tables without zeros and
-// tables of nothing else, biases like masks.
+// Method toeplitz where numbers end: inputs that are NaN, groups of which one head leaves the polynomial's interval,
+// certificates that are not known, tables without zeros or of zeros alone, biases like masks.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,7 +175,7 @@ static void check_bound(const char *label, const char *what, double bound, const
     check_count("certificates of the unknown", 1);
 }
 
-// Polynomials of which nothing is known, values of 0, near logits that round to nothing, and inputs that are not finite.
+// Polynomials of which nothing is known, values of 0, near logits that round to nothing, inputs that are not finite.
 static void test_unknown(void **state) {
     (void)state;
     static const char *const inputs[] = {"nothing", "q", "k", "v", "d_o"};
@@ -236,8 +235,8 @@ static const char *write_table(size_t size, size_t tokens, bool dense, double we
     return path;
 }
 
-// The entry b of a key (b, b, …) near `about` whose logit with a query (a, a, …) under W = 1/D is rounded the most, upwards
-// or downwards, by the kernel that forward uses.
+// The entry b of a key (b, b, …) near `about` whose logit with a query (a, a, …) under W = 1/D is rounded the most,
+// upwards or downwards, by the kernel that forward uses.
 static real worst_key(size_t size, real a, real about, double direction) {
     enum { CANDIDATES = 64, ROUNDS = 60 };
     real weight[CANDIDATES], key[CANDIDATES], logit[CANDIDATES], worst = about;
@@ -287,8 +286,8 @@ static void test_dense_table(void **state) {
     attention_destroy(plan);
 }
 
-// Entries of W whose 16th power is no number of double precision, and queries and keys long enough for logits of 10 from
-// them: the head falls back, for its logits are measured.
+// Entries of W whose 16th power is no number of double precision, and queries and keys long enough for logits of 10
+// from them: the head falls back, for its logits are measured.
 static void test_tiny_table(void **state) {
     (void)state;
     AttentionSettings settings = base_settings(40, 2);
@@ -329,8 +328,8 @@ static void test_zero_table(void **state) {
     }
 }
 
-// The lags that the first tokens see are as good as masked, by biases far below those of later lags: their sums would be
-// less than what rounding leaves of the others'. Refused, with a near field that does it; a small difference is not.
+// The lags that the first tokens see are as good as masked, by biases far below those of later lags: their sums would
+// be less than what rounding leaves of the others'. Refused, with a near field that does it; a small difference is not.
 static void test_low_biases(void **state) {
     (void)state;
     const double low[] = {-1, -5, -12, -20, -50, -1000};
