@@ -30,7 +30,8 @@ static const double slack = 1.001; // for the arithmetic of the certificates the
 Certificate certificate_make(const CertificateFacts *facts, const Polynomial *polynomial) {
     const double u = REAL_EPSILON, near_logit = facts->logit_scale * facts->near_query * facts->near_key;
     Certificate c = {.facts = *facts, .omega = 1};
-    c.near_rounding = u * ((double)(facts->qk_size + 32) * (near_logit + (facts->polynomial ? 0 : facts->measured)) +
+    const double roundings = fmax((double)(facts->qk_size + 32), facts->logit_roundings);
+    c.near_rounding = u * (roundings * (near_logit + (facts->polynomial ? 0 : facts->measured)) +
                            (double)(facts->near + 3 * facts->chunk + facts->v_size + 96));
     if (!facts->polynomial) {
         c.near_rounding += u * (double)facts->tokens; // far sums are chains of relative errors too

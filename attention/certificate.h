@@ -12,6 +12,7 @@ typedef struct CertificateFacts {
     double near_query, near_key;          // largest ‖q‖, ‖k‖ of the near field
     double value_largest, value_range;    // largest |v_jc|; largest max_j v_jc - min_j v_jc
     double value_norm, value_radius;      // largest ‖v_j‖; largest ‖v_j - c‖ for the center c that spread is taken from
+    double logit_roundings;               // of a near logit, in u·s‖q‖‖k‖, where they are more than qk_size + 32
     size_t features, degree, qk_size, v_size, near, chunk, tokens;
     bool decays;                          // rope-decay: the state is multiplied once per chunk
     bool polynomial;                      // false: the head's far field is exact, only rounding remains

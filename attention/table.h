@@ -17,7 +17,8 @@
 //
 // Causal attention of T tokens needs lags 0 … T-1, attention without a mask -(T-1) … T-1; a file may hold more.
 // Entries of W are within [-1, 1], as in the definition (a scale belongs into logit_scale); a bias is within
-// [-TABLE_MAX_BIAS, TABLE_MAX_BIAS], and -TABLE_MAX_BIAS is as good as a mask.
+// [-TABLE_MAX_BIAS, TABLE_MAX_BIAS], and -TABLE_MAX_BIAS is as good as a mask. Method toeplitz refuses a table by which
+// a token sees only biases far below the largest of the far field: rounding would leave nothing of its sums.
 #ifndef ROPE_ATTENTION_TABLE_H
 #define ROPE_ATTENTION_TABLE_H
 

@@ -113,7 +113,6 @@ void toeplitz_backward(const AttentionPlan *base, const AttentionBackward *io) {
             ToeplitzUnit *unit = &scratch.unit[u];
             const size_t at = unit->batch * settings->heads + unit->kv_head * plan->group;
             memcpy(unit->exact_far, saved.exact_far + at, plan->group);
-            if (io->report) toeplitz_report_backward(plan, unit, &saved, io);
         }
         if (plan->expands) {
 #pragma omp parallel for schedule(dynamic) num_threads((int)plan->workers)
@@ -134,5 +133,6 @@ void toeplitz_backward(const AttentionPlan *base, const AttentionBackward *io) {
             else
                 toeplitz_keys_backward(plan, unit, work, io, &saved, first);
         }
+        for (size_t u = 0; io->report && u < units; u++) toeplitz_report_backward(plan, &scratch.unit[u], &saved, io);
     }
 }

@@ -74,10 +74,20 @@ static real exponentials(real *out, const real *x, real shift, size_t count) {
     return sum;
 }
 
+// NaN stays where it was seen, in its lane and then over all of them (larger_or_nan, core/real.h): a row of NaN is not
+// a row without keys.
 static real largest(const real *x, size_t count) {
-    real most = -INFINITY;
-    for (size_t i = 0; i < count; i++) most = x[i] > most ? x[i] : most;
-    return most;
+    Vector most = vector_set(-INFINITY);
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const Vector value = vector_load(x + i);
+        most = vector_select((value > most) | (value != value), value, most);
+    }
+    real lane[LANES], all = -INFINITY;
+    vector_store(lane, most);
+    for (size_t n = 0; n < LANES; n++) all = (real)larger_or_nan(all, lane[n]);
+    for (; i < count; i++) all = (real)larger_or_nan(all, x[i]);
+    return all;
 }
 
 const ToeplitzKernels ISA_NAME(toeplitz_kernels) = {

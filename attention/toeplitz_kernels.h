@@ -14,7 +14,7 @@ typedef struct ToeplitzKernels {
     void (*mix)(real *out, const real *kernel, const real *in, real scale, size_t reals, bool conjugate,
                 bool accumulate);
     real (*exponentials)(real *out, const real *x, real shift, size_t count); // out = exp(x - shift); their sum
-    real (*largest)(const real *x, size_t count);                             // max; -Inf if count is 0
+    real (*largest)(const real *x, size_t count);                             // max, NaN if one is; -Inf if count is 0
 } ToeplitzKernels;
 
 ISA_TABLE(ToeplitzKernels, toeplitz_kernels)

@@ -26,6 +26,7 @@ enum {
     TOEPLITZ_RUNGS = 34,
     TOEPLITZ_SLICES = 8,
     TOEPLITZ_TILE = 64,        // queries and keys of a tile of pairs
+    TOEPLITZ_ROUNDING = 1,     // of ε·log₂N·‖C‖₂‖x‖₂: what certificates allow the transforms (toeplitz_report.c)
     TOEPLITZ_MIX_BLOCK = 1024, // numbers of a spectrum that are mixed at a time: all operands in the second cache level
 };
 
@@ -48,6 +49,7 @@ typedef struct ToeplitzPlan {
     size_t *dimension;    // (F) dimensions of q and k that the far field sees
     size_t support;       // |S| of all dimensions
     PositionEntry *entry; // (support)
+    size_t line;          // most entries of S in one row or column
     size_t far_entries;
     size_t *far_entry;        // (far_entries) which of them are between far dimensions
     PositionEntry *far_place; // (far_entries) row and column as places among the far dimensions
@@ -120,6 +122,10 @@ bool toeplitz_check_memory(ToeplitzPlan *plan, Error *error);
 // ---- toeplitz_spectra.c: S, W_t and exp(b_t) as sequences, kernels and their spectra -------------------------------
 bool toeplitz_support_create(ToeplitzPlan *plan, Error *error);
 bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error);
+// ‖exp(b_t - shift)‖₂ over the far field's lags of the rung.
+double toeplitz_bias_norm(const ToeplitzPlan *plan, size_t head, const Rung *rung);
+// Rounding of the rung's sums per unit of exp(shift)·max|v|, where monomials add up to `magnitude` (toeplitz_report.c).
+double toeplitz_noise(const Rung *rung, double bias_norm, double magnitude);
 // ---- toeplitz.c: workspace, forward --------------------------------------------------------------------------------
 ToeplitzSaved toeplitz_saved_at(const ToeplitzPlan *plan, void *saved, size_t *bytes);
 ToeplitzScratch toeplitz_scratch_at(const ToeplitzPlan *plan, void *scratch, size_t *bytes);

@@ -1,16 +1,20 @@
 // What a step of method `toeplitz` reports per head: measured Λ, shares of bounded entries, fallbacks, and certificates
-// (certificate.h) against the true exp over the same fields.
+// (certificate.h) against the true exp over the same fields. A certificate is never NaN: it is +Inf where nothing is
+// known, and where an output or gradient is not finite.
 //
 // Rounding of the transforms. A product with a kernel C of a column x errs by about ε·√log₂N·‖C‖₂‖x‖₂ at every output:
 // transforms spread their errors evenly. No bound of that size can be proved (a worst case is √N times larger), so
-// certificates allow ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is proved.
-// ‖C‖₂ ≤ ‖exp(b)‖₂ over the rung's lags, ‖x‖₂ ≤ √inputs·max|v|, and the monomials add up to at most Σ|c_t|(s‖|W|‖‖q‖‖k‖)^t.
+// certificates allow TOEPLITZ_ROUNDING·ε·log₂N·‖C‖₂‖x‖₂, several times what tests find; the rest of a certificate is
+// proved. ‖C‖₂ ≤ ‖exp(b)‖₂ over the rung's lags, ‖x‖₂ ≤ √inputs·max|v|, and the monomials add up to at most
+// Σ|c_t|(s‖|W|‖‖q‖‖k‖)^t.
+//
+// Rounding of pairs. A logit is one chain over the |S| entries of W, whose magnitudes add up to at most
+// s‖|W|‖‖q‖‖k‖ = absolute_share·s‖W‖‖q‖‖k‖, each with four roundings of its own. A gradient of a key is one chain over
+// the entries of its column of W, over the queries that see it and over the heads of its group.
 #include <math.h>
 
 #include "attention/certificate.h"
 #include "attention/toeplitz_plan.h"
-
-enum { ROUNDING = 1 };
 
 // Sets array[head] = value for the heads that run.
 static void fill(const ToeplitzPlan *plan, double *array, double value, const bool *active) {
@@ -20,6 +24,19 @@ static void fill(const ToeplitzPlan *plan, double *array, double value, const bo
 
 static void raise(double *array, size_t head, double value) {
     if (array) array[head] = larger_or_nan(array[head], value);
+}
+
+// Of a certificate, which is never NaN: what is not known may be anything.
+static void raise_bound(double *array, size_t head, double value) {
+    raise(array, head, isnan(value) ? INFINITY : value);
+}
+
+// Whether all of (tokens, size) rows of numbers are finite. Where an output or gradient is not, it has no bound.
+static bool all_finite(const real *rows, size_t stride, size_t tokens, size_t size) {
+    real sum = 0; // stays 0 as long as everything is finite
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t e = 0; e < size; e++) sum += real_zero_if_finite(rows[t * stride + e]);
+    return sum == 0;
 }
 
 void toeplitz_report_clear(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {
@@ -61,14 +78,14 @@ static double row_length(const real *row, size_t stride, size_t size) {
     return sqrt(square);
 }
 
-// Smallest and largest value of a column of V.
+// Smallest and largest value of a column of V; NaN if one of them is.
 static void value_range(const ToeplitzUnit *unit, size_t column, size_t stride, size_t tokens, double *low,
                         double *high) {
     const real *v = unit->value + column * stride;
     *low = *high = (double)v[0];
     for (size_t t = 1; t < tokens; t++) {
-        *low = fmin(*low, (double)v[t]);
-        *high = fmax(*high, (double)v[t]);
+        *low = -larger_or_nan(-*low, -(double)v[t]);
+        *high = larger_or_nan(*high, (double)v[t]);
     }
 }
 
@@ -85,27 +102,32 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
         .degree = settings->degree,
         .qk_size = size,
         .v_size = settings->v_size,
-        .near = settings->near,
+        .logit_roundings = ((double)plan->support / 2.0 + 2.0) * plan->absolute_share + 4.0,
         .chunk = TOEPLITZ_TILE,
-        .tokens = tokens,
         .polynomial = plan->expands && !head->saved->exact_far[head->unit->batch * settings->heads + head->head],
     };
+    // certificate.c allows 6u·A for each pair of |γ| ≤ 2A, where a number of the chain needs u/2·‖|W|‖ of these 2A
+    const double sides = settings->causal ? 1.0 : 2.0, numbers = (double)(plan->group * plan->line) * sides;
+    const double most = fmax(1.0, numbers * plan->absolute_share / 6.0);
+    facts.near = (size_t)ceil(most * (double)settings->near);
+    facts.tokens = facts.polynomial ? tokens : (size_t)ceil(most * (double)tokens);
     if (settings->near == 0) { // no near pair: lengths of the far ones keep infinite certificates infinite, not 0·Inf
         facts.near_key = facts.far_key;
         facts.near_query = facts.far_query;
     }
     // the unbounded rows are longer than the bounded ones, so they serve for near_bound = same too
     for (size_t t = 0; settings->near > 0 && t < tokens; t++) {
-        facts.near_key = fmax(facts.near_key, row_length(head->unit->near_key + t, plan->stride, size));
-        facts.near_query = fmax(facts.near_query, row_length(q + t * q_stride, 1, size));
+        facts.near_key = larger_or_nan(facts.near_key, row_length(head->unit->near_key + t, plan->stride, size));
+        facts.near_query = larger_or_nan(facts.near_query, row_length(q + t * q_stride, 1, size));
     }
     for (size_t t = 0; t < tokens; t++)
-        facts.value_norm = fmax(facts.value_norm, row_length(head->unit->value + t, plan->stride, settings->v_size));
+        facts.value_norm =
+            larger_or_nan(facts.value_norm, row_length(head->unit->value + t, plan->stride, settings->v_size));
     for (size_t c = 0; c < settings->v_size; c++) {
         double low, high;
         value_range(head->unit, c, plan->stride, tokens, &low, &high);
-        facts.value_range = fmax(facts.value_range, high - low);
-        facts.value_largest = fmax(facts.value_largest, fmax(-low, high));
+        facts.value_range = larger_or_nan(facts.value_range, high - low);
+        facts.value_largest = larger_or_nan(larger_or_nan(facts.value_largest, -low), high);
     }
     facts.value_radius = facts.value_norm;
     return facts;
@@ -122,15 +144,9 @@ static Head make_head(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const 
     const double magnitude = polynomial_magnitude(&plan->polynomial, facts.measured * plan->absolute_share);
     for (size_t r = 0; facts.polynomial && r < plan->rungs; r++) {
         const Rung *rung = &plan->rung[r];
-        double square = 0.0;
-        for (ptrdiff_t lag = settings->causal ? 0 : 1 - (ptrdiff_t)rung->inputs; lag < (ptrdiff_t)rung->inputs; lag++) {
-            if (toeplitz_is_near(plan, lag)) continue;
-            const double bias = plan->position.bias ? position_bias(&plan->position, head.head, lag) : 0.0;
-            square += exp(2.0 * (bias - plan->shift[head.head]));
-        }
-        head.rung_norm = fmax(head.rung_norm, sqrt(square));
-        head.noise[r] = ROUNDING * REAL_EPSILON * log2((double)rung->transform.length) * sqrt(square) *
-                        sqrt((double)rung->inputs) * magnitude;
+        const double norm = toeplitz_bias_norm(plan, head.head, rung);
+        head.rung_norm = fmax(head.rung_norm, norm);
+        head.noise[r] = toeplitz_noise(rung, norm, magnitude);
     }
     return head;
 }
@@ -163,76 +179,126 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
     const size_t row = unit->batch * settings->tokens, size = settings->v_size;
     for (size_t m = 0; io->report->output_bound && m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
+        if (!all_finite(io->o + row * io->o_stride + h * size, io->o_stride, settings->tokens, size)) {
+            raise_bound(io->report->output_bound, h, INFINITY);
+            continue;
+        }
         Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
         if (!head.certificate.facts.polynomial) continue; // exact: nothing but rounding
         for (size_t i = 0; i < settings->tokens; i++) {
             const CertificateToken token = make_token(&head, i);
-            const real *o = io->o + (row + i) * io->o_stride + h * size;
-            double reach =
-                0.0; // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
-            for (size_t e = 0; e < size; e++)
-                if (isnan((double)o[e])) reach = NAN;
-            reach += head.certificate.facts.value_range;
-            raise(io->report->output_bound, h, certificate_output(&head.certificate, &token, reach));
+            // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
+            const double bound = certificate_output(&head.certificate, &token, head.certificate.facts.value_range);
+            raise_bound(io->report->output_bound, h, bound);
         }
+    }
+}
+
+// Bounds of dk and dv of a key/value head: sums over its query heads.
+typedef struct KeyBounds {
+    double dk, dv;
+} KeyBounds;
+
+// The lengths of do_i that certificates ask for, and what bounds |do·(v_j - ô)|.
+typedef struct Gradient {
+    double norm, largest, sum;
+} Gradient;
+
+static Gradient measure_gradient(const real *d_o, size_t size) {
+    Gradient measured = {0};
+    for (size_t e = 0; e < size; e++) {
+        const double d = fabs((double)d_o[e]);
+        measured.norm += d * d;
+        measured.sum += d;
+        measured.largest = larger_or_nan(measured.largest, d);
+    }
+    measured.norm = sqrt(measured.norm);
+    return measured;
+}
+
+static CertificateGradient token_gradient(const Head *head, const CertificateToken *token, const Gradient *measured) {
+    return certificate_gradient(&head->certificate, token, measured->norm, measured->largest,
+                                measured->sum * head->certificate.facts.value_range);
+}
+
+// A head whose far field is exact, of a group in which another's is not: rounding of all pairs, of weight 1 at most.
+static void add_exact_head(Head *head, const AttentionBackward *io, const real *d_o, KeyBounds *bounds) {
+    const AttentionSettings *settings = &head->plan->base.settings;
+    for (size_t i = 0; i < settings->tokens; i++) {
+        const CertificateToken token = make_token(head, i);
+        const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
+        const CertificateGradient gradient = token_gradient(head, &token, &measured);
+        bounds->dk += gradient.near_dk;
+        bounds->dv += gradient.near_dv;
+    }
+}
+
+// weight·share, and of a share that is unknown nothing is known, whatever the weight.
+static double weighted(double weight, double share) { return isfinite(share) ? weight * share : INFINITY; }
+
+static void add_head(Head *head, const AttentionBackward *io, const real *d_o, KeyBounds *bounds) {
+    const ToeplitzPlan *plan = head->plan;
+    const AttentionSettings *settings = &plan->base.settings;
+    const CertificateFacts *facts = &head->certificate.facts;
+    const double most_weight =
+        exp(plan->shift[head->head] + facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
+    CertificateSums sums = {0};
+    double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0;
+    for (size_t i = 0; i < settings->tokens; i++) {
+        const CertificateToken token = make_token(head, i);
+        const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
+        const CertificateGradient gradient = token_gradient(head, &token, &measured);
+        raise_bound(io->report->dq_bound, head->head, gradient.dq);
+        // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
+        // is no sum over them to round, and L may be so low that e^{-L} is infinite.
+        const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
+        const double weight = fmin(1.0, most_weight * inverse);
+        far_dk += weighted(weight, gradient.far_dk);
+        far_dv += weighted(weight, gradient.far_dv);
+        near_dk = larger_or_nan(near_dk, gradient.near_dk);
+        near_dv = larger_or_nan(near_dv, gradient.near_dv);
+        sums.norm += inverse * measured.norm;
+        sums.largest += inverse * measured.largest;
+        sums.far_dk += weighted(inverse, gradient.far_dk);
+        sums.far_dv += weighted(inverse, gradient.far_dv);
+    }
+    const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
+    // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
+    const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
+    head->certificate.far_rounding = TOEPLITZ_ROUNDING * REAL_EPSILON * log2((double)plan->most_length) *
+                                     head->rung_norm * exp(plan->shift[head->head]) * magnitude /
+                                     head->certificate.magnitude / (double)settings->tokens;
+    bounds->dk += far_dk + certificate_key_rounding(&head->certificate, &sums);
+    bounds->dv += far_dv + certificate_value_rounding(&head->certificate, &sums);
+    if (reach > 0.0) { // without a near field its shares may be infinite
+        bounds->dk += reach * near_dk;
+        bounds->dv += reach * near_dv;
     }
 }
 
 void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, const ToeplitzSaved *saved,
                               const AttentionBackward *io) {
     const AttentionSettings *settings = &plan->base.settings;
-    const size_t row = unit->batch * settings->tokens, size = settings->v_size;
-    double dk = 0.0, dv = 0.0; // of this key/value head: all of its query heads together
+    const size_t row = unit->batch * settings->tokens;
+    KeyBounds bounds = {0};
+    bool approximate = false; // a group of exact heads alone is exact: nothing but rounding
+    for (size_t m = 0; m < plan->group; m++) approximate |= plan->expands && !unit->exact_far[m];
+    for (size_t m = 0; approximate && m < plan->group; m++) {
+        const size_t h = unit->kv_head * plan->group + m;
+        const real *d_o = io->d_o + row * io->o_stride + h * settings->v_size;
+        Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
+        (head.certificate.facts.polynomial ? add_head : add_exact_head)(&head, io, d_o, &bounds);
+    }
+    const size_t size = settings->qk_size, values = settings->v_size, tokens = settings->tokens;
+    if (!all_finite(io->dk + row * io->k_stride + unit->kv_head * size, io->k_stride, tokens, size))
+        bounds.dk = INFINITY;
+    if (!all_finite(io->dv + row * io->v_stride + unit->kv_head * values, io->v_stride, tokens, values))
+        bounds.dv = INFINITY;
     for (size_t m = 0; m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
-        Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
-        const CertificateFacts *facts = &head.certificate.facts;
-        if (!facts->polynomial) continue;
-        const double most_weight =
-            exp(plan->shift[h] + facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
-        CertificateSums sums = {0};
-        double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0;
-        for (size_t i = 0; i < settings->tokens; i++) {
-            const CertificateToken token = make_token(&head, i);
-            const real *d_o = io->d_o + (row + i) * io->o_stride + h * size;
-            double square = 0.0, sum = 0.0, largest = 0.0;
-            for (size_t e = 0; e < size; e++) {
-                const double d = fabs((double)d_o[e]);
-                square += d * d;
-                sum += d;
-                largest = larger_or_nan(largest, d);
-            }
-            const CertificateGradient gradient =
-                certificate_gradient(&head.certificate, &token, sqrt(square), largest, sum * facts->value_range);
-            raise(io->report->dq_bound, h, gradient.dq);
-            // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
-            // is no sum over them to round, and L may be so low that e^{-L} is infinite.
-            const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
-            const double weight = fmin(1.0, most_weight * inverse);
-            far_dk += weight * gradient.far_dk;
-            far_dv += weight * gradient.far_dv;
-            near_dk = fmax(near_dk, gradient.near_dk);
-            near_dv = fmax(near_dv, gradient.near_dv);
-            sums.norm += inverse * sqrt(square);
-            sums.largest += inverse * largest;
-            sums.far_dk += inverse * gradient.far_dk;
-            sums.far_dv += inverse * gradient.far_dv;
-        }
-        const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
-        // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
-        const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
-        head.certificate.far_rounding = ROUNDING * REAL_EPSILON * log2((double)plan->most_length) * head.rung_norm *
-                                        exp(plan->shift[h]) * magnitude / head.certificate.magnitude /
-                                        (double)settings->tokens;
-        dk += far_dk + certificate_key_rounding(&head.certificate, &sums);
-        dv += far_dv + certificate_value_rounding(&head.certificate, &sums);
-        if (reach > 0.0) { // without a near field its shares may be infinite
-            dk += reach * near_dk;
-            dv += reach * near_dv;
-        }
-    }
-    for (size_t m = 0; m < plan->group; m++) {
-        raise(io->report->dk_bound, unit->kv_head * plan->group + m, dk);
-        raise(io->report->dv_bound, unit->kv_head * plan->group + m, dv);
+        if (!all_finite(io->dq + row * io->q_stride + h * size, io->q_stride, tokens, size))
+            raise_bound(io->report->dq_bound, h, INFINITY);
+        raise_bound(io->report->dk_bound, h, bounds.dk);
+        raise_bound(io->report->dv_bound, h, bounds.dv);
     }
 }

@@ -35,7 +35,8 @@ static void gram(double *out, const double *a, size_t size) {
         }
 }
 
-// An upper bound of the largest ‖W_t‖₂ of a table: ‖W‖₂^16 is the spectral radius of (WᵀW)^8, at most its ‖·‖∞.
+// An upper bound of the largest ‖W_t‖₂ of a table: ‖W‖₂^16 is the spectral radius of (WᵀW)^8, at most its ‖·‖∞. W is
+// divided by a power of two first, for the 16th power of small entries would be 0.
 static bool table_norm(ToeplitzPlan *plan, Error *error) {
     const size_t size = plan->base.settings.qk_size;
     double *a = malloc(2 * size * size * sizeof *a), *b = a + size * size;
@@ -46,13 +47,32 @@ static bool table_norm(ToeplitzPlan *plan, Error *error) {
         // ‖|W|‖₂ ≤ √(‖W‖₁‖W‖∞); the share becomes one when the norm is known
         for (size_t i = 0; i < size * size; i++) b[i / size + i % size * size] = a[i];
         plan->absolute_share = fmax(plan->absolute_share, sqrt(row_norm(a, size) * row_norm(b, size)));
+        double largest = 0.0;
+        for (size_t i = 0; i < size * size; i++) largest = fmax(largest, fabs(a[i]));
+        int exponent;
+        frexp(largest, &exponent);
+        for (size_t i = 0; i < size * size; i++) a[i] = ldexp(a[i], -exponent);
         for (size_t i = 0; i < 4; i++) {
             gram(b, a, size);
             memcpy(a, b, size * size * sizeof *a);
         }
-        plan->weight_norm = fmax(plan->weight_norm, pow(row_norm(a, size), 1.0 / 16.0) * (1.0 + 1e-9));
+        const double norm = ldexp(pow(row_norm(a, size), 1.0 / 16.0), exponent);
+        plan->weight_norm = fmax(plan->weight_norm, norm * (1.0 + 1e-9));
     }
     free(a);
+    return true;
+}
+
+static bool find_line(ToeplitzPlan *plan, Error *error) {
+    const size_t size = plan->base.settings.qk_size;
+    size_t *rows = calloc(2 * size, sizeof *rows), *columns = rows + size;
+    if (!rows) return error_set(error, ERROR_MEMORY, "There is no memory for the counts of %zu rows.", size);
+    for (size_t e = 0; e < plan->support; e++) {
+        const size_t row = ++rows[plan->entry[e].row], column = ++columns[plan->entry[e].column];
+        const size_t most = row > column ? row : column;
+        if (most > plan->line) plan->line = most;
+    }
+    free(rows);
     return true;
 }
 
@@ -99,6 +119,7 @@ bool toeplitz_support_create(ToeplitzPlan *plan, Error *error) {
         plan->far_entry[plan->far_entries] = e;
         plan->far_place[plan->far_entries++] = (PositionEntry){row, column};
     }
+    if (!find_line(plan, error)) return false;
     find_shifts(plan);
     plan->weight_norm = 1.0; // rotations keep lengths; decay and window only shorten
     plan->absolute_share = position->rotates ? sqrt(2.0) : 1.0;
@@ -208,6 +229,56 @@ static bool create_rungs(ToeplitzPlan *plan, Error *error) {
     return true;
 }
 
+double toeplitz_bias_norm(const ToeplitzPlan *plan, size_t head, const Rung *rung) {
+    const ptrdiff_t inputs = (ptrdiff_t)rung->inputs;
+    double square = 0.0;
+    for (ptrdiff_t lag = plan->base.settings.causal ? 0 : 1 - inputs; lag < inputs; lag++) {
+        if (toeplitz_is_near(plan, lag)) continue;
+        const double bias = plan->position.bias ? position_bias(&plan->position, head, lag) : 0.0;
+        square += exp(2.0 * (bias - plan->shift[head]));
+    }
+    return sqrt(square);
+}
+
+double toeplitz_noise(const Rung *rung, double bias_norm, double magnitude) {
+    return TOEPLITZ_ROUNDING * REAL_EPSILON * log2((double)rung->transform.length) * bias_norm *
+           sqrt((double)rung->inputs) * magnitude;
+}
+
+// Kernels are scaled by the largest far bias. A token that sees only lags of much lower ones has a sum below the
+// rounding of the transforms, which is that of the largest sums: nothing would be left of it. sum: room for T numbers.
+static bool check_biases(const ToeplitzPlan *plan, double *sum, Error *error) {
+    const double least = 1e-30; // products of kernels below it are no numbers of single precision
+    const AttentionSettings *settings = &plan->base.settings;
+    const ptrdiff_t tokens = (ptrdiff_t)settings->tokens;
+    const Polynomial *polynomial = &plan->polynomial;
+    // as at logits of 0, where those of other tokens are the largest; power has no interval
+    const double largest = polynomial->kind == POLYNOMIAL_POWER ? 0.0 : polynomial->interval;
+    double total = 0.0;
+    for (ptrdiff_t i = 0; i < tokens; i++) sum[i] = total += exp(position_bias(&plan->position, 0, i) - plan->shift[0]);
+    total = 0.0;
+    for (ptrdiff_t i = tokens - 1; !settings->causal && i-- > 0;)
+        sum[i] += total += exp(position_bias(&plan->position, 0, i + 1 - tokens) - plan->shift[0]);
+    for (size_t r = 0; r < plan->rungs; r++) {
+        const Rung *rung = &plan->rung[r];
+        const double norm = toeplitz_bias_norm(plan, 0, rung);
+        const double noise = toeplitz_noise(rung, norm, polynomial_magnitude(polynomial, largest));
+        for (size_t i = rung->first; i < rung->last; i++) {
+            // the largest bias alone would add 1
+            if (!toeplitz_sees_far(plan, i) || sum[i] >= 1.0) continue;
+            if (noise <= sum[i] / 4.0 && sum[i] >= least) continue;
+            ptrdiff_t peak = settings->causal ? 0 : 1 - tokens;
+            while (toeplitz_is_near(plan, peak) || position_bias(&plan->position, 0, peak) < plan->shift[0]) peak++;
+            return error_set(error, ERROR_USER,
+                             "attention.kernel=%s: the biases of token %zu are so far below that of lag %td, %g, that "
+                             "rounding of the transforms would drown its sums. Set attention.near = %td, so that lags "
+                             "before that one are added one by one, or attention.method = exact.",
+                             settings->kernel, i, peak, plan->shift[0], peak < 0 ? -peak : peak);
+        }
+    }
+    return true;
+}
+
 bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
     const AttentionSettings *settings = &plan->base.settings;
     Symbols symbols = {.first_lag = settings->causal ? 0 : 1 - (ptrdiff_t)settings->tokens};
@@ -228,7 +299,9 @@ bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
     good = good &&
            terms_create(&plan->terms, entry, entries, plan->polynomial.coefficient, settings->degree,
                         settings->logit_scale, error) &&
-           create_rungs(plan, error) && toeplitz_check_memory(plan, error);
+           create_rungs(plan, error) && toeplitz_check_memory(plan, error) &&
+           // alibi's largest bias is that of the nearest far lag, which every token sees that sees any
+           (!plan->position.table.bias || check_biases(plan, bias, error));
     for (size_t r = 0; good && r < plan->rungs; r++) good = create_rung(plan, &plan->rung[r], &symbols, bias, error);
     free(symbols.values);
     free(entry);
