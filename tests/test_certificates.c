@@ -1,0 +1,111 @@
+// Certificates of method lowrank where they are easily wrong: heads of one group that go different ways, numbers whose
+// squares single precision cannot hold, sums over many heads, numbers that are not finite, entries at the very bound.
+// What random inputs say about them is in test_lowrank.c.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention/lowrank.h"
+#include "core/random.h"
+#include "tests/support/attention_reference.h"
+#include "tests/support/check.h"
+
+typedef enum Quantity { OUTPUT, DQ, DK, DV, QUANTITIES } Quantity;
+static const char *const quantity_names[] = {"o", "dq", "dk", "dv"};
+enum { MOST_HEADS = 32 };
+
+typedef struct Outcome {
+    double error[QUANTITIES][MOST_HEADS], bound[QUANTITIES][MOST_HEADS], fell_back[MOST_HEADS];
+} Outcome;
+
+static AttentionSettings base_settings(void) {
+    AttentionSettings s = attention_defaults();
+    s.batch = 1, s.tokens = 60, s.heads = s.kv_heads = 1, s.qk_size = s.v_size = 8, s.far_size = 0, s.degree = 6;
+    s.logit_bound = 1, s.near = 4;
+    return s;
+}
+
+static void run(AttentionProblem *problem, const char *method, Outcome *outcome) {
+    AttentionPlan *plan = attention_plan_new(method, &problem->settings);
+    AttentionReport report = {.output_bound = outcome->bound[OUTPUT], .dq_bound = outcome->bound[DQ],
+                              .dk_bound = outcome->bound[DK], .dv_bound = outcome->bound[DV],
+                              .fell_back = outcome->fell_back};
+    attention_problem_run(problem, plan, NULL, &report);
+    attention_destroy(plan);
+}
+
+// Largest |actual - expected| in each query head of a tensor (tokens, heads, size); those of a group share their keys.
+static void compare(const AttentionProblem *problem, const real *actual, const double *expected, size_t heads, size_t size,
+                    double *error) {
+    const size_t shared = problem->settings.heads / heads;
+    for (size_t h = 0; h < problem->settings.heads; h++) {
+        error[h] = 0;
+        for (size_t t = 0; t < problem->settings.tokens; t++)
+            for (size_t a = 0; a < size; a++) {
+                const size_t at = (t * heads + h / shared) * size + a;
+                error[h] = larger_or_nan(error[h], fabs((double)actual[at] - expected[at]));
+            }
+    }
+}
+
+// Runs the problem and its reference with the true exp far away, and finds the errors.
+static Outcome measure(AttentionProblem *problem, const char *method) {
+    const AttentionSettings s = problem->settings;
+    Outcome outcome = {0};
+    run(problem, method, &outcome);
+    problem->settings.far = FAR_EXACT;
+    AttentionSolution solution = attention_solve(problem, true, NULL);
+    problem->settings.far = s.far;
+    compare(problem, problem->o, solution.o, s.heads, s.v_size, outcome.error[OUTPUT]);
+    compare(problem, problem->dq, solution.dq, s.heads, s.qk_size, outcome.error[DQ]);
+    compare(problem, problem->dk, solution.dk, s.kv_heads, s.qk_size, outcome.error[DK]);
+    compare(problem, problem->dv, solution.dv, s.kv_heads, s.v_size, outcome.error[DV]);
+    attention_solution_free(&solution);
+    return outcome;
+}
+
+static void check_holds(const Outcome *outcome, size_t head, Quantity first, const char *what, double parameter) {
+    for (size_t n = first; n < QUANTITIES; n++)
+        if (!(outcome->error[n][head] <= outcome->bound[n][head]))
+            fail_msg("%s, %g: %s of head %zu errs by %.6g, certified %.6g", what, parameter, quantity_names[n], head,
+                     outcome->error[n][head], outcome->bound[n][head]);
+    check_count(what, QUANTITIES - first);
+}
+
+static double normal(uint64_t seed, size_t n) { return random_normal((Random){seed, RANDOM_TEST, 0}, n); }
+
+// ---- heads of a group ----------------------------------------------------------------------------------------------
+
+// One head of a group falls back and weighs nothing but far keys: its rounding, of logits in the hundreds, is in dk and
+// dv, which have certificates because of the other head.
+static void test_one_head_falls_back(void **state) {
+    (void)state;
+    const double lengths[] = {60, 300, 1000};
+    for (size_t i = 0; i < 3; i++) {
+        AttentionSettings s = base_settings();
+        s.tokens = 200, s.heads = 2, s.near = 8, s.bound = BOUND_NONE, s.chunk = 16;
+        AttentionProblem problem = attention_problem_new(&s, 0, 0.02, 1);
+        const size_t last = s.tokens - 1;
+        for (size_t t = 0; t < s.tokens; t++)
+            for (size_t a = 0; a < 8; a++) {
+                problem.q[t * 16 + 8 + a] = 0;
+                problem.d_o[t * 16 + a] *= (real)1e-3, problem.d_o[t * 16 + 8 + a] *= t == last ? 1000 : 0;
+            }
+        for (size_t t = 2; t < 10; t++) { // these keys agree in the slowest pair, which the last query looks along
+            problem.k[t * 8 + 3] = (real)(3 + 1e-4 * normal(2, t));
+            problem.k[t * 8 + 7] = (real)(0.3 * normal(3, t));
+        }
+        problem.q[last * 16 + 11] = (real)lengths[i], problem.q[last * 16 + 15] = (real)(0.1 * lengths[i]);
+        const Outcome outcome = measure(&problem, "lowrank");
+        assert_true(outcome.fell_back[0] == 0 && outcome.fell_back[1] == 1);
+        check_holds(&outcome, 0, OUTPUT, "a head falls back", lengths[i]);
+        assert_true(outcome.bound[DV][0] < 100); // not vacuous: dv is near 1000
+        attention_problem_free(&problem);
+    }
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_one_head_falls_back),
+};
+TEST_MAIN(tests)
