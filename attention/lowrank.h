@@ -295,10 +295,12 @@ typedef struct LowrankKernels {
     void (*reach)(real *out, const real *x, size_t ld, const real *low, const real *high, size_t rows, size_t lanes);
     // out (lanes) = largest |x[row]|
     void (*lane_largest)(real *out, const real *x, size_t ld, size_t rows, size_t lanes);
-    // low, high (columns) = smallest and largest of each column of x; returns the largest ‖row‖². Starts from what is there.
-    real (*column_range)(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns);
-    // out (lanes) = Σ_row a[row]·b[row]
-    void (*lane_dots)(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes);
+    // low, high (columns) = smallest and largest of each column of x, from what is there on; returns the largest ‖row‖²,
+    // in double, because squares leave the range of float long before the numbers do.
+    double (*column_range)(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns);
+    // square (lanes) = Σ_row x[row]², along (lanes) = Σ_row center[row]·x[row], in double too
+    void (*lane_products)(double *square, double *along, const real *center, const real *x, size_t ld, size_t rows,
+                          size_t lanes);
     // out (rows) = the dot products of rows
     void (*row_dots)(real *out, const real *a, const real *b, size_t stride, size_t rows, size_t columns);
     // x (rows, ld) *= factor (lanes)

@@ -53,7 +53,7 @@ static ValueFacts merge_values(const LowrankPlan *plan, const LowrankShared *sha
     }
     facts.norm = sqrt(norm) * (1 + (double)values * REAL_EPSILON);
     const bool zero = facts.norm <= sqrt(box);
-    for (size_t e = 0; e < values; e++) center[e] = zero ? 0 : (low[e] + high[e]) / 2;
+    for (size_t e = 0; e < values; e++) center[e] = zero ? 0 : low[e] / 2 + high[e] / 2;
     facts.radius = zero ? facts.norm : sqrt(box) + 4 * REAL_EPSILON * facts.norm;
     return facts;
 }
@@ -120,18 +120,43 @@ void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const 
     }
 }
 
-// Σ_e do_e², largest |do_e| and a bound of |do·(v_j - ô)| for all j, of every lane.
-static void measure_gradient(LowrankTask *task, const real *center, double radius, real *norm, real *largest,
-                             real *spread) {
-    LowrankWork *work = &task->work;
-    const size_t values = task->plan->base.settings.v_size, lanes = work->lanes;
-    lowrank_kernels()->lane_dots(norm, work->right_t, work->right_t, lanes, values, lanes);
-    lowrank_kernels()->lane_largest(largest, work->right_t, lanes, values, lanes);
-    tile_kernels()->multiply(spread, lanes, center, 0, 1, work->right_t, lanes, 1, lanes, values, false);
-    for (size_t lane = 0; lane < lanes; lane++) {
-        norm[lane] = (real)(sqrt((double)norm[lane]) * (1 + (double)values * REAL_EPSILON));
-        spread[lane] = (real)(fabs((double)spread[lane] - (double)work->delta[lane]) + (double)norm[lane] * radius);
+// What certificates need to know of the do of LANE_UNIT queries.
+typedef struct Gradients {
+    double norm[LANE_UNIT], spread[LANE_UNIT]; // ‖do‖; a bound of |do·(v_j - ô)| for all j
+    real largest[LANE_UNIT];                   // ‖do‖∞
+} Gradients;
+
+static Gradients measure_gradients(const LowrankTask *task, const real *center, double radius, size_t lane) {
+    const LowrankWork *work = &task->work;
+    const size_t values = task->plan->base.settings.v_size;
+    Gradients of;
+    lowrank_kernels()->lane_products(of.norm, of.spread, center, work->right_t + lane, work->lanes, values, LANE_UNIT);
+    lowrank_kernels()->lane_largest(of.largest, work->right_t + lane, work->lanes, values, LANE_UNIT);
+    for (size_t n = 0; n < LANE_UNIT; n++) {
+        of.norm[n] = sqrt(of.norm[n]) * (1 + (double)values * REAL_EPSILON);
+        of.spread[n] = fabs(of.spread[n] - (double)work->delta[lane + n]) + of.norm[n] * radius;
     }
+    return of;
+}
+
+// One query's part in the bounds of its segment; returns its part in those of the keys.
+static CertificateGradient add_query(const Certificate *certificate, const CertificateToken *token, double norm,
+                                     double largest, double spread, LowrankBounds *bounds) {
+    CertificateGradient part = certificate_gradient(certificate, token, norm, largest, spread);
+    bounds->dq = larger_or_nan(bounds->dq, part.dq);
+    // infinite columns would turn the state into NaN: such a head is marked instead
+    if (!(part.far_dk < 1e30 && part.far_dv < 1e30 && part.near_dk < 1e30 && part.near_dv < 1e30)) {
+        bounds->unknown = true;
+        part = (CertificateGradient){0};
+    }
+    if (token->far_keys > 0) {
+        const double weight = exp(-token->log_sum);
+        bounds->sums.norm += weight * norm;
+        bounds->sums.largest += weight * largest;
+        bounds->sums.far_dk += weight * part.far_dk;
+        bounds->sums.far_dv += weight * part.far_dv;
+    }
+    return part;
 }
 
 void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
@@ -141,29 +166,17 @@ void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, cons
     const AttentionSettings *s = &plan->base.settings;
     const size_t row = task->batch * s->heads + head, kv_row = task->batch * s->kv_heads + task->kv_head;
     const Certificate *certificate = &shared->certificate[row];
-    real *norm = work->largest, *largest = work->rescale, *spread = work->far_sum; // forward's, free here
-    measure_gradient(task, shared->value_center + kv_row * s->v_size, certificate->facts.value_radius, norm, largest,
-                     spread);
+    Gradients of = {0};
     if (chunk_first == task->first) *bounds = (LowrankBounds){0};
     for (size_t lane = 0; lane < plan->lanes; lane++) {
+        const size_t n = lane % LANE_UNIT;
         CertificateGradient part = {0};
+        if (n == 0)
+            of = measure_gradients(task, shared->value_center + kv_row * s->v_size, certificate->facts.value_radius,
+                                   lane);
         if (lane < count) {
             const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
-            part = certificate_gradient(certificate, &token, (double)norm[lane], (double)largest[lane],
-                                        (double)spread[lane]);
-            bounds->dq = larger_or_nan(bounds->dq, part.dq);
-            const double weight = exp(-token.log_sum);
-            // infinite columns would turn the state into NaN: such a head is marked instead
-            if (!(part.far_dk < 1e30 && part.far_dv < 1e30 && part.near_dk < 1e30 && part.near_dv < 1e30)) {
-                bounds->unknown = true;
-                part = (CertificateGradient){0};
-            }
-            if (token.far_keys > 0) {
-                bounds->sums.norm += weight * (double)norm[lane];
-                bounds->sums.largest += weight * (double)largest[lane];
-                bounds->sums.far_dk += weight * part.far_dk;
-                bounds->sums.far_dv += weight * part.far_dv;
-            }
+            part = add_query(certificate, &token, of.norm[n], (double)of.largest[n], of.spread[n], bounds);
             shared->far_dk[row * s->tokens + chunk_first + lane] = (real)part.far_dk;
             shared->far_dv[row * s->tokens + chunk_first + lane] = (real)part.far_dv;
         }

@@ -36,8 +36,8 @@ static void run(AttentionProblem *problem, const char *method, Outcome *outcome)
 }
 
 // Largest |actual - expected| in each query head of a tensor (tokens, heads, size); those of a group share their keys.
-static void compare(const AttentionProblem *problem, const real *actual, const double *expected, size_t heads, size_t size,
-                    double *error) {
+static void compare(const AttentionProblem *problem, const real *actual, const double *expected, size_t heads,
+                    size_t size, double *error) {
     const size_t shared = problem->settings.heads / heads;
     for (size_t h = 0; h < problem->settings.heads; h++) {
         error[h] = 0;
@@ -105,7 +105,40 @@ static void test_one_head_falls_back(void **state) {
     }
 }
 
+// ---- the range of numbers ------------------------------------------------------------------------------------------
+
+// Certificates grow with v and with do, however small or large these are: squares of numbers below 1e-23 or above 1e19
+// are 0 or infinite in single precision. Values that alternate make do·o small, so that nothing but norms tells.
+static void test_scales(void **state) {
+    (void)state;
+    const double scales[][2] = {{1, 1},     {1e-21, 1}, {1e-23, 1}, {1e-30, 1e10}, {1, 1e-23},
+                                {1e3, 1e-25}, {1e-18, 1e-18}, {1e20, 1}, {1e27, 1},   {1, 1e20}};
+    AttentionSettings s = base_settings();
+    s.logit_bound = 0.25, s.near_bound = NEAR_BOUND_SAME;
+    double usual[QUANTITIES] = {0};
+    for (size_t i = 0; i < sizeof scales / sizeof *scales; i++) {
+        const double v = scales[i][0], d_o = scales[i][1], scale[QUANTITIES] = {v, v * d_o, v * d_o, d_o};
+        AttentionProblem problem = attention_problem_new(&s, 0, 1, 4);
+        for (size_t t = 0; t < s.tokens; t++)
+            for (size_t e = 0; e < s.v_size; e++) {
+                problem.v[t * s.v_size + e] = (real)((t / 2 + e) % 2 ? v : -v);
+                problem.d_o[t * s.v_size + e] *= (real)(t < s.tokens - 2 ? 0 : d_o);
+            }
+        const Outcome outcome = measure(&problem, "lowrank");
+        check_holds(&outcome, 0, OUTPUT, "scales of v and do", i);
+        for (size_t n = 0; n < QUANTITIES; n++) {
+            const double bound = outcome.bound[n][0] / scale[n];
+            if (i == 0) usual[n] = bound;
+            if (!(fabs(bound / usual[n] - 1) < 1e-3))
+                fail_msg("v %g, do %g: %s is certified to %.6g times its scale, not %.6g", v, d_o, quantity_names[n],
+                         bound, usual[n]);
+        }
+        attention_problem_free(&problem);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_one_head_falls_back),
+    cmocka_unit_test(test_scales),
 };
 TEST_MAIN(tests)
