@@ -204,8 +204,8 @@ void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const rea
 // Gradients of the boundary block, from do in right and right_t: d_near, d_far_t += and the window's d_near_key,
 // d_far_key, d_value +=.
 void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, size_t chunk_first, size_t count);
-// Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly, and bound (T, 2) +=
-// their certificates when the task certifies.
+// Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly, and bound (T, 2)
+// += their certificates when the task certifies.
 void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
                               real *dk, real *dv, real *bound, size_t chunk_first, size_t count);
 

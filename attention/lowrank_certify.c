@@ -67,6 +67,9 @@ void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, co
         for (size_t g = 0; g < s->kv_heads; g++) {
             if (active && !active[g]) continue;
             const ValueFacts values = merge_values(plan, &shared, b, g);
+            size_t exact = 0;
+            for (size_t m = 0; m < plan->group; m++)
+                exact += plan->far_field && saved->head[b * s->heads + g * plan->group + m].exact_far;
             for (size_t m = 0; m < plan->group; m++) {
                 const size_t row = b * s->heads + g * plan->group + m;
                 const LowrankHead *head = &saved->head[row];
@@ -84,6 +87,8 @@ void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, co
                 facts.near = plan->near;
                 facts.chunk = plan->chunk;
                 facts.tokens = s->tokens;
+                facts.group = plan->group;
+                facts.exact_group = exact;
                 facts.decays = plan->decay;
                 facts.polynomial = plan->polynomial_far && !head->exact_far;
                 shared.certificate[row] = certificate_make(&facts, &plan->polynomial);

@@ -88,6 +88,7 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
         .near = settings->near,
         .chunk = TOEPLITZ_TILE,
         .tokens = tokens,
+        .group = plan->group,
         .polynomial = plan->expands && !head->saved->exact_far[head->unit->batch * settings->heads + head->head],
     };
     if (settings->near == 0) { // no near pair: lengths of the far ones keep infinite certificates infinite, not 0·Inf

@@ -137,8 +137,38 @@ static void test_scales(void **state) {
     }
 }
 
+// One large do, added first, and after it from every token and head one that single precision drops beside it: dv of the
+// first key lacks all of them, and that as often as heads share it. Weights are 1/(i+1), undone by do. Far: the large one
+// is of the last chunk, where the reverse sweep begins; near: of the first token.
+static void test_sums_over_heads(void **state) {
+    (void)state;
+    const double dropped = 0.9 * pow(2, -24);
+    for (int i = 0; i < 4; i++) {
+        AttentionSettings s = base_settings();
+        const bool far = i % 2 == 0;
+        s.heads = i < 2 ? 8 : 32, s.qk_size = 2, s.v_size = 1, s.degree = 2, s.logit_bound = 1e-3, s.chunk = 16;
+        s.tokens = far ? 1024 : 256, s.near = far ? 0 : 128;
+        AttentionProblem problem = attention_problem_new(&s, 0, 0, 5);
+        const size_t large = far ? s.tokens - s.chunk : 0, end = far ? s.tokens : s.near;
+        double truth = 0;
+        for (size_t t = 0; t < s.tokens; t++)
+            for (size_t h = 0; h < s.heads; h++) {
+                const double share = t >= end ? 0 : t == large && h == 0 ? 1.0005 : dropped;
+                problem.d_o[t * s.heads + h] = (real)((double)(t + 1) * share);
+                truth += (double)problem.d_o[t * s.heads + h] / (double)(t + 1);
+            }
+        Outcome outcome = {0};
+        run(&problem, "lowrank", &outcome);
+        outcome.error[DV][0] = fabs((double)problem.dv[0] - truth);
+        assert_true(i < 2 || outcome.error[DV][0] > 1e-4); // they are dropped
+        check_holds(&outcome, 0, DV, far ? "far sums over heads" : "near sums over heads", (double)s.heads);
+        attention_problem_free(&problem);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_one_head_falls_back),
+    cmocka_unit_test(test_sums_over_heads),
     cmocka_unit_test(test_scales),
 };
 TEST_MAIN(tests)
