@@ -353,6 +353,11 @@ static void earlier_pairs(void *context, LowrankTask *task) {
     }
 }
 
+static void find_not_finite(void *context, LowrankTask *task) {
+    const Backward *backward = context;
+    lowrank_certify_finite(task, &backward->shared, backward->io);
+}
+
 void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
     const LowrankPlan *plan = (const LowrankPlan *)base;
     const AttentionSettings *s = &base->settings;
@@ -374,6 +379,8 @@ void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
     for (size_t n = 0; n < s->batch * s->heads; n++)
         if (!io->active || io->active[n % s->heads / plan->group]) any_exact |= backward.saved.head[n].exact_far;
     if (any_exact) lowrank_each_task(plan, io->scratch, io->active, 1, earlier_pairs, &backward);
-    if (backward.certify)
+    if (backward.certify) {
+        lowrank_each_task(plan, io->scratch, io->active, plan->segments, find_not_finite, &backward);
         lowrank_report_gradient(plan, &backward.shared, io->active, report);
+    }
 }

@@ -40,15 +40,16 @@ static ValueFacts merge_values(const LowrankPlan *plan, const LowrankShared *sha
     for (size_t n = 0; n < plan->segments; n++) {
         const real *from = shared->value_range + (row * plan->segments + n) * 2 * values;
         for (size_t e = 0; e < values; e++) {
-            low[e] = n == 0 || from[e] < low[e] ? from[e] : low[e];
-            high[e] = n == 0 || from[values + e] > high[e] ? from[values + e] : high[e];
+            low[e] = n == 0 ? from[e] : (real)-larger_or_nan(-(double)low[e], -(double)from[e]);
+            high[e] = n == 0 ? from[values + e] : (real)larger_or_nan((double)high[e], (double)from[values + e]);
         }
-        norm = fmax(norm, shared->values[row * plan->segments + n].norm);
+        norm = larger_or_nan(norm, shared->values[row * plan->segments + n].norm);
     }
     for (size_t e = 0; e < values; e++) {
         const double range = (double)high[e] - (double)low[e];
-        facts.largest = fmax(facts.largest, fmax(fabs((double)low[e]), fabs((double)high[e])));
-        facts.range = fmax(facts.range, range);
+        facts.largest = larger_or_nan(facts.largest, fabs((double)low[e]));
+        facts.largest = larger_or_nan(facts.largest, fabs((double)high[e]));
+        facts.range = larger_or_nan(facts.range, range);
         box += range * range / 4;
     }
     facts.norm = sqrt(norm) * (1 + (double)values * REAL_EPSILON);
@@ -122,6 +123,7 @@ void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const 
         const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
         const double bound = certificate_output(&shared->certificate[row], &token, (double)reach[lane]);
         bounds->output = larger_or_nan(bounds->output, bound);
+        bounds->broken |= !isfinite((double)reach[lane]);
     }
 }
 
@@ -192,6 +194,28 @@ void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, cons
     }
 }
 
+static bool all_finite(const real *values, size_t stride, size_t rows, size_t columns) {
+    bool wrong = false;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < columns; c++) wrong |= real_zero_if_finite(values[r * stride + c]) != 0;
+    return !wrong;
+}
+
+void lowrank_certify_finite(const LowrankTask *task, const LowrankShared *shared, const AttentionBackward *io) {
+    const LowrankPlan *plan = task->plan;
+    const AttentionSettings *s = &plan->base.settings;
+    const size_t at = task->batch * s->tokens + task->first, rows = task->last - task->first;
+    const real *dk = io->dk + at * io->k_stride + task->kv_head * s->qk_size;
+    const real *dv = io->dv + at * io->v_stride + task->kv_head * s->v_size;
+    const bool keys = all_finite(dk, io->k_stride, rows, s->qk_size) && all_finite(dv, io->v_stride, rows, s->v_size);
+    for (size_t m = 0; m < plan->group; m++) {
+        const size_t h = task->kv_head * plan->group + m;
+        LowrankBounds *bounds = shared->bounds + (task->batch * s->heads + h) * plan->segments + task->segment;
+        bounds->broken = !all_finite(io->dq + at * io->q_stride + h * s->qk_size, io->q_stride, rows, s->qk_size);
+        bounds->broken_keys = !keys;
+    }
+}
+
 // ---- reports -------------------------------------------------------------------------------------------------------
 
 static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *shared, size_t row) {
@@ -201,6 +225,8 @@ static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *
         merged.output = larger_or_nan(merged.output, part->output);
         merged.dq = larger_or_nan(merged.dq, part->dq);
         merged.unknown |= part->unknown;
+        merged.broken |= part->broken;
+        merged.broken_keys |= part->broken_keys;
         merged.sums.norm += part->sums.norm;
         merged.sums.largest += part->sums.largest;
         merged.sums.far_dk += part->sums.far_dk;
@@ -209,8 +235,9 @@ static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *
     return merged;
 }
 
+// A certificate that is not a number bounds nothing.
 static void raise(double *array, size_t head, double value) {
-    if (array) array[head] = larger_or_nan(array[head], value);
+    if (array && !(value <= array[head])) array[head] = isnan(value) ? INFINITY : value;
 }
 
 static void clear(double *array, const LowrankPlan *plan, const bool *active) {
@@ -225,8 +252,10 @@ void lowrank_report_output(const LowrankPlan *plan, const LowrankShared *shared,
     if (!report->output_bound) return;
     for (size_t row = 0; row < s->batch * s->heads; row++) {
         const size_t h = row % s->heads;
-        if ((active && !active[h / plan->group]) || !shared->certificate[row].facts.polynomial) continue;
-        raise(report->output_bound, h, merge_bounds(plan, shared, row).output);
+        if (active && !active[h / plan->group]) continue;
+        const LowrankBounds merged = merge_bounds(plan, shared, row);
+        if (merged.broken) raise(report->output_bound, h, INFINITY);
+        if (shared->certificate[row].facts.polynomial) raise(report->output_bound, h, merged.output);
     }
 }
 
@@ -245,9 +274,10 @@ static void report_keys(const LowrankPlan *plan, const LowrankShared *shared, si
         const size_t row = batch * s->heads + kv_head * plan->group + m;
         const Certificate *certificate = &shared->certificate[row];
         const LowrankBounds merged = merge_bounds(plan, shared, row);
-        any |= certificate->facts.polynomial;
-        more_dk += merged.unknown ? INFINITY : certificate_key_rounding(certificate, &merged.sums);
-        more_dv += merged.unknown ? INFINITY : certificate_value_rounding(certificate, &merged.sums);
+        const bool unknown = merged.unknown || merged.broken_keys;
+        any |= certificate->facts.polynomial || merged.broken_keys;
+        more_dk += unknown ? INFINITY : certificate_key_rounding(certificate, &merged.sums);
+        more_dv += unknown ? INFINITY : certificate_value_rounding(certificate, &merged.sums);
     }
     for (size_t m = 0; any && m < plan->group; m++) {
         raise(report->dk_bound, kv_head * plan->group + m, 1.001 * dk + more_dk);
@@ -265,9 +295,10 @@ void lowrank_report_gradient(const LowrankPlan *plan, const LowrankShared *share
         for (size_t g = 0; g < s->kv_heads; g++) {
             if (active && !active[g]) continue;
             for (size_t m = 0; m < plan->group; m++) {
-                const size_t row = b * s->heads + g * plan->group + m;
-                if (shared->certificate[row].facts.polynomial)
-                    raise(report->dq_bound, g * plan->group + m, merge_bounds(plan, shared, row).dq);
+                const size_t h = g * plan->group + m, row = b * s->heads + h;
+                const LowrankBounds merged = merge_bounds(plan, shared, row);
+                if (merged.broken) raise(report->dq_bound, h, INFINITY);
+                if (shared->certificate[row].facts.polynomial) raise(report->dq_bound, h, merged.dq);
             }
             report_keys(plan, shared, b, g, report);
         }

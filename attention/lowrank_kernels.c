@@ -128,12 +128,21 @@ static void pair_bounds(const LowrankTile *tile, real *out, const real *near_dk,
     }
 }
 
+// As larger_or_nan, and its counterpart: what was NaN once stays so.
+static inline Vector vector_larger_or_nan(Vector most, Vector value) {
+    return vector_select((value > most) | (value != value), value, most);
+}
+static inline Vector vector_smaller_or_nan(Vector least, Vector value) {
+    return vector_select((value < least) | (value != value), value, least);
+}
+
 static void reach(real *out, const real *x, size_t ld, const real *low, const real *high, size_t rows, size_t lanes) {
     for (size_t lane = 0; lane < lanes; lane += LANES) {
         Vector most = {0};
         for (size_t row = 0; row < rows; row++) {
             Vector at = vector_load(x + row * ld + lane);
-            most = vector_max(most, vector_max(vector_set(high[row]) - at, at - vector_set(low[row])));
+            most = vector_larger_or_nan(most, vector_set(high[row]) - at);
+            most = vector_larger_or_nan(most, at - vector_set(low[row]));
         }
         vector_store(out + lane, most);
     }
@@ -144,7 +153,7 @@ static void lane_largest(real *out, const real *x, size_t ld, size_t rows, size_
         Vector most = {0};
         for (size_t row = 0; row < rows; row++) {
             Vector at = vector_load(x + row * ld + lane);
-            most = vector_max(most, vector_max(at, -at));
+            most = vector_larger_or_nan(most, vector_select(at < 0, -at, at));
         }
         vector_store(out + lane, most);
     }
@@ -267,15 +276,15 @@ static double column_range(real *low, real *high, const real *x, size_t stride, 
         size_t c = 0;
         for (; c + LANES <= columns; c += LANES) {
             Vector value = vector_load(at + c);
-            vector_store(low + c, vector_min(vector_load(low + c), value));
-            vector_store(high + c, vector_max(vector_load(high + c), value));
+            vector_store(low + c, vector_smaller_or_nan(vector_load(low + c), value));
+            vector_store(high + c, vector_larger_or_nan(vector_load(high + c), value));
         }
         for (; c < columns; c++) {
-            low[c] = at[c] < low[c] ? at[c] : low[c];
-            high[c] = at[c] > high[c] ? at[c] : high[c];
+            low[c] = at[c] < low[c] || at[c] != at[c] ? at[c] : low[c];
+            high[c] = at[c] > high[c] || at[c] != at[c] ? at[c] : high[c];
         }
         const double square = wide_dot(at, at, columns);
-        most = square > most ? square : most;
+        most = larger_or_nan(most, square);
     }
     return most;
 }

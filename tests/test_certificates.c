@@ -137,9 +137,9 @@ static void test_scales(void **state) {
     }
 }
 
-// One large do, added first, and after it from every token and head one that single precision drops beside it: dv of the
-// first key lacks all of them, and that as often as heads share it. Weights are 1/(i+1), undone by do. Far: the large one
-// is of the last chunk, where the reverse sweep begins; near: of the first token.
+// One large do, added first, and after it from every token and head one that single precision drops beside it: dv of
+// the first key lacks all of them, and that as often as heads share it. Weights are 1/(i+1), undone by do. Far: the
+// large one is of the last chunk, where the reverse sweep begins; near: of the first token.
 static void test_sums_over_heads(void **state) {
     (void)state;
     const double dropped = 0.9 * pow(2, -24);
@@ -166,7 +166,102 @@ static void test_sums_over_heads(void **state) {
     }
 }
 
+// ---- numbers that are not finite -----------------------------------------------------------------------------------
+
+// Whether all numbers of a tensor (tokens, heads, size) that query head h has a part in are finite.
+static bool all_finite(const AttentionSettings *s, const real *values, size_t heads, size_t size, size_t h) {
+    const size_t at = h / (s->heads / heads) * size;
+    bool finite = true;
+    for (size_t t = 0; t < s->tokens; t++)
+        for (size_t a = 0; a < size; a++) finite &= isfinite(values[t * heads * size + at + a]) != 0;
+    return finite;
+}
+
+// No certificate is NaN, and none is finite of what is not. Returns how many certificates of such numbers there were.
+static size_t check_known(const AttentionProblem *problem, const Outcome *outcome, const char *what) {
+    const AttentionSettings *s = &problem->settings;
+    size_t broken = 0;
+    for (size_t h = 0; h < s->heads; h++) {
+        const bool finite[QUANTITIES] = {all_finite(s, problem->o, s->heads, s->v_size, h),
+                                         all_finite(s, problem->dq, s->heads, s->qk_size, h),
+                                         all_finite(s, problem->dk, s->kv_heads, s->qk_size, h),
+                                         all_finite(s, problem->dv, s->kv_heads, s->v_size, h)};
+        for (size_t n = 0; n < QUANTITIES; n++) {
+            const double bound = outcome->bound[n][h];
+            if (isnan(bound)) fail_msg("%s: the certificate of %s of head %zu is NaN", what, quantity_names[n], h);
+            if (!finite[n] && !isinf(bound))
+                fail_msg("%s: %s of head %zu is not finite, and certified to %g", what, quantity_names[n], h, bound);
+            broken += !finite[n];
+        }
+    }
+    check_count("certificates beside numbers that are not finite", QUANTITIES * s->heads);
+    return broken;
+}
+
+// NaN or an infinity anywhere in the inputs. In the second setting head 1 falls back, in the third the far field is
+// exact for all, in the fourth there is none.
+static void test_not_finite(void **state) {
+    (void)state;
+    const real bad[] = {(real)NAN, (real)INFINITY, -(real)INFINITY};
+    size_t broken = 0;
+    for (size_t i = 0; i < 4; i++)
+        for (size_t near = 0; near < 10; near += 5)
+            for (size_t input = 0; input < 4; input++)
+                for (size_t n = 0; n < 6; n++) {
+                    AttentionSettings s = base_settings();
+                    s.heads = 2, s.tokens = 45, s.v_size = 5, s.degree = 2, s.chunk = 16, s.near = near + (i == 3);
+                    s.far = i == 2 ? FAR_EXACT : i == 3 ? FAR_NONE : FAR_POLYNOMIAL, s.far_size = near ? 4 : 0;
+                    if (i == 1) s.bound = BOUND_NONE;
+                    AttentionProblem problem = attention_problem_new(&s, 0, i == 1 ? 0.2 : 1, 6 + n);
+                    for (size_t t = 0; i == 1 && t < s.tokens; t++)
+                        for (size_t a = 0; a < s.qk_size; a++) problem.q[t * 16 + 8 + a] *= 40;
+                    real *const inputs[] = {problem.q, problem.k, problem.v, problem.d_o};
+                    const size_t counts[] = {problem.q_count, problem.k_count, problem.v_count, problem.o_count};
+                    const Random random = {7, RANDOM_TEST, input};
+                    inputs[input][n < 3 ? random_below(random, n, counts[input]) : counts[input] - n] = bad[n % 3];
+                    Outcome outcome;
+                    run(&problem, "lowrank", &outcome);
+                    char what[64];
+                    snprintf(what, sizeof what, "setting %zu, near %zu, %g in %c", i, s.near, (double)bad[n % 3],
+                             "qkvd"[input]);
+                    broken += check_known(&problem, &outcome, what);
+                    attention_problem_free(&problem);
+                }
+    assert_true(broken > 500);
+}
+
+// Values that are 0, whose range is no bound where none is known; sums, products and ranges beyond single precision.
+static void test_extremes(void **state) {
+    (void)state;
+    const struct {
+        double v, d_o, limit;
+        PolynomialKind kind;
+        bool known;
+    } cases[] = {{0, 1, 1, POLYNOMIAL_MINIMAX, true},    {0, 1, 1, POLYNOMIAL_POWER, false},
+                 {0, 1, 6, POLYNOMIAL_TAYLOR, false},    {0, 0, 1, POLYNOMIAL_POWER, false},
+                 {1e27, 1e12, 1, POLYNOMIAL_MINIMAX, false}, {2e37, 1, 1, POLYNOMIAL_MINIMAX, false},
+                 {2e38, 1e-30, 1, POLYNOMIAL_MINIMAX, false}, {1, 3e37, 1, POLYNOMIAL_MINIMAX, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        AttentionSettings s = base_settings();
+        s.degree = 2, s.logit_bound = cases[i].limit, s.polynomial = cases[i].kind;
+        AttentionProblem problem = attention_problem_new(&s, 0, 5, 8);
+        for (size_t n = 0; n < problem.v_count; n++) {
+            problem.v[n] = (real)(problem.v[n] < 0 ? -cases[i].v : cases[i].v);
+            problem.d_o[n] *= (real)cases[i].d_o;
+        }
+        Outcome outcome;
+        run(&problem, "lowrank", &outcome);
+        char what[64];
+        snprintf(what, sizeof what, "v %g, do %g, %d", cases[i].v, cases[i].d_o, cases[i].kind);
+        check_known(&problem, &outcome, what);
+        for (size_t n = OUTPUT; cases[i].known && n < DV; n++) assert_true(outcome.bound[n][0] < 1e-30);
+        attention_problem_free(&problem);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_not_finite),
+    cmocka_unit_test(test_extremes),
     cmocka_unit_test(test_one_head_falls_back),
     cmocka_unit_test(test_sums_over_heads),
     cmocka_unit_test(test_scales),
