@@ -259,7 +259,64 @@ static void test_extremes(void **state) {
     }
 }
 
+// ---- at the very bound ---------------------------------------------------------------------------------------------
+
+static real beside(real x, int steps) { // steps numbers further from 0
+    return steps == 0 ? x : beside(nextafterf(x, steps > 0 ? INFINITY : 0), steps > 0 ? steps - 1 : steps + 1);
+}
+
+static void check_at_bound(const AttentionSettings *s, AttentionProblem *problem, const char *what) {
+    static const char *const methods[] = {"exact", "lowrank", "toeplitz"};
+    for (size_t m = 0; m < 3; m++) {
+        problem->settings = *s;
+        if (m == 0) problem->settings.near = s->tokens; // all of it exp, which the reference takes as its near field
+        Outcome outcome = measure(problem, methods[m]);
+        for (size_t n = 0; m == 0 && n < QUANTITIES; n++) outcome.bound[n][0] = 1e-3; // exact certifies nothing
+        check_holds(&outcome, 0, OUTPUT, what, (double)problem->q[0]);
+    }
+}
+
+// The gradient jumps where clipping begins: entries of B rounded to single precision, which may be above B, one number
+// above and one below.
+static void test_entries_at_bound(void **state) {
+    (void)state;
+    const double bounds[] = {0.5, 0.8, 0.3, 1.1};
+    for (size_t i = 0; i < 4; i++)
+        for (int step = -1; step <= 1; step++) {
+            AttentionSettings s = base_settings();
+            s.bound = BOUND_CLIP, s.near_bound = NEAR_BOUND_SAME, s.entry_bound = bounds[i], s.logit_bound = 50;
+            s.logit_scale = 0.2, s.degree = 3, s.qk_size = 4;
+            AttentionProblem problem = attention_problem_new(&s, 0, 1, 9 + i);
+            const real entry = beside((real)bounds[i], step);
+            for (size_t n = 0; n < problem.q_count; n++) {
+                problem.q[n] = problem.q[n] < 0 ? -entry : entry;
+                problem.k[n] = problem.k[n] < 0 ? -entry : entry;
+            }
+            check_at_bound(&s, &problem, "entries at the bound");
+            attention_problem_free(&problem);
+        }
+}
+
+// The same with rows at the ball's radius, which is a few units of rounding below 1.
+static void test_rows_at_radius(void **state) {
+    (void)state;
+    for (int step = -11; step <= 1; step++) {
+        AttentionSettings s = base_settings();
+        s.near_bound = NEAR_BOUND_SAME, s.logit_scale = 1, s.qk_size = 4, s.degree = 3;
+        AttentionProblem problem = attention_problem_new(&s, 0, 0, 20);
+        const real length = beside(1, step);
+        for (size_t t = 0; t < s.tokens; t++) {
+            problem.q[t * 4 + random_below((Random){21, RANDOM_TEST, 0}, t, 4)] = length;
+            problem.k[t * 4 + random_below((Random){22, RANDOM_TEST, 0}, t, 4)] = length;
+        }
+        check_at_bound(&s, &problem, "rows at the radius");
+        attention_problem_free(&problem);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_entries_at_bound),
+    cmocka_unit_test(test_rows_at_radius),
     cmocka_unit_test(test_not_finite),
     cmocka_unit_test(test_extremes),
     cmocka_unit_test(test_one_head_falls_back),
