@@ -81,7 +81,6 @@ double certificate_output(const Certificate *c, const CertificateToken *token, d
     const Share s = share(c, token, error);
     double bound = 0;
     if (s.far > 0) {
-        if (!(c->kappa < INFINITY)) return INFINITY; // not 0 if the range of the values is
         bound = c->kappa * s.far * c->facts.value_range;
         const double other = s.t * (reach + 3 * error * c->facts.value_largest);
         if (other < bound) bound = other;

@@ -146,16 +146,17 @@ static void test_sums_over_heads(void **state) {
     for (int i = 0; i < 4; i++) {
         AttentionSettings s = base_settings();
         const bool far = i % 2 == 0;
-        s.heads = i < 2 ? 8 : 32, s.qk_size = 2, s.v_size = 1, s.degree = 2, s.logit_bound = 1e-3, s.chunk = 16;
-        s.tokens = far ? 1024 : 256, s.near = far ? 0 : 128;
+        s.heads = i < 2 ? 8 : 32, s.qk_size = 2, s.v_size = 1, s.degree = 2, s.logit_bound = 1e-3, s.chunk = 8;
+        s.tokens = far ? 2048 : 256, s.near = far ? 0 : 128, s.batch = 4; // alike: one segment each, so one sum
         AttentionProblem problem = attention_problem_new(&s, 0, 0, 5);
         const size_t large = far ? s.tokens - s.chunk : 0, end = far ? s.tokens : s.near;
         double truth = 0;
-        for (size_t t = 0; t < s.tokens; t++)
+        for (size_t row = 0; row < s.batch * s.tokens; row++)
             for (size_t h = 0; h < s.heads; h++) {
+                const size_t t = row % s.tokens;
                 const double share = t >= end ? 0 : t == large && h == 0 ? 1.0005 : dropped;
-                problem.d_o[t * s.heads + h] = (real)((double)(t + 1) * share);
-                truth += (double)problem.d_o[t * s.heads + h] / (double)(t + 1);
+                problem.d_o[row * s.heads + h] = (real)((double)(t + 1) * share);
+                if (row == t) truth += (double)problem.d_o[row * s.heads + h] / (double)(t + 1);
             }
         Outcome outcome = {0};
         run(&problem, "lowrank", &outcome);
