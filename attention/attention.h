@@ -68,8 +68,8 @@ typedef struct AttentionNeeds {
 
 // What one forward (and its backward) saw, per head, merged over batch rows by maximum (counts by sum). Arrays of
 // length H, owned by the caller; NULL pointers are skipped. Certificates are absolute bounds in the max norm, valid for
-// that very batch; 0 where the method is exact, +Inf where none is known (polynomial = power, or a fallback that the
-// settings do not allow).
+// that very batch; 0 where the method is exact, +Inf where none is known (polynomial = power, a fallback that the
+// settings do not allow, or numbers that are not finite). Never NaN.
 typedef struct AttentionReport {
     double *logit_bound;      // measured Λ of the far field: s·max‖q‖·max‖k‖ after bounding
     double *output_bound;     // ‖ô − o‖∞

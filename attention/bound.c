@@ -1,14 +1,20 @@
 // Bounding of q and k, and its exact backward (attention/bound.h). One pass over memory.
 #include "attention/bound.h"
 
-#include <math.h>
 #include <string.h>
+#include <tgmath.h> // nextafter in the precision of real
+
+// The largest real that is not above x > 0.
+static double round_down(double x) {
+    const real nearest = (real)x;
+    return (double)((double)nearest > x ? nextafter(nearest, (real)0) : nearest);
+}
 
 Bound bound_make(const AttentionSettings *settings) {
     Bound bound = {settings->bound, 0.0};
-    if (bound.kind == BOUND_CLIP) bound.limit = settings->entry_bound;
+    if (bound.kind == BOUND_CLIP) bound.limit = round_down(settings->entry_bound);
     if (bound.kind == BOUND_BALL)
-        bound.limit = sqrt(settings->logit_bound / settings->logit_scale) * (1.0 - 4.0 * REAL_EPSILON);
+        bound.limit = round_down(sqrt(settings->logit_bound / settings->logit_scale) * (1.0 - 4.0 * REAL_EPSILON));
     return bound;
 }
 

@@ -10,11 +10,12 @@
 
 typedef struct Bound {
     AttentionBound kind;
-    double limit; // B, or r
+    double limit; // B, or r: a number of type real
 } Bound;
 
 // From settings whose logit_scale is resolved. The radius is made smaller by four units of rounding, so that rounding
-// of the scaled vector cannot leave the interval that Λ promises.
+// of the scaled vector cannot leave the interval that Λ promises. B and the radius are then rounded down to `real`: an
+// entry or a row at the very bound is on the same side of it wherever, and in whatever precision, it is compared.
 Bound bound_make(const AttentionSettings *settings);
 // Λ as a polynomial for these settings takes it, where ‖W_t‖ ≤ weight_norm: a hair above what they say or clipping
 // guarantees, so that rounding at the bound is inside. Never 0, unless they say so without clipping.

@@ -13,7 +13,8 @@
 //     Â - A: far ≤ Â(κ + κF)(1+t), near ≤ Ât
 // dq_i = s Σ_j γ_ij k_j, dk_j = s Σ_i γ_ij q_i, dv_j = Σ_i A_ij do_i. Rotations keep lengths and the Jacobians of clip and
 // ball shorten them, so norms of q and k carry over. Sums over i for a fixed j are made by the method itself: the terms
-// per unit of Â_ij ride through the reverse sweep as two more columns of dN.
+// per unit of Â_ij ride through the reverse sweep as two more columns of dN. Heads that share their keys add into the
+// same sums, so a term goes through the additions of all of them.
 //
 // Rounding. u is the machine epsilon, twice the unit roundoff, as slack for terms of second order. A weight of the near
 // field errs by (D+26)u·s‖q‖‖k‖ (rotation, dot product, difference to the maximum) plus a few u; sums over it by u per
@@ -33,6 +34,8 @@ Certificate certificate_make(const CertificateFacts *facts, const Polynomial *po
     const double roundings = fmax((double)(facts->qk_size + 32), facts->logit_roundings);
     c.near_rounding = u * (roundings * (near_logit + (facts->polynomial ? 0 : facts->measured)) +
                            (double)(facts->near + 3 * facts->chunk + facts->v_size + 96));
+    c.key_rounding = u * ((double)(facts->group - 1) * (double)(facts->near + 3 * facts->chunk) +
+                          (double)facts->exact_group * (double)facts->tokens);
     if (!facts->polynomial) {
         c.near_rounding += u * (double)facts->tokens; // far sums are chains of relative errors too
         return c;
@@ -52,9 +55,14 @@ Certificate certificate_make(const CertificateFacts *facts, const Polynomial *po
     return c;
 }
 
+// Numbers that are not finite, in the batch or in what the polynomial promises, make a bound that is not a number, or
+// is infinite: then nothing is known.
+static double known_or_infinite(double bound) { return bound < INFINITY ? bound : INFINITY; }
+
 // Relative error of Ẑ, and of the numerator in the measure of ‖v‖.
 static double rounding(const Certificate *c, const CertificateToken *token) {
-    const double n = token->far_keys, far = n > 0 ? (n + c->depth) * n * c->magnitude * exp(-token->log_sum) : 0;
+    const double n = c->far_rounding > 0 ? token->far_keys : 0;
+    const double far = n > 0 ? (n + c->depth) * n * c->magnitude * exp(-token->log_sum) : 0;
     return c->near_rounding + REAL_EPSILON * fabs(token->log_sum) + c->far_rounding * far;
 }
 
@@ -70,39 +78,52 @@ static Share share(const Certificate *c, const CertificateToken *token, double e
 
 double certificate_output(const Certificate *c, const CertificateToken *token, double reach) {
     const double error = rounding(c, token);
-    if (!(error < 0.25)) return INFINITY;
+    if (!(error < 0.25 && reach < INFINITY)) return INFINITY;
     const Share s = share(c, token, error);
     double bound = 0;
-    if (s.far > 0) bound = fmin(c->kappa * s.far * c->facts.value_range, s.t * (reach + 3 * error * c->facts.value_largest));
-    return slack * (bound + (3 * error + 4 * REAL_EPSILON) * c->facts.value_largest);
+    if (s.far > 0) {
+        bound = c->kappa * s.far * c->facts.value_range;
+        const double other = s.t * (reach + 3 * error * c->facts.value_largest);
+        if (other < bound) bound = other;
+    }
+    return known_or_infinite(slack * (bound + (3 * error + 4 * REAL_EPSILON) * c->facts.value_largest));
 }
 
 CertificateGradient certificate_gradient(const Certificate *c, const CertificateToken *token, double norm,
                                          double largest, double spread) {
-    if (largest == 0 && norm == 0) return (CertificateGradient){0}; // no target: not 0 times an infinite bound
-    const double error = rounding(c, token);
-    if (!(error < 0.25)) return (CertificateGradient){INFINITY, INFINITY, INFINITY, INFINITY, INFINITY};
+    static const CertificateGradient nothing = {INFINITY, INFINITY, INFINITY, INFINITY, INFINITY};
+    if (largest == 0 && norm == 0 && spread == 0) return (CertificateGradient){0}; // no target
+    const double error = rounding(c, token), key_error = error + c->key_rounding;
+    if (!(key_error < 0.25 && spread < INFINITY)) return nothing;
     const CertificateFacts *facts = &c->facts;
     const Share s = share(c, token, error);
+    if (s.far > 0 && !(s.t < INFINITY && c->omega < INFINITY && c->slope < INFINITY)) return nothing; // not 0·Inf
     const double pair = norm * facts->value_norm, n = token->far_keys;
     const double g = spread + 4 * error * pair, twice = 2 * s.t + s.t * s.t, fuzz = 6 * error * pair;
+    const double key_fuzz = 6 * key_error * pair;
     const double near = s.far > 0 ? g * twice : 0, far = s.far > 0 ? c->omega * g * (c->slope + twice) : 0;
-    // without far keys L may be so low that e^{-L} is infinite
-    const double weight = n > 0 ? exp(-token->log_sum) : 0;
+    // without far keys, or where they are exact, L may be so low that e^{-L} is infinite
+    const double weight = n > 0 && c->far_rounding > 0 ? exp(-token->log_sum) : 0;
     const double chain = c->far_rounding * (n + c->depth) * n * weight * c->slope_magnitude * 2 * pair;
     const double scale = slack * facts->logit_scale;
     return (CertificateGradient){
-        .dq = scale * (s.near * (near + fuzz) * facts->near_key + (s.far * (far + fuzz) + chain) * facts->far_key),
-        .far_dk = scale * (far + fuzz) * facts->far_query,
-        .near_dk = scale * (near + fuzz) * facts->near_query,
-        .far_dv = slack * largest * (s.far > 0 ? c->kappa * (1 + s.far) * (1 + s.t) + 4 * error : 4 * error),
-        .near_dv = slack * largest * (s.t + 4 * error),
+        .dq = known_or_infinite(scale * (s.near * (near + fuzz) * facts->near_key +
+                                         (s.far * (far + fuzz) + chain) * facts->far_key)),
+        .far_dk = known_or_infinite(scale * (far + key_fuzz) * facts->far_query),
+        .near_dk = known_or_infinite(scale * (near + key_fuzz) * facts->near_query),
+        .far_dv = known_or_infinite(slack * largest * ((s.far > 0 ? c->kappa * (1 + s.far) * (1 + s.t) : 0) +
+                                                       4 * key_error)),
+        .near_dv = known_or_infinite(slack * largest * (s.t + 4 * key_error)),
     };
 }
 
-// A chain over at most `tokens` queries, whose terms add up to `total`.
+// What a chain over at most `tokens` queries of each head of the group makes of terms that add up to `total`.
+// Transforms have no chain to go through.
 static double key_chain(const Certificate *c, double magnitude, double total) {
-    return total != 0 ? slack * c->far_rounding * ((double)c->facts.tokens + c->depth) * magnitude * total : 0;
+    const double heads = c->depth > 0 ? (double)c->facts.group : 1;
+    const double links = heads * (double)c->facts.tokens + c->depth;
+    if (c->far_rounding == 0 || total == 0) return 0;
+    return known_or_infinite(slack * expm1(c->far_rounding * links) * magnitude * total);
 }
 
 double certificate_key_rounding(const Certificate *c, const CertificateSums *sums) {

@@ -14,6 +14,8 @@ typedef struct CertificateFacts {
     double value_norm, value_radius;      // largest ‖v_j‖; largest ‖v_j - c‖ for the center c that spread is taken from
     double logit_roundings;               // of a near logit, in u·s‖q‖‖k‖, where they are more than qk_size + 32
     size_t features, degree, qk_size, v_size, near, chunk, tokens;
+    size_t group;                         // query heads that share the keys: dk_j and dv_j are sums over all of them
+    size_t exact_group;                   // of these, the ones whose far field is exact
     bool decays;                          // rope-decay: the state is multiplied once per chunk
     bool polynomial;                      // false: the head's far field is exact, only rounding remains
 } CertificateFacts;
@@ -25,8 +27,9 @@ typedef struct Certificate {
     double slope;          // δ'
     double magnitude, slope_magnitude; // Σ|c_t|Λ̂^t, Σ t|c_t|Λ̂^(t-1)
     double near_rounding;  // relative error of a weight of the near field, and of sums over it
+    double key_rounding;   // what sums over the near queries of all heads that share a key err by besides
     double far_rounding;   // of a sum over n far keys, per (n + depth)·n·magnitude: one unit
-    double depth;          // terms in a chain besides the keys
+    double depth;          // terms in a chain besides the keys; 0: transforms, far_rounding is set to fit them
 } Certificate;
 
 // polynomial may be NULL when facts.polynomial is false.

@@ -81,6 +81,8 @@ typedef struct LowrankValues {
 typedef struct LowrankBounds {
     double output, dq; // largest over the segment's tokens
     bool unknown;      // some token has no finite certificate
+    bool broken;       // o (forward) or dq (backward) is not all finite: exact heads have no certificate but this
+    bool broken_keys;  // the same of dk and dv
     CertificateSums sums;
 } LowrankBounds;
 
@@ -204,9 +206,10 @@ void lowrank_pairs_forward(LowrankTask *task, const LowrankHead *head, const rea
 // Gradients of the boundary block, from do in right and right_t: d_near, d_far_t += and the window's d_near_key,
 // d_far_key, d_value +=.
 void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, size_t chunk_first, size_t count);
-// Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly.
+// Gradients of the pairs before the boundary block (exact far field): d_far_t +=; dk, dv += directly, and bound (T, 2)
+// += their certificates when the task certifies.
 void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
-                              real *dk, real *dv, size_t chunk_first, size_t count);
+                              real *dk, real *dv, real *bound, size_t chunk_first, size_t count);
 
 // ---- lowrank_state.c: features and the running state ----------------------------------------------------------------
 // Lets a state grow older by one token, chunk or segment (the plan's decay of it): nothing without rope-decay.
@@ -261,6 +264,8 @@ void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const 
 // After the chunk's do, in right_t; delta is do·ô. Fills near_dk … far_dv and the far columns of shared.
 void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
                               LowrankBounds *bounds, size_t chunk_first, size_t count);
+// After all gradients of the task's tokens: notes which are not finite.
+void lowrank_certify_finite(const LowrankTask *task, const LowrankShared *shared, const AttentionBackward *io);
 void lowrank_report_output(const LowrankPlan *plan, const LowrankShared *shared,
                            const bool *active, const AttentionReport *report);
 void lowrank_report_gradient(const LowrankPlan *plan, const LowrankShared *shared,
@@ -290,14 +295,17 @@ typedef struct LowrankKernels {
     // out (rows, 2) += Σ_lane weight·(near or far factor by lag), for dk and dv: certificates of a tile's keys.
     void (*pair_bounds)(const LowrankTile *tile, real *out, const real *near_dk, const real *near_dv,
                         const real *far_dk, const real *far_dv);
+    // What is NaN stays NaN in these three.
     // out (lanes) = largest |x[row] - low[row]|, |high[row] - x[row]| over rows
     void (*reach)(real *out, const real *x, size_t ld, const real *low, const real *high, size_t rows, size_t lanes);
     // out (lanes) = largest |x[row]|
     void (*lane_largest)(real *out, const real *x, size_t ld, size_t rows, size_t lanes);
-    // low, high (columns) = smallest and largest of each column of x; returns the largest ‖row‖². Starts from what is there.
-    real (*column_range)(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns);
-    // out (lanes) = Σ_row a[row]·b[row]
-    void (*lane_dots)(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes);
+    // low, high (columns) = smallest and largest of each column of x, from what is there on; returns the largest
+    // ‖row‖², in double, because squares leave the range of float long before the numbers do.
+    double (*column_range)(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns);
+    // square (lanes) = Σ_row x[row]², along (lanes) = Σ_row center[row]·x[row], in double too
+    void (*lane_products)(double *square, double *along, const real *center, const real *x, size_t ld, size_t rows,
+                          size_t lanes);
     // out (rows) = the dot products of rows
     void (*row_dots)(real *out, const real *a, const real *b, size_t stride, size_t rows, size_t columns);
     // x (rows, ld) *= factor (lanes)

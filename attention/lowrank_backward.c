@@ -326,23 +326,36 @@ static void earlier_pairs(void *context, LowrankTask *task) {
     const AttentionBackward *io = backward->io;
     LowrankWork *work = &task->work;
     const Rows rows = task_rows(task, io);
+    real *bound = key_bound_at(plan, &backward->shared, task);
     task->key_factor = lowrank_key_factor(&backward->saved, task);
+    // a group without a polynomial has no certificates
+    task->certify = backward->certify && lowrank_uses_state(task, backward->saved.head);
     for (size_t m = 0; m < plan->group; m++) {
         const Query query = query_rows(task, backward, m);
         if (!query.head->exact_far) continue;
+        const size_t head = task->kv_head * plan->group + m;
         for (size_t at = 0; at < task->last; at += plan->chunk) {
             const size_t count = chunk_count(task, at);
             if (lowrank_far_end(plan, at) == 0) continue;
             lowrank_far_queries(task, query.q, io->q_stride, query.factor, at, count);
             load_output_gradient(task, &query, io->o_stride, at, count);
+            LowrankBounds counted = {0}; // by the forward sweep: only the shares of keys are wanted here
+            if (task->certify)
+                lowrank_certify_gradient(task, &backward->saved, &backward->shared, head, &counted, at, count);
             memset(work->d_far_t, 0, plan->far_size * plan->lanes * sizeof(real));
-            lowrank_earlier_backward(task, rows.k, io->k_stride, rows.v, io->v_stride, rows.dk, rows.dv, at, count);
+            lowrank_earlier_backward(task, rows.k, io->k_stride, rows.v, io->v_stride, rows.dk, rows.dv, bound, at,
+                                     count);
             tile_kernels()->transpose(work->far_query, plan->far_size, work->d_far_t, plan->lanes, plan->far_size,
                                       count);
             lowrank_rows_backward(plan, query.dq + at * io->q_stride, io->q_stride, true, NULL, 0, work->far_query,
                                   work->rows, query.q + at * io->q_stride, io->q_stride, query.factor, at, count);
         }
     }
+}
+
+static void find_not_finite(void *context, LowrankTask *task) {
+    const Backward *backward = context;
+    lowrank_certify_finite(task, &backward->shared, backward->io);
 }
 
 void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
@@ -366,6 +379,8 @@ void lowrank_backward(const AttentionPlan *base, const AttentionBackward *io) {
     for (size_t n = 0; n < s->batch * s->heads; n++)
         if (!io->active || io->active[n % s->heads / plan->group]) any_exact |= backward.saved.head[n].exact_far;
     if (any_exact) lowrank_each_task(plan, io->scratch, io->active, 1, earlier_pairs, &backward);
-    if (backward.certify)
+    if (backward.certify) {
+        lowrank_each_task(plan, io->scratch, io->active, plan->segments, find_not_finite, &backward);
         lowrank_report_gradient(plan, &backward.shared, io->active, report);
+    }
 }

@@ -40,20 +40,21 @@ static ValueFacts merge_values(const LowrankPlan *plan, const LowrankShared *sha
     for (size_t n = 0; n < plan->segments; n++) {
         const real *from = shared->value_range + (row * plan->segments + n) * 2 * values;
         for (size_t e = 0; e < values; e++) {
-            low[e] = n == 0 || from[e] < low[e] ? from[e] : low[e];
-            high[e] = n == 0 || from[values + e] > high[e] ? from[values + e] : high[e];
+            low[e] = n == 0 ? from[e] : (real)-larger_or_nan(-(double)low[e], -(double)from[e]);
+            high[e] = n == 0 ? from[values + e] : (real)larger_or_nan((double)high[e], (double)from[values + e]);
         }
-        norm = fmax(norm, shared->values[row * plan->segments + n].norm);
+        norm = larger_or_nan(norm, shared->values[row * plan->segments + n].norm);
     }
     for (size_t e = 0; e < values; e++) {
         const double range = (double)high[e] - (double)low[e];
-        facts.largest = fmax(facts.largest, fmax(fabs((double)low[e]), fabs((double)high[e])));
-        facts.range = fmax(facts.range, range);
+        facts.largest = larger_or_nan(facts.largest, fabs((double)low[e]));
+        facts.largest = larger_or_nan(facts.largest, fabs((double)high[e]));
+        facts.range = larger_or_nan(facts.range, range);
         box += range * range / 4;
     }
     facts.norm = sqrt(norm) * (1 + (double)values * REAL_EPSILON);
     const bool zero = facts.norm <= sqrt(box);
-    for (size_t e = 0; e < values; e++) center[e] = zero ? 0 : (low[e] + high[e]) / 2;
+    for (size_t e = 0; e < values; e++) center[e] = zero ? 0 : low[e] / 2 + high[e] / 2;
     facts.radius = zero ? facts.norm : sqrt(box) + 4 * REAL_EPSILON * facts.norm;
     return facts;
 }
@@ -67,6 +68,9 @@ void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, co
         for (size_t g = 0; g < s->kv_heads; g++) {
             if (active && !active[g]) continue;
             const ValueFacts values = merge_values(plan, &shared, b, g);
+            size_t exact = 0;
+            for (size_t m = 0; m < plan->group; m++)
+                exact += plan->far_field && saved->head[b * s->heads + g * plan->group + m].exact_far;
             for (size_t m = 0; m < plan->group; m++) {
                 const size_t row = b * s->heads + g * plan->group + m;
                 const LowrankHead *head = &saved->head[row];
@@ -84,6 +88,8 @@ void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, co
                 facts.near = plan->near;
                 facts.chunk = plan->chunk;
                 facts.tokens = s->tokens;
+                facts.group = plan->group;
+                facts.exact_group = exact;
                 facts.decays = plan->decay;
                 facts.polynomial = plan->polynomial_far && !head->exact_far;
                 shared.certificate[row] = certificate_make(&facts, &plan->polynomial);
@@ -117,21 +123,47 @@ void lowrank_certify_output(LowrankTask *task, const LowrankSaved *saved, const 
         const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
         const double bound = certificate_output(&shared->certificate[row], &token, (double)reach[lane]);
         bounds->output = larger_or_nan(bounds->output, bound);
+        bounds->broken |= !isfinite((double)reach[lane]);
     }
 }
 
-// Σ_e do_e², largest |do_e| and a bound of |do·(v_j - ô)| for all j, of every lane.
-static void measure_gradient(LowrankTask *task, const real *center, double radius, real *norm, real *largest,
-                             real *spread) {
-    LowrankWork *work = &task->work;
-    const size_t values = task->plan->base.settings.v_size, lanes = work->lanes;
-    lowrank_kernels()->lane_dots(norm, work->right_t, work->right_t, lanes, values, lanes);
-    lowrank_kernels()->lane_largest(largest, work->right_t, lanes, values, lanes);
-    tile_kernels()->multiply(spread, lanes, center, 0, 1, work->right_t, lanes, 1, lanes, values, false);
-    for (size_t lane = 0; lane < lanes; lane++) {
-        norm[lane] = (real)(sqrt((double)norm[lane]) * (1 + (double)values * REAL_EPSILON));
-        spread[lane] = (real)(fabs((double)spread[lane] - (double)work->delta[lane]) + (double)norm[lane] * radius);
+// What certificates need to know of the do of LANE_UNIT queries.
+typedef struct Gradients {
+    double norm[LANE_UNIT], spread[LANE_UNIT]; // ‖do‖; a bound of |do·(v_j - ô)| for all j
+    real largest[LANE_UNIT];                   // ‖do‖∞
+} Gradients;
+
+static Gradients measure_gradients(const LowrankTask *task, const real *center, double radius, size_t lane) {
+    const LowrankWork *work = &task->work;
+    const size_t values = task->plan->base.settings.v_size;
+    Gradients of;
+    lowrank_kernels()->lane_products(of.norm, of.spread, center, work->right_t + lane, work->lanes, values, LANE_UNIT);
+    lowrank_kernels()->lane_largest(of.largest, work->right_t + lane, work->lanes, values, LANE_UNIT);
+    for (size_t n = 0; n < LANE_UNIT; n++) {
+        of.norm[n] = sqrt(of.norm[n]) * (1 + (double)values * REAL_EPSILON);
+        of.spread[n] = fabs(of.spread[n] - (double)work->delta[lane + n]) + of.norm[n] * radius;
     }
+    return of;
+}
+
+// One query's part in the bounds of its segment; returns its part in those of the keys.
+static CertificateGradient add_query(const Certificate *certificate, const CertificateToken *token, double norm,
+                                     double largest, double spread, LowrankBounds *bounds) {
+    CertificateGradient part = certificate_gradient(certificate, token, norm, largest, spread);
+    bounds->dq = larger_or_nan(bounds->dq, part.dq);
+    // infinite columns would turn the state into NaN: such a head is marked instead
+    if (!(part.far_dk < 1e30 && part.far_dv < 1e30 && part.near_dk < 1e30 && part.near_dv < 1e30)) {
+        bounds->unknown = true;
+        part = (CertificateGradient){0};
+    }
+    if (token->far_keys > 0) {
+        const double weight = exp(-token->log_sum);
+        bounds->sums.norm += weight * norm;
+        bounds->sums.largest += weight * largest;
+        bounds->sums.far_dk += weight * part.far_dk;
+        bounds->sums.far_dv += weight * part.far_dv;
+    }
+    return part;
 }
 
 void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, const LowrankShared *shared, size_t head,
@@ -141,29 +173,17 @@ void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, cons
     const AttentionSettings *s = &plan->base.settings;
     const size_t row = task->batch * s->heads + head, kv_row = task->batch * s->kv_heads + task->kv_head;
     const Certificate *certificate = &shared->certificate[row];
-    real *norm = work->largest, *largest = work->rescale, *spread = work->far_sum; // forward's, free here
-    measure_gradient(task, shared->value_center + kv_row * s->v_size, certificate->facts.value_radius, norm, largest,
-                     spread);
+    Gradients of = {0};
     if (chunk_first == task->first) *bounds = (LowrankBounds){0};
     for (size_t lane = 0; lane < plan->lanes; lane++) {
+        const size_t n = lane % LANE_UNIT;
         CertificateGradient part = {0};
+        if (n == 0)
+            of = measure_gradients(task, shared->value_center + kv_row * s->v_size, certificate->facts.value_radius,
+                                   lane);
         if (lane < count) {
             const CertificateToken token = token_at(plan, saved, row, chunk_first + lane);
-            part = certificate_gradient(certificate, &token, (double)norm[lane], (double)largest[lane],
-                                        (double)spread[lane]);
-            bounds->dq = larger_or_nan(bounds->dq, part.dq);
-            const double weight = exp(-token.log_sum);
-            // infinite columns would turn the state into NaN: such a head is marked instead
-            if (!(part.far_dk < 1e30 && part.far_dv < 1e30 && part.near_dk < 1e30 && part.near_dv < 1e30)) {
-                bounds->unknown = true;
-                part = (CertificateGradient){0};
-            }
-            if (token.far_keys > 0) {
-                bounds->sums.norm += weight * (double)norm[lane];
-                bounds->sums.largest += weight * (double)largest[lane];
-                bounds->sums.far_dk += weight * part.far_dk;
-                bounds->sums.far_dv += weight * part.far_dv;
-            }
+            part = add_query(certificate, &token, of.norm[n], (double)of.largest[n], of.spread[n], bounds);
             shared->far_dk[row * s->tokens + chunk_first + lane] = (real)part.far_dk;
             shared->far_dv[row * s->tokens + chunk_first + lane] = (real)part.far_dv;
         }
@@ -171,6 +191,28 @@ void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, cons
         work->near_dv[lane] = (real)part.near_dv;
         work->far_dk[lane] = (real)part.far_dk;
         work->far_dv[lane] = (real)part.far_dv;
+    }
+}
+
+static bool all_finite(const real *values, size_t stride, size_t rows, size_t columns) {
+    bool wrong = false;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < columns; c++) wrong |= real_zero_if_finite(values[r * stride + c]) != 0;
+    return !wrong;
+}
+
+void lowrank_certify_finite(const LowrankTask *task, const LowrankShared *shared, const AttentionBackward *io) {
+    const LowrankPlan *plan = task->plan;
+    const AttentionSettings *s = &plan->base.settings;
+    const size_t at = task->batch * s->tokens + task->first, rows = task->last - task->first;
+    const real *dk = io->dk + at * io->k_stride + task->kv_head * s->qk_size;
+    const real *dv = io->dv + at * io->v_stride + task->kv_head * s->v_size;
+    const bool keys = all_finite(dk, io->k_stride, rows, s->qk_size) && all_finite(dv, io->v_stride, rows, s->v_size);
+    for (size_t m = 0; m < plan->group; m++) {
+        const size_t h = task->kv_head * plan->group + m;
+        LowrankBounds *bounds = shared->bounds + (task->batch * s->heads + h) * plan->segments + task->segment;
+        bounds->broken = !all_finite(io->dq + at * io->q_stride + h * s->qk_size, io->q_stride, rows, s->qk_size);
+        bounds->broken_keys = !keys;
     }
 }
 
@@ -183,6 +225,8 @@ static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *
         merged.output = larger_or_nan(merged.output, part->output);
         merged.dq = larger_or_nan(merged.dq, part->dq);
         merged.unknown |= part->unknown;
+        merged.broken |= part->broken;
+        merged.broken_keys |= part->broken_keys;
         merged.sums.norm += part->sums.norm;
         merged.sums.largest += part->sums.largest;
         merged.sums.far_dk += part->sums.far_dk;
@@ -191,8 +235,9 @@ static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *
     return merged;
 }
 
+// A certificate that is not a number bounds nothing.
 static void raise(double *array, size_t head, double value) {
-    if (array) array[head] = larger_or_nan(array[head], value);
+    if (array && !(value <= array[head])) array[head] = isnan(value) ? INFINITY : value;
 }
 
 static void clear(double *array, const LowrankPlan *plan, const bool *active) {
@@ -207,8 +252,10 @@ void lowrank_report_output(const LowrankPlan *plan, const LowrankShared *shared,
     if (!report->output_bound) return;
     for (size_t row = 0; row < s->batch * s->heads; row++) {
         const size_t h = row % s->heads;
-        if ((active && !active[h / plan->group]) || !shared->certificate[row].facts.polynomial) continue;
-        raise(report->output_bound, h, merge_bounds(plan, shared, row).output);
+        if (active && !active[h / plan->group]) continue;
+        const LowrankBounds merged = merge_bounds(plan, shared, row);
+        if (merged.broken) raise(report->output_bound, h, INFINITY);
+        if (shared->certificate[row].facts.polynomial) raise(report->output_bound, h, merged.output);
     }
 }
 
@@ -227,9 +274,10 @@ static void report_keys(const LowrankPlan *plan, const LowrankShared *shared, si
         const size_t row = batch * s->heads + kv_head * plan->group + m;
         const Certificate *certificate = &shared->certificate[row];
         const LowrankBounds merged = merge_bounds(plan, shared, row);
-        any |= certificate->facts.polynomial;
-        more_dk += merged.unknown ? INFINITY : certificate_key_rounding(certificate, &merged.sums);
-        more_dv += merged.unknown ? INFINITY : certificate_value_rounding(certificate, &merged.sums);
+        const bool unknown = merged.unknown || merged.broken_keys;
+        any |= certificate->facts.polynomial || merged.broken_keys;
+        more_dk += unknown ? INFINITY : certificate_key_rounding(certificate, &merged.sums);
+        more_dv += unknown ? INFINITY : certificate_value_rounding(certificate, &merged.sums);
     }
     for (size_t m = 0; any && m < plan->group; m++) {
         raise(report->dk_bound, kv_head * plan->group + m, 1.001 * dk + more_dk);
@@ -247,9 +295,10 @@ void lowrank_report_gradient(const LowrankPlan *plan, const LowrankShared *share
         for (size_t g = 0; g < s->kv_heads; g++) {
             if (active && !active[g]) continue;
             for (size_t m = 0; m < plan->group; m++) {
-                const size_t row = b * s->heads + g * plan->group + m;
-                if (shared->certificate[row].facts.polynomial)
-                    raise(report->dq_bound, g * plan->group + m, merge_bounds(plan, shared, row).dq);
+                const size_t h = g * plan->group + m, row = b * s->heads + h;
+                const LowrankBounds merged = merge_bounds(plan, shared, row);
+                if (merged.broken) raise(report->dq_bound, h, INFINITY);
+                if (shared->certificate[row].facts.polynomial) raise(report->dq_bound, h, merged.dq);
             }
             report_keys(plan, shared, b, g, report);
         }

@@ -128,12 +128,21 @@ static void pair_bounds(const LowrankTile *tile, real *out, const real *near_dk,
     }
 }
 
+// As larger_or_nan, and its counterpart: what was NaN once stays so.
+static inline Vector vector_larger_or_nan(Vector most, Vector value) {
+    return vector_select((value > most) | (value != value), value, most);
+}
+static inline Vector vector_smaller_or_nan(Vector least, Vector value) {
+    return vector_select((value < least) | (value != value), value, least);
+}
+
 static void reach(real *out, const real *x, size_t ld, const real *low, const real *high, size_t rows, size_t lanes) {
     for (size_t lane = 0; lane < lanes; lane += LANES) {
         Vector most = {0};
         for (size_t row = 0; row < rows; row++) {
             Vector at = vector_load(x + row * ld + lane);
-            most = vector_max(most, vector_max(vector_set(high[row]) - at, at - vector_set(low[row])));
+            most = vector_larger_or_nan(most, vector_set(high[row]) - at);
+            most = vector_larger_or_nan(most, at - vector_set(low[row]));
         }
         vector_store(out + lane, most);
     }
@@ -144,41 +153,9 @@ static void lane_largest(real *out, const real *x, size_t ld, size_t rows, size_
         Vector most = {0};
         for (size_t row = 0; row < rows; row++) {
             Vector at = vector_load(x + row * ld + lane);
-            most = vector_max(most, vector_max(at, -at));
+            most = vector_larger_or_nan(most, vector_select(at < 0, -at, at));
         }
         vector_store(out + lane, most);
-    }
-}
-
-static real column_range(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns) {
-    real most = 0;
-    for (size_t row = 0; row < rows; row++) {
-        const real *at = x + row * stride;
-        Vector square = {0};
-        real sum = 0;
-        size_t c = 0;
-        for (; c + LANES <= columns; c += LANES) {
-            Vector value = vector_load(at + c);
-            vector_store(low + c, vector_min(vector_load(low + c), value));
-            vector_store(high + c, vector_max(vector_load(high + c), value));
-            square += value * value;
-        }
-        for (; c < columns; c++) {
-            low[c] = at[c] < low[c] ? at[c] : low[c];
-            high[c] = at[c] > high[c] ? at[c] : high[c];
-            sum += at[c] * at[c];
-        }
-        sum += vector_sum(square);
-        most = sum > most ? sum : most;
-    }
-    return most;
-}
-
-static void lane_dots(real *out, const real *a, const real *b, size_t ld, size_t rows, size_t lanes) {
-    for (size_t lane = 0; lane < lanes; lane += LANES) {
-        Vector sum = {0};
-        for (size_t at = lane; at < rows * ld + lane; at += ld) sum += vector_load(a + at) * vector_load(b + at);
-        vector_store(out + lane, sum);
     }
 }
 
@@ -271,6 +248,47 @@ static inline double wide_dot(const real *a, const real *b, size_t size) {
     return total;
 }
 
+// Σ_row a[row]·x[row] in double, of half a vector of lanes; a NULL: Σ_row x[row]².
+static inline Wide lane_dot(const real *a, const real *x, size_t ld, size_t rows) {
+    Wide sum = {0};
+    for (size_t row = 0; row < rows; row++) {
+        Narrow part;
+        memcpy(&part, x + row * ld, sizeof part);
+        const Wide at = __builtin_convertvector(part, Wide);
+        sum += a ? at * (double)a[row] : at * at;
+    }
+    return sum;
+}
+
+static void lane_products(double *square, double *along, const real *center, const real *x, size_t ld, size_t rows,
+                          size_t lanes) {
+    for (size_t lane = 0; lane < lanes; lane += HALF) {
+        const Wide squares = lane_dot(NULL, x + lane, ld, rows), products = lane_dot(center, x + lane, ld, rows);
+        memcpy(square + lane, &squares, sizeof squares);
+        memcpy(along + lane, &products, sizeof products);
+    }
+}
+
+static double column_range(real *low, real *high, const real *x, size_t stride, size_t rows, size_t columns) {
+    double most = 0;
+    for (size_t row = 0; row < rows; row++) {
+        const real *at = x + row * stride;
+        size_t c = 0;
+        for (; c + LANES <= columns; c += LANES) {
+            Vector value = vector_load(at + c);
+            vector_store(low + c, vector_smaller_or_nan(vector_load(low + c), value));
+            vector_store(high + c, vector_larger_or_nan(vector_load(high + c), value));
+        }
+        for (; c < columns; c++) {
+            low[c] = at[c] < low[c] || at[c] != at[c] ? at[c] : low[c];
+            high[c] = at[c] > high[c] || at[c] != at[c] ? at[c] : high[c];
+        }
+        const double square = wide_dot(at, at, columns);
+        most = larger_or_nan(most, square);
+    }
+    return most;
+}
+
 static void row_squares(double *out, const real *in, size_t stride, size_t rows, size_t size) {
     for (size_t row = 0; row < rows; row++) out[row] = wide_dot(in + row * stride, in + row * stride, size);
 }
@@ -286,7 +304,7 @@ static void unshrink(real *d, const real *in, size_t in_stride, const real *fact
 }
 
 const LowrankKernels ISA_NAME(lowrank_kernels) = {
-    forward, backward, pair_bounds, reach, lane_largest, column_range, lane_dots, row_dots,
+    forward, backward, pair_bounds, reach, lane_largest, column_range, lane_products, row_dots,
     scale_lanes, scale_rows, exp_negative, rotate,
     row_squares, unshrink,
 };

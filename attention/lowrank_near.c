@@ -85,7 +85,7 @@ static void backward_tile(LowrankTask *task, const LowrankHead *head, const Pair
     lowrank_kernels()->backward(&tile, work->log_sum + lane, work->weight + lane, work->delta + lane);
     tiles->multiply(pairs->d_value, pairs->d_value_stride, tile.near, tile.ld, 1,
                     work->right + lane * values, values, tile.rows, values, pairs->valid, true);
-    if (task->certify && pairs->key_bound)
+    if (task->certify)
         lowrank_kernels()->pair_bounds(&tile, pairs->key_bound, work->near_dk + lane, work->near_dv + lane,
                                        work->far_dk + lane, work->far_dv + lane);
     fade_tile(plan, &tile, tile.d, tile.far);
@@ -183,7 +183,7 @@ void lowrank_pairs_backward(LowrankTask *task, const LowrankHead *head, size_t c
 }
 
 void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride, const real *v, size_t v_stride,
-                              real *dk, real *dv, size_t chunk_first, size_t count) {
+                              real *dk, real *dv, real *bound, size_t chunk_first, size_t count) {
     static const LowrankHead exact = {.exact_far = true};
     const LowrankPlan *plan = task->plan;
     LowrankWork *work = &task->work;
@@ -194,6 +194,7 @@ void lowrank_earlier_backward(LowrankTask *task, const real *k, size_t k_stride,
         keys.d_far_key = work->tile_grad;
         keys.d_value = dv + key * v_stride;
         keys.d_value_stride = v_stride;
+        keys.key_bound = bound + key * 2;
         memset(work->tile_grad, 0, keys.rows * plan->far_size * sizeof(real));
         for (size_t lane = 0; lane < count; lane += NEAR_LANES) {
             Pairs pairs = query_lanes(plan, lane, count);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention/bound.h"
 #include "attention/position.h"
 #include "attention/table.h"
 #include "core/arena.h"
@@ -19,6 +20,7 @@ typedef struct Field {
 
 struct AttentionReference {
     AttentionSettings settings;
+    double limit; // B of clip, or r of the ball
     bool near_far;
     ReferenceFar far;
     size_t head;
@@ -73,6 +75,7 @@ AttentionReference *reference_create(const AttentionSettings *settings, bool nea
     reference->settings = *settings;
     if (settings->logit_scale == 0.0) reference->settings.logit_scale = 1.0 / sqrt((double)size);
     if (settings->logit_scale < 0.0) reference->settings.logit_scale = 1.0 / (double)size;
+    reference->limit = bound_make(&reference->settings).limit;
     reference->near_far = near_far;
     if (far) reference->far = *far;
     const bool table = !rotates(reference) && !is_kernel(reference, "alibi");
@@ -124,18 +127,16 @@ static double shown_length(const double *x, size_t size, size_t first_pair) {
     return sqrt(square);
 }
 
-static double radius(const AttentionSettings *settings) { return sqrt(settings->logit_bound / settings->logit_scale); }
-
 // out (T, D) = the field's view of raw rows.
 static void bound_rows(const AttentionReference *reference, const Field *field, double *out, const double *raw) {
     const size_t size = reference->settings.qk_size;
-    const double limit = reference->settings.entry_bound, largest = radius(&reference->settings);
+    const double limit = reference->limit;
     for (size_t t = 0; t < reference->settings.tokens; t++, out += size, raw += size) {
         const double length = shown_length(raw, size, field->first_pair);
         for (size_t a = 0; a < size; a++) {
             double x = shown(a, size, field->first_pair) ? raw[a] : 0.0;
             if (field->bound == BOUND_CLIP) x = fmax(-limit, fmin(limit, x));
-            if (field->bound == BOUND_BALL && length > largest) x *= largest / length;
+            if (field->bound == BOUND_BALL && length > limit) x *= limit / length;
             out[a] = x;
         }
     }
@@ -145,15 +146,15 @@ static void bound_rows(const AttentionReference *reference, const Field *field, 
 static void unbound_rows(const AttentionReference *reference, const Field *field, double *d_raw, size_t stride,
                          const double *d, const double *raw) {
     const size_t size = reference->settings.qk_size;
-    const double limit = reference->settings.entry_bound, largest = radius(&reference->settings);
+    const double limit = reference->limit;
     for (size_t t = 0; t < reference->settings.tokens; t++, d_raw += stride, d += size, raw += size) {
         const double length = shown_length(raw, size, field->first_pair);
-        const bool outside = field->bound == BOUND_BALL && length > largest;
+        const bool outside = field->bound == BOUND_BALL && length > limit;
         double radial = 0.0;
         for (size_t a = 0; a < size; a++) radial += shown(a, size, field->first_pair) ? raw[a] * d[a] : 0.0;
         for (size_t a = 0; a < size; a++) {
             if (!shown(a, size, field->first_pair) || (field->bound == BOUND_CLIP && fabs(raw[a]) > limit)) continue;
-            d_raw[a] += outside ? largest / length * (d[a] - radial * raw[a] / (length * length)) : d[a];
+            d_raw[a] += outside ? limit / length * (d[a] - radial * raw[a] / (length * length)) : d[a];
         }
     }
 }

@@ -1,6 +1,7 @@
 // Slow, obvious attention of one head in double precision, row by row, forward and backward: what tests, `rope bench`
 // and `rope verify` compare with. Shares no code with the methods: rotations are evaluated by lag, as Definition 1.1
-// writes them, and bounds from their formulas.
+// writes them, and bounds from their formulas. Only the numbers B and r are the methods' own (bound_make): at the very
+// bound, where the gradient jumps, the last bit of them decides.
 //
 // Two functions can be asked for:
 //   plain (near_far = false)  bounded q and k in all logits, weight exp(x): method `exact`;

@@ -104,10 +104,12 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
         .v_size = settings->v_size,
         .logit_roundings = ((double)plan->support / 2.0 + 2.0) * plan->absolute_share + 4.0,
         .chunk = TOEPLITZ_TILE,
+        .group = plan->group,
         .polynomial = plan->expands && !head->saved->exact_far[head->unit->batch * settings->heads + head->head],
     };
+    for (size_t m = 0; m < plan->group; m++) facts.exact_group += head->unit->exact_far[m];
     // certificate.c allows 6u·A for each pair of |γ| ≤ 2A, where a number of the chain needs u/2·‖|W|‖ of these 2A
-    const double sides = settings->causal ? 1.0 : 2.0, numbers = (double)(plan->group * plan->line) * sides;
+    const double sides = settings->causal ? 1.0 : 2.0, numbers = (double)plan->line * sides;
     const double most = fmax(1.0, numbers * plan->absolute_share / 6.0);
     facts.near = (size_t)ceil(most * (double)settings->near);
     facts.tokens = facts.polynomial ? tokens : (size_t)ceil(most * (double)tokens);
