@@ -22,11 +22,16 @@
 // n·Σ|c_t|Λ̂^t (Cauchy-Schwarz on absolute values), and each carries 26g+16 roundings of its monomials (28g+16 when they
 // are faded, and one for each chunk that the state ages by). In the measure of
 // Ẑ = e^L that is u(n + depth)·n·e^{-L}·Σ|c_t|Λ̂^t.
+//
+// Underflow. A result below the smallest normal number errs by up to u/2 of that number, however small it is itself.
+// Even 1/u of them in one sum, each times what it is multiplied with afterwards, are less than such a number times
+// these factors: lengths of q and k, and of v where do alone was so small, and slopes of the polynomial.
 #include "attention/certificate.h"
 
 #include <math.h>
 
 static const double slack = 1.001; // for the arithmetic of the certificates themselves
+static const double smallest_normal = sizeof(real) == sizeof(float) ? FLT_MIN : DBL_MIN;
 
 Certificate certificate_make(const CertificateFacts *facts, const Polynomial *polynomial) {
     const double u = REAL_EPSILON, near_logit = facts->logit_scale * facts->near_query * facts->near_key;
@@ -66,6 +71,11 @@ static double rounding(const Certificate *c, const CertificateToken *token) {
     return c->near_rounding + REAL_EPSILON * fabs(token->log_sum) + c->far_rounding * far;
 }
 
+// What underflow does to a sum over pairs, where `length` bounds the other rows of these.
+static double underflow(const Certificate *c, double length) {
+    return smallest_normal * (1 + c->facts.logit_scale * length) * (1 + c->facts.value_norm) * (1 + c->slope_magnitude);
+}
+
 typedef struct Share {
     double far, near, t; // F and 1-F with their rounding, t = κF/(1-κF)
 } Share;
@@ -86,7 +96,8 @@ double certificate_output(const Certificate *c, const CertificateToken *token, d
         const double other = s.t * (reach + 3 * error * c->facts.value_largest);
         if (other < bound) bound = other;
     }
-    return known_or_infinite(slack * (bound + (3 * error + 4 * REAL_EPSILON) * c->facts.value_largest));
+    return known_or_infinite(slack * (bound + (3 * error + 4 * REAL_EPSILON) * c->facts.value_largest) +
+                             smallest_normal);
 }
 
 CertificateGradient certificate_gradient(const Certificate *c, const CertificateToken *token, double norm,
@@ -108,7 +119,8 @@ CertificateGradient certificate_gradient(const Certificate *c, const Certificate
     const double scale = slack * facts->logit_scale;
     return (CertificateGradient){
         .dq = known_or_infinite(scale * (s.near * (near + fuzz) * facts->near_key +
-                                         (s.far * (far + fuzz) + chain) * facts->far_key)),
+                                         (s.far * (far + fuzz) + chain) * facts->far_key) +
+                                underflow(c, facts->near_key + facts->far_key)),
         .far_dk = known_or_infinite(scale * (far + key_fuzz) * facts->far_query),
         .near_dk = known_or_infinite(scale * (near + key_fuzz) * facts->near_query),
         .far_dv = known_or_infinite(slack * largest * ((s.far > 0 ? c->kappa * (1 + s.far) * (1 + s.t) : 0) +
@@ -127,10 +139,12 @@ static double key_chain(const Certificate *c, double magnitude, double total) {
 }
 
 double certificate_key_rounding(const Certificate *c, const CertificateSums *sums) {
-    return key_chain(c, c->magnitude, sums->far_dk) +
-           key_chain(c, c->slope_magnitude, 2 * c->facts.logit_scale * c->facts.far_query * c->facts.value_norm * sums->norm);
+    const CertificateFacts *facts = &c->facts;
+    const double total = 2 * facts->logit_scale * facts->far_query * facts->value_norm * sums->norm;
+    return key_chain(c, c->magnitude, sums->far_dk) + key_chain(c, c->slope_magnitude, total) +
+           underflow(c, facts->near_query + facts->far_query);
 }
 
 double certificate_value_rounding(const Certificate *c, const CertificateSums *sums) {
-    return key_chain(c, c->magnitude, sums->far_dv + sums->largest);
+    return key_chain(c, c->magnitude, sums->far_dv + sums->largest) + smallest_normal * (1 + c->magnitude);
 }

@@ -112,7 +112,7 @@ static void test_one_head_falls_back(void **state) {
 static void test_scales(void **state) {
     (void)state;
     const double scales[][2] = {{1, 1},     {1e-21, 1}, {1e-23, 1}, {1e-30, 1e10}, {1, 1e-23},
-                                {1e3, 1e-25}, {1e-18, 1e-18}, {1e20, 1}, {1e27, 1},   {1, 1e20}};
+                                {1e3, 1e-25}, {1e-12, 1e-12}, {1e20, 1}, {1e27, 1},   {1, 1e20}};
     AttentionSettings s = base_settings();
     s.logit_bound = 0.25, s.near_bound = NEAR_BOUND_SAME;
     double usual[QUANTITIES] = {0};
@@ -165,6 +165,23 @@ static void test_sums_over_heads(void **state) {
         check_holds(&outcome, 0, DV, far ? "far sums over heads" : "near sums over heads", (double)s.heads);
         attention_problem_free(&problem);
     }
+}
+
+// Results below the smallest normal number, which rounding relative to their size does not describe.
+static void test_underflow(void **state) {
+    (void)state;
+    const double scales[][2] = {{1e-25, 1e-25}, {2e-30, 1e-10}, {1e-38, 1}, {1, 1e-38}, {1e-42, 1}, {1, 1e-42}};
+    for (size_t i = 0; i < sizeof scales / sizeof *scales; i++)
+        for (size_t near = 0; near < 10; near += 5) {
+            AttentionSettings s = base_settings();
+            s.logit_bound = 0.05, s.near = near, s.chunk = 4;
+            AttentionProblem problem = attention_problem_new(&s, 0, 1, 30 + i);
+            for (size_t n = 0; n < problem.v_count; n++) problem.v[n] *= (real)scales[i][0];
+            for (size_t n = 0; n < problem.o_count; n++) problem.d_o[n] *= (real)scales[i][1];
+            const Outcome outcome = measure(&problem, "lowrank");
+            check_holds(&outcome, 0, OUTPUT, "underflow", (double)i);
+            attention_problem_free(&problem);
+        }
 }
 
 // ---- numbers that are not finite -----------------------------------------------------------------------------------
@@ -323,5 +340,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_one_head_falls_back),
     cmocka_unit_test(test_sums_over_heads),
     cmocka_unit_test(test_scales),
+    cmocka_unit_test(test_underflow),
 };
 TEST_MAIN(tests)
