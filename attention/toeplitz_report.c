@@ -26,11 +26,6 @@ static void raise(double *array, size_t head, double value) {
     if (array) array[head] = larger_or_nan(array[head], value);
 }
 
-// Of a certificate, which is never NaN: what is not known may be anything.
-static void raise_bound(double *array, size_t head, double value) {
-    raise(array, head, isnan(value) ? INFINITY : value);
-}
-
 // Whether all of (tokens, size) rows of numbers are finite. Where an output or gradient is not, it has no bound.
 static bool all_finite(const real *rows, size_t stride, size_t tokens, size_t size) {
     real sum = 0; // stays 0 as long as everything is finite
@@ -182,7 +177,7 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
     for (size_t m = 0; io->report->output_bound && m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
         if (!all_finite(io->o + row * io->o_stride + h * size, io->o_stride, settings->tokens, size)) {
-            raise_bound(io->report->output_bound, h, INFINITY);
+            raise(io->report->output_bound, h, INFINITY);
             continue;
         }
         Head head = make_head(plan, unit, saved, m, io->q + row * io->q_stride + h * settings->qk_size, io->q_stride);
@@ -191,7 +186,7 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
             const CertificateToken token = make_token(&head, i);
             // |v_jc - o_c| ≤ range, whatever o_c, which is (nearly) between the smallest and largest
             const double bound = certificate_output(&head.certificate, &token, head.certificate.facts.value_range);
-            raise_bound(io->report->output_bound, h, bound);
+            raise(io->report->output_bound, h, bound);
         }
     }
 }
@@ -250,7 +245,7 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
         const CertificateToken token = make_token(head, i);
         const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
         const CertificateGradient gradient = token_gradient(head, &token, &measured);
-        raise_bound(io->report->dq_bound, head->head, gradient.dq);
+        raise(io->report->dq_bound, head->head, gradient.dq);
         // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
         // is no sum over them to round, and L may be so low that e^{-L} is infinite.
         const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
@@ -299,8 +294,8 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
     for (size_t m = 0; m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
         if (!all_finite(io->dq + row * io->q_stride + h * size, io->q_stride, tokens, size))
-            raise_bound(io->report->dq_bound, h, INFINITY);
-        raise_bound(io->report->dk_bound, h, bounds.dk);
-        raise_bound(io->report->dv_bound, h, bounds.dv);
+            raise(io->report->dq_bound, h, INFINITY);
+        raise(io->report->dk_bound, h, bounds.dk);
+        raise(io->report->dv_bound, h, bounds.dv);
     }
 }
