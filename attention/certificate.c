@@ -148,3 +148,10 @@ double certificate_key_rounding(const Certificate *c, const CertificateSums *sum
 double certificate_value_rounding(const Certificate *c, const CertificateSums *sums) {
     return key_chain(c, c->magnitude, sums->far_dv + sums->largest) + smallest_normal * (1 + c->magnitude);
 }
+
+bool certificate_exists(const real *results, size_t stride, size_t rows, size_t size) {
+    real sum = 0; // stays 0 as long as everything is finite
+    for (size_t row = 0; row < rows; row++)
+        for (size_t c = 0; c < size; c++) sum += real_zero_if_finite(results[row * stride + c]);
+    return sum == 0;
+}

@@ -60,4 +60,7 @@ typedef struct CertificateSums {
 double certificate_key_rounding(const Certificate *certificate, const CertificateSums *sums);
 double certificate_value_rounding(const Certificate *certificate, const CertificateSums *sums);
 
+// Whether an output or gradient of (rows, size) numbers is finite throughout: where it is not, there is no bound of it.
+bool certificate_exists(const real *results, size_t stride, size_t rows, size_t size);
+
 #endif

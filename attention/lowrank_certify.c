@@ -194,24 +194,17 @@ void lowrank_certify_gradient(LowrankTask *task, const LowrankSaved *saved, cons
     }
 }
 
-static bool all_finite(const real *values, size_t stride, size_t rows, size_t columns) {
-    bool wrong = false;
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < columns; c++) wrong |= real_zero_if_finite(values[r * stride + c]) != 0;
-    return !wrong;
-}
-
 void lowrank_certify_finite(const LowrankTask *task, const LowrankShared *shared, const AttentionBackward *io) {
     const LowrankPlan *plan = task->plan;
     const AttentionSettings *s = &plan->base.settings;
     const size_t at = task->batch * s->tokens + task->first, rows = task->last - task->first;
     const real *dk = io->dk + at * io->k_stride + task->kv_head * s->qk_size;
     const real *dv = io->dv + at * io->v_stride + task->kv_head * s->v_size;
-    const bool keys = all_finite(dk, io->k_stride, rows, s->qk_size) && all_finite(dv, io->v_stride, rows, s->v_size);
+    const bool keys = certificate_exists(dk, io->k_stride, rows, s->qk_size) && certificate_exists(dv, io->v_stride, rows, s->v_size);
     for (size_t m = 0; m < plan->group; m++) {
         const size_t h = task->kv_head * plan->group + m;
         LowrankBounds *bounds = shared->bounds + (task->batch * s->heads + h) * plan->segments + task->segment;
-        bounds->broken = !all_finite(io->dq + at * io->q_stride + h * s->qk_size, io->q_stride, rows, s->qk_size);
+        bounds->broken = !certificate_exists(io->dq + at * io->q_stride + h * s->qk_size, io->q_stride, rows, s->qk_size);
         bounds->broken_keys = !keys;
     }
 }

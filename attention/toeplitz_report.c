@@ -26,14 +26,6 @@ static void raise(double *array, size_t head, double value) {
     if (array) array[head] = larger_or_nan(array[head], value);
 }
 
-// Whether all of (tokens, size) rows of numbers are finite. Where an output or gradient is not, it has no bound.
-static bool all_finite(const real *rows, size_t stride, size_t tokens, size_t size) {
-    real sum = 0; // stays 0 as long as everything is finite
-    for (size_t t = 0; t < tokens; t++)
-        for (size_t e = 0; e < size; e++) sum += real_zero_if_finite(rows[t * stride + e]);
-    return sum == 0;
-}
-
 void toeplitz_report_clear(const ToeplitzPlan *plan, const AttentionReport *report, const bool *active) {
     double *const arrays[] = {report->logit_bound, report->output_bound, report->clipped, report->fell_back};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) fill(plan, arrays[i], 0.0, active);
@@ -176,7 +168,7 @@ void toeplitz_report_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit,
     const size_t row = unit->batch * settings->tokens, size = settings->v_size;
     for (size_t m = 0; io->report->output_bound && m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
-        if (!all_finite(io->o + row * io->o_stride + h * size, io->o_stride, settings->tokens, size)) {
+        if (!certificate_exists(io->o + row * io->o_stride + h * size, io->o_stride, settings->tokens, size)) {
             raise(io->report->output_bound, h, INFINITY);
             continue;
         }
@@ -287,13 +279,13 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
         (head.certificate.facts.polynomial ? add_head : add_exact_head)(&head, io, d_o, &bounds);
     }
     const size_t size = settings->qk_size, values = settings->v_size, tokens = settings->tokens;
-    if (!all_finite(io->dk + row * io->k_stride + unit->kv_head * size, io->k_stride, tokens, size))
+    if (!certificate_exists(io->dk + row * io->k_stride + unit->kv_head * size, io->k_stride, tokens, size))
         bounds.dk = INFINITY;
-    if (!all_finite(io->dv + row * io->v_stride + unit->kv_head * values, io->v_stride, tokens, values))
+    if (!certificate_exists(io->dv + row * io->v_stride + unit->kv_head * values, io->v_stride, tokens, values))
         bounds.dv = INFINITY;
     for (size_t m = 0; m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
-        if (!all_finite(io->dq + row * io->q_stride + h * size, io->q_stride, tokens, size))
+        if (!certificate_exists(io->dq + row * io->q_stride + h * size, io->q_stride, tokens, size))
             raise(io->report->dq_bound, h, INFINITY);
         raise(io->report->dk_bound, h, bounds.dk);
         raise(io->report->dv_bound, h, bounds.dv);
