@@ -60,7 +60,7 @@ typedef struct PrepareResult {
     uint64_t train_tokens, val_tokens, train_bytes, val_bytes;
     size_t vocabulary;
     uint64_t lossy_bytes; // of both parts, that the tokens do not give back; 0 for tokenizers that prepare trained
-    uint32_t train_crc, val_crc; // of the ids; 0: unknown
+    uint32_t train_crc, val_crc; // crc32 of the ids, as in the shards' headers; 0: unknown
     double unigram_loss;  // nats per held-out token of the add-one smoothed unigram model of the training tokens
 } PrepareResult;
 bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error *error);

@@ -26,15 +26,15 @@ static json_t *describe_shard(const char *file, uint64_t bytes, uint64_t tokens,
                      "crc32", (json_int_t)crc);
 }
 
-static json_t *describe(const PrepareSettings *settings, const PrepareResult *result, const MetaChecksums *checksums,
+static json_t *describe(const PrepareSettings *settings, const PrepareResult *result, uint32_t tokenizer_crc,
                         size_t sample_bytes) {
     double tokens = (double)(result->train_tokens + result->val_tokens);
     double bytes = (double)(result->train_bytes + result->val_bytes);
-    json_t *train = describe_shard("train.bin", result->train_bytes, result->train_tokens, checksums->train);
-    json_t *validation = describe_shard("val.bin", result->val_bytes, result->val_tokens, checksums->val);
+    json_t *train = describe_shard("train.bin", result->train_bytes, result->train_tokens, result->train_crc);
+    json_t *validation = describe_shard("val.bin", result->val_bytes, result->val_tokens, result->val_crc);
     json_t *tokenizer =
         json_pack("{s:s, s:s, s:I}", "file", "tokenizer.model", "type", settings->tokenizer ? "given" : settings->type,
-                  "crc32", (json_int_t)checksums->tokenizer);
+                  "crc32", (json_int_t)tokenizer_crc);
     json_t *made_with = json_pack("{s:o, s:I, s:f, s:I}", "inputs", describe_inputs(settings), "vocabulary",
                                   (json_int_t)settings->vocabulary, "validation_share", settings->validation_share,
                                   "sample_bytes", (json_int_t)sample_bytes);
@@ -44,10 +44,10 @@ static json_t *describe(const PrepareSettings *settings, const PrepareResult *re
                      "tokens_per_byte", tokens / bytes, "unigram_loss", result->unigram_loss, "settings", made_with);
 }
 
-bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result,
-                const MetaChecksums *checksums, size_t sample_bytes, Error *error) {
+bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result, uint32_t tokenizer_crc,
+                size_t sample_bytes, Error *error) {
     json_watch();
-    json_t *meta = describe(settings, result, checksums, sample_bytes);
+    json_t *meta = describe(settings, result, tokenizer_crc, sample_bytes);
     char *text = json_print(meta, JSON_INDENT(2));
     json_decref(meta);
     if (!text) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);

@@ -4,11 +4,6 @@
 
 #include "data/data.h"
 
-typedef struct MetaChecksums {
-    uint32_t train, val; // crc32 of the ids, as in the shards' headers
-    uint32_t tokenizer;  // crc32 of tokenizer.model
-} MetaChecksums;
-
 // The name of the next meta.json while the files that it speaks of take the place of older ones.
 #define META_UNFINISHED "meta.json.new"
 
@@ -16,8 +11,8 @@ typedef struct MetaChecksums {
 // it put them in their places. Folders with no sign of `rope prepare` are fine.
 bool meta_check_whole(const char *directory, Error *error);
 
-// Writes path atomically. sample_bytes: the limit of text that the tokenizer was trained on.
-bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result,
-                const MetaChecksums *checksums, size_t sample_bytes, Error *error);
+// Writes path atomically. tokenizer_crc: crc32 of tokenizer.model; sample_bytes: the limit of text that it was trained on.
+bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result, uint32_t tokenizer_crc,
+                size_t sample_bytes, Error *error);
 
 #endif

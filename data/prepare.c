@@ -39,7 +39,7 @@ typedef struct Preparation {
     char final[FILE_COUNT][PATH_BYTES], temporary[FILE_COUNT][PATH_BYTES], meta[PATH_BYTES], new_meta[PATH_BYTES];
     int lock;       // on the folder: two programs would mix their files
     bool replacing; // from here on the folder holds old and new files until all are new
-    MetaChecksums checksums;
+    uint32_t tokenizer_crc; // of tokenizer.model
     double started, shown; // seconds: of this stage, of the last progress line
 } Preparation;
 
@@ -220,7 +220,7 @@ static bool make_tokenizer(Preparation *p, Error *error) {
         if (!p->tokenizer) return false;
     }
     const char *model = tokenizer_model(p->tokenizer, &size);
-    p->checksums.tokenizer = checksum(0, model, size);
+    p->tokenizer_crc = checksum(0, model, size);
     return true;
 }
 
@@ -305,17 +305,13 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
     if (!good) error_set(error, ERROR_MEMORY, "out of memory for %zu counts", result->vocabulary);
     good = good &&
            encode_range(p, 0, p->split, FILE_TRAIN, train, &result->train_tokens, &result->lossy_bytes,
-                        &p->checksums.train, error) &&
-           encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &result->lossy_bytes, &p->checksums.val,
+                        &result->train_crc, error) &&
+           encode_range(p, p->split, total, FILE_VAL, val, &result->val_tokens, &result->lossy_bytes, &result->val_crc,
                         error);
     if (good && (!result->train_tokens || !result->val_tokens))
         good = error_set(error, ERROR_USER, "The tokenizer makes no token of the text that is to be %s.",
                          result->train_tokens ? "held out" : "trained on");
-    if (good) {
-        result->train_crc = p->checksums.train;
-        result->val_crc = p->checksums.val;
-        result->unigram_loss = unigram_loss(train, val, result);
-    }
+    if (good) result->unigram_loss = unigram_loss(train, val, result);
     free(train);
     free(val);
     return good;
@@ -324,7 +320,7 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
 // The new meta.json is on disk under another name before the old one goes, and gets its own name when all other files
 // have theirs: that name without the other says that the files do not belong together (meta_check_whole).
 static bool commit(Preparation *p, const PrepareResult *result, Error *error) {
-    if (!meta_write(p->new_meta, p->settings, result, &p->checksums, SAMPLE_BYTES, error)) return false;
+    if (!meta_write(p->new_meta, p->settings, result, p->tokenizer_crc, SAMPLE_BYTES, error)) return false;
     p->replacing = true;
     if (unlink(p->meta) != 0 && errno != ENOENT) return error_errno(error, "%s: cannot replace", p->meta);
     for (size_t i = 0; i < FILE_COUNT; i++)
