@@ -118,16 +118,21 @@ void batches_close(Batches *batches) {
     free(batches);
 }
 
-DataIdentity batches_identity(const Config *config) {
+DataIdentity batches_judge(const Config *config) {
     DataIdentity identity = {0};
-    Batches *train = batches_open(config, BATCHES_TRAIN, config->batch, NULL),
-            *held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, NULL);
+    Batches *held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, NULL);
     const uint64_t wanted = (uint64_t)config->eval_batches * config->batch;
-    if (train) identity.train = batches_checksum(train);
     if (held_out) identity.held_out = batches_checksum(held_out);
     if (held_out && wanted < batches_windows(held_out)) identity.judging = wanted * config->tokens;
-    batches_close(train);
     batches_close(held_out);
+    return identity;
+}
+
+DataIdentity batches_identity(const Config *config) {
+    DataIdentity identity = batches_judge(config);
+    Batches *train = batches_open(config, BATCHES_TRAIN, config->batch, NULL);
+    if (train) identity.train = batches_checksum(train);
+    batches_close(train);
     return identity;
 }
 

@@ -31,6 +31,8 @@ typedef struct DataIdentity {
     uint64_t judging;         // tokens of held-out data that an evaluation takes; 0: all, or they cannot be read
 } DataIdentity;
 DataIdentity batches_identity(const Config *config);
+// The same without `train`, which may be much to read.
+DataIdentity batches_judge(const Config *config);
 // Whether a record's [train, held_out] may be of the same; not to be known, or not there in older records, it may.
 bool batches_same_data(const json_t *recorded, const DataIdentity *data);
 

@@ -124,9 +124,9 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
             error_context(error, "%s", name);
             fine = false;
         }
-        if (fine) json_object_set_new(names, name, json_true());
         if (!fine) break;
-        const DataIdentity data = batches_identity(config);
+        json_object_set_new(names, name, json_true());
+        const DataIdentity data = batches_judge(config);
         if (run == 0) first = data;
         others = others || data.held_out != first.held_out;
         more = more || data.judging != first.judging;
