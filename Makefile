@@ -131,13 +131,14 @@ demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@BUILD=$(BUILD) sh configs/demo.sh
 
-# Each sanitizer has its own build directory; kernels keep -O1, so that the suite ends within minutes. With
-# CC=clang CXX=clang++ asan uses clang's.
+# Each sanitizer has its own build directory, of each compiler too: objects of the other one would pass for up to date.
+# Kernels keep -O1, so that the suite ends within minutes. With CC=clang CXX=clang++ asan uses clang's.
+ASAN_BUILD := build/asan$(if $(findstring clang,$(CC)),-clang)
 asan: deps
-	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/asan OPTIMIZE=-O1 \
+	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=$(ASAN_BUILD) OPTIMIZE=-O1 \
 	    SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer' build-tests
 	@UBSAN_OPTIONS=print_stacktrace=1 LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.txt:print_suppressions=0 \
-	    BUILD=build/asan sh tests/run.sh
+	    BUILD=$(ASAN_BUILD) sh tests/run.sh
 # clang's OpenMP tells the thread sanitizer about its barriers through archer; the one of gcc would be full of false alarms.
 tsan:
 	@sh tests/deps.sh clang libomp-dev
