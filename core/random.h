@@ -14,8 +14,7 @@ typedef enum RandomStream {
     RANDOM_SAMPLE,     // tokens drawn in `rope sample`; step = position
     RANDOM_TASK,       // synthetic tasks; step = example
     RANDOM_BENCH,      // inputs of benchmarks and of `rope verify`
-    RANDOM_BOOTSTRAP,  // confidence intervals
-    RANDOM_TEST,
+    RANDOM_TEST = 7,   // 6 is free
 } RandomStream;
 
 typedef struct Random {

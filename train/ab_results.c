@@ -249,6 +249,12 @@ static json_t *fidelity_json(const Ab *ab) {
     return fidelity;
 }
 
+// To two decimals, or within five per cent for sure; an interval that holds 1 and much else says nothing.
+static bool as_fast(Interval ratio) {
+    return fabs(ratio.value - 1) < 0.005 ||
+           (ratio.low <= 1 && ratio.high >= 1 && ratio.low >= 0.95 && ratio.high <= 1.05);
+}
+
 static void say_speed(FILE *out, const Ab *ab, Interval ratio) {
     const Config *of_a = &ab->arms[0].config, *of_b = &ab->arms[1].config;
     const char *a = ab->arms[0].name, *b = ab->arms[1].name;
@@ -258,8 +264,10 @@ static void say_speed(FILE *out, const Ab *ab, Interval ratio) {
         fprintf(out, "against A (%s): no step was timed yet", a);
     else if (isnan(ratio.low))
         fprintf(out, "against A (%s): too few timed steps to tell which is faster", a);
-    else if (ratio.low <= 1 && ratio.high >= 1)
+    else if (as_fast(ratio))
         fprintf(out, "is as fast per %s as A (%s)", per, a);
+    else if (ratio.low <= 1 && ratio.high >= 1)
+        fprintf(out, "cannot be told from A (%s) in speed per %s", a, per);
     else if (ratio.value > 1)
         fprintf(out, "is %.2f times faster per %s than A (%s)", ratio.value, per, a);
     else
@@ -347,7 +355,7 @@ static bool speed_ratio(const Ab *ab, double *seconds, Interval *ratio) {
     const size_t count = timed_steps(ab, 0, a);
     timed_steps(ab, 1, b); // as many
     double tokens = step_tokens(&ab->arms[1].config) / step_tokens(&ab->arms[0].config);
-    *ratio = paired_ratio(a, b, count, ab->arms[0].config.seed);
+    *ratio = paired_ratio(a, b, count);
     const bool whole = found(ratio->value, a, count) || found(ratio->value, b, count);
     *ratio = (Interval){tokens * ratio->value, tokens * ratio->low, tokens * ratio->high};
     return whole;

@@ -1,13 +1,9 @@
-// Medians, bootstrap intervals, exponents (statistics.h).
+// Medians and their intervals, exponents, crossovers (statistics.h).
 #include "train/statistics.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "core/random.h"
-
-enum { RESAMPLES = 2000 };
 
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -38,20 +34,29 @@ void middle_places(const double *values, size_t count, size_t places[2]) {
     }
 }
 
-Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t seed) {
-    if (!count) return (Interval){NAN, NAN, NAN};
-    double *ratios = malloc((2 * count + RESAMPLES) * sizeof *ratios);
-    if (!ratios) return (Interval){NAN, NAN, NAN};
-    double *resample = ratios + count, *medians = resample + count;
-    for (size_t i = 0; i < count; i++) ratios[i] = a[i] / b[i];
-    for (size_t r = 0; r < RESAMPLES; r++) {
-        Random random = {seed, RANDOM_BOOTSTRAP, r};
-        for (size_t i = 0; i < count; i++) resample[i] = ratios[random_below(random, i, count)];
-        medians[r] = middle(resample, count);
+// How many of `count` sorted values to leave out at either end of an interval around the median: the most such that
+// the chance of it being beyond them, P(Bin(count, 1/2) <= left) at either end, is 5 % at most. count >= INTERVAL_PAIRS.
+static size_t outside_interval(size_t count) {
+    const double n = (double)count;
+    double beyond = 0;
+    for (size_t left = 0;; left++) {
+        const double k = (double)left;
+        beyond += 2 * exp(lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) - n * log(2));
+        if (beyond > 0.05) return left - 1;
     }
-    qsort(medians, RESAMPLES, sizeof *medians, ascending);
-    Interval interval = {middle(ratios, count), medians[RESAMPLES / 40], medians[RESAMPLES - 1 - RESAMPLES / 40]};
-    if (count < INTERVAL_PAIRS) interval.low = interval.high = NAN;
+}
+
+Interval paired_ratio(const double *a, const double *b, size_t count) {
+    Interval interval = {NAN, NAN, NAN};
+    double *ratios = count ? malloc(count * sizeof *ratios) : NULL;
+    if (!ratios) return interval;
+    for (size_t i = 0; i < count; i++) ratios[i] = a[i] / b[i];
+    interval.value = middle(ratios, count); // which sorts them
+    if (count >= INTERVAL_PAIRS) {
+        const size_t left_out = outside_interval(count);
+        interval.low = ratios[left_out];
+        interval.high = ratios[count - 1 - left_out];
+    }
     free(ratios);
     return interval;
 }

@@ -16,11 +16,14 @@ typedef struct Interval {
     double value, low, high;
 } Interval;
 
-// Median of a[i] / b[i] with its 95 % percentile-bootstrap interval (2000 resamples of the pairs, a function of seed).
-// Pairing cancels what slows both: steps that follow each other share the machine's mood. Below INTERVAL_PAIRS the
-// interval is NaN: even from the smallest ratio to the largest it would hold the median too rarely, 1 - 2^(1-count).
+// Median of a[i] / b[i] with its 95 % interval: the narrowest pair of ratios, as far from either end, between which the
+// true median lies in at least 95 % of cases whatever the noise is, by the sign test: each ratio is above the true median
+// as often as below, so how many are below it is binomial. Pairing cancels what slows both: steps that follow each other
+// share the machine's mood. What it does not cancel may last for several pairs, and then the interval is too narrow: it
+// takes them for independent. Below INTERVAL_PAIRS it is NaN: even from the smallest ratio to the largest it would hold
+// the median too rarely, 1 - 2^(1-count).
 enum { INTERVAL_PAIRS = 6 };
-Interval paired_ratio(const double *a, const double *b, size_t count, uint64_t seed);
+Interval paired_ratio(const double *a, const double *b, size_t count);
 
 // Slope of log y over log x by least squares: the exponent p in y ~ x^p. NaN with fewer than two points.
 double growth_exponent(const double *x, const double *y, size_t count);
