@@ -81,24 +81,48 @@ static size_t cgroup_number(const char *folder, const char *name) {
     return read && *text >= '0' && *text <= '9' ? (size_t)strtoull(text, NULL, 10) : SIZE_MAX;
 }
 
-// Lowers total and available to the limits of the control groups above this process: a container that gives 2 GiB of a
-// 64 GiB machine kills whoever believes /proc/meminfo. Version 2 paths, then version 1; every level up counts.
-static void apply_cgroups(size_t *total, size_t *available) {
-    FILE *file = fopen("/proc/self/cgroup", "r");
-    char line[512], folder[700];
+// Bytes of a group that the kernel gives back where memory is short: its counter of use holds them too, so that after
+// one large file was read nothing would seem to be left.
+static size_t cgroup_reclaimable(const char *folder, bool second) {
+    static const char *const keys[][3] = {{"total_inactive_file ", "total_active_file "},
+                                          {"inactive_file ", "active_file ", "slab_reclaimable "}};
+    char path[1024], line[128];
+    size_t bytes = 0;
+    snprintf(path, sizeof path, "%s/memory.stat", folder);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        for (size_t i = 0; i < 3 && keys[second][i]; i++)
+            if (!strncmp(line, keys[second][i], strlen(keys[second][i])))
+                bytes += (size_t)strtoull(line + strlen(keys[second][i]), NULL, 10);
+    if (file) fclose(file);
+    return bytes;
+}
+
+// One group's: a limit may be below what is used for as long as the kernel takes to get there.
+static void apply_cgroup(const char *folder, bool second, size_t *total, size_t *available) {
+    const size_t limit = cgroup_number(folder, second ? "memory.max" : "memory.limit_in_bytes");
+    const size_t counted = cgroup_number(folder, second ? "memory.current" : "memory.usage_in_bytes");
+    if (limit < *total) *total = limit;
+    if (limit == SIZE_MAX || counted == SIZE_MAX) return;
+    const size_t reclaimable = cgroup_reclaimable(folder, second);
+    const size_t used = counted > reclaimable ? counted - reclaimable : 0, left = limit > used ? limit - used : 0;
+    if (left < *available) *available = left;
+}
+
+// Version 2 paths, then version 1; every level up counts.
+void cpu_memory_of_groups(const char *self, const char *root, size_t *total, size_t *available) {
+    FILE *file = fopen(self, "r");
+    char line[512], top[300], folder[900];
     while (file && fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = '\0';
         const char *path = strrchr(line, ':');
-        bool second = strncmp(line, "0::", 3) == 0;
+        const bool second = strncmp(line, "0::", 3) == 0;
         if (!path || (!second && !strstr(line, ":memory:"))) continue;
-        const char *root = second ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-        snprintf(folder, sizeof folder, "%s%s", root, strcmp(path + 1, "/") == 0 ? "" : path + 1);
+        snprintf(top, sizeof top, "%s%s", root, second ? "" : "/memory");
+        snprintf(folder, sizeof folder, "%s%s", top, strcmp(path + 1, "/") == 0 ? "" : path + 1);
         for (;;) {
-            size_t limit = cgroup_number(folder, second ? "memory.max" : "memory.limit_in_bytes");
-            size_t used = cgroup_number(folder, second ? "memory.current" : "memory.usage_in_bytes");
-            if (limit < *total) *total = limit;
-            if (limit != SIZE_MAX && used <= limit && limit - used < *available) *available = limit - used;
-            if (strlen(folder) <= strlen(root)) break;
+            apply_cgroup(folder, second, total, available);
+            if (strlen(folder) <= strlen(top)) break;
             *strrchr(folder, '/') = '\0';
         }
     }
@@ -113,7 +137,7 @@ void cpu_memory(size_t *total, size_t *available) {
         *total = memory.totalram * memory.mem_unit;
         *available = (memory.freeram + memory.bufferram) * memory.mem_unit;
     }
-    apply_cgroups(total, available);
+    cpu_memory_of_groups("/proc/self/cgroup", "/sys/fs/cgroup", total, available);
 }
 
 // 0: older than AVX2, 1: AVX2, 2: AVX-512.

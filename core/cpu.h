@@ -29,6 +29,10 @@ typedef struct CpuInfo {
 void cpu_info(CpuInfo *info);
 // The two memory figures alone; 0 if the system does not tell.
 void cpu_memory(size_t *total, size_t *available);
+// Lowers both figures to the limits of the control groups that /proc/self/cgroup names and of all above them: a container
+// that gives 2 GiB of a 64 GiB machine kills whoever believes /proc/meminfo. What is used there counts without what the
+// kernel would give back at once: pages of files, and caches of its own. root: /sys/fs/cgroup, or in tests a copy of such.
+void cpu_memory_of_groups(const char *self, const char *root, size_t *total, size_t *available);
 // Call first in main (programs and tests): if the BLAS kernel is misread, sets OPENBLAS_CORETYPE, says so in one line
 // on standard error, and executes /proc/self/exe again, once (guarded by an environment variable). Returns if nothing
 // is to be done or the exec fails.
