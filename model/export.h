@@ -20,6 +20,7 @@ typedef struct ExportVocabulary {
     const ExportPiece *pieces; // (vocabulary of the model)
     int32_t bos, eos, unknown; // -1: none
     bool space_prefix;         // a space is put in front of every text
+    bool bos_prefix;           // and bos, as the model was trained; GGUF alone says so, and run.c puts it there always
 } ExportVocabulary;
 
 // One GGUF file (version 3, F32) that appears whole or not at all. `name`: UTF-8, what the model is called. vocabulary

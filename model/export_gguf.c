@@ -36,6 +36,22 @@ static void put_text(Gguf *gguf, const char *text) {
     put(gguf, text, strlen(text));
 }
 
+// Readers turn U+2581 back into spaces where a piece is normal; those of the user they look for in texts as they are.
+static void put_piece(Gguf *gguf, const ExportPiece *piece) {
+    static const char space[] = "\xE2\x96\x81";
+    const size_t length = sizeof space - 1;
+    if (piece->type != EXPORT_USER_DEFINED) return put_text(gguf, piece->text);
+    size_t spaces = 0;
+    for (const char *at = piece->text; (at = strstr(at, space)); at += length) spaces++;
+    put_u64(gguf, strlen(piece->text) - spaces * (length - 1));
+    const char *text = piece->text;
+    for (const char *at; (at = strstr(text, space)); text = at + length) {
+        put(gguf, text, (size_t)(at - text));
+        put(gguf, " ", 1);
+    }
+    put(gguf, text, strlen(text));
+}
+
 static void pad(Gguf *gguf) {
     static const char zeros[ALIGNMENT];
     put(gguf, zeros, (ALIGNMENT - gguf->at % ALIGNMENT) % ALIGNMENT);
@@ -100,7 +116,7 @@ static void put_vocabulary(Gguf *gguf, const ExportVocabulary *vocabulary) {
     pair_text(gguf, "tokenizer.ggml.model", "llama"); // SentencePiece, pieces merged by score
     pair_text(gguf, "tokenizer.ggml.pre", "default");
     begin_array(gguf, "tokenizer.ggml.tokens", STRING, count);
-    for (size_t i = 0; i < count; i++) put_text(gguf, vocabulary->pieces[i].text);
+    for (size_t i = 0; i < count; i++) put_piece(gguf, &vocabulary->pieces[i]);
     begin_array(gguf, "tokenizer.ggml.scores", FLOAT32, count);
     for (size_t i = 0; i < count; i++) put_f32(gguf, vocabulary->pieces[i].score);
     begin_array(gguf, "tokenizer.ggml.token_type", INT32, count);
@@ -110,7 +126,7 @@ static void put_vocabulary(Gguf *gguf, const ExportVocabulary *vocabulary) {
     if (vocabulary->eos >= 0) pair_number(gguf, "tokenizer.ggml.eos_token_id", (size_t)vocabulary->eos);
     if (vocabulary->unknown >= 0) pair_number(gguf, "tokenizer.ggml.unknown_token_id", (size_t)vocabulary->unknown);
     pair_flag(gguf, "tokenizer.ggml.add_space_prefix", vocabulary->space_prefix);
-    pair_flag(gguf, "tokenizer.ggml.add_bos_token", false); // `rope train` and `rope sample` put nothing in front
+    pair_flag(gguf, "tokenizer.ggml.add_bos_token", vocabulary->bos_prefix); // readers take true where it is absent
     pair_flag(gguf, "tokenizer.ggml.add_eos_token", false);
 }
 

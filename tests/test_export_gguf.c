@@ -209,10 +209,16 @@ static void test_gguf_vocabulary(void **state) {
     settings.config.vocabulary = VOCABULARY_PIECES;
     Model *model = filled(&settings);
     ExportVocabulary vocabulary = vocabulary_new();
+    enum { OF_SPACES = 266 };
+    static ExportPiece pieces[VOCABULARY_PIECES];
+    memcpy(pieces, vocabulary.pieces, sizeof pieces);
+    pieces[OF_SPACES].type = EXPORT_USER_DEFINED; // which readers look for in texts as they are
+    vocabulary.pieces = pieces;
     Gguf gguf = export_and_read(model, &vocabulary);
     assert_true(is_text(&gguf, "tokenizer.ggml.model", "llama") && is_text(&gguf, "tokenizer.ggml.pre", "default"));
     find_array(&gguf, "tokenizer.ggml.tokens", 8, VOCABULARY_PIECES);
-    for (size_t i = 0; i < VOCABULARY_PIECES; i++) assert_true(take_text(&gguf, vocabulary.pieces[i].text));
+    for (size_t i = 0; i < VOCABULARY_PIECES; i++)
+        assert_true(take_text(&gguf, i == OF_SPACES ? "  " : vocabulary.pieces[i].text));
     find_array(&gguf, "tokenizer.ggml.scores", 6, VOCABULARY_PIECES);
     for (size_t i = 0; i < VOCABULARY_PIECES; i++) assert_memory_equal(take(&gguf, 4), &vocabulary.pieces[i].score, 4);
     find_array(&gguf, "tokenizer.ggml.token_type", 5, VOCABULARY_PIECES);
@@ -228,7 +234,9 @@ static void test_gguf_vocabulary(void **state) {
     free(gguf.bytes);
 
     vocabulary.bos = vocabulary.eos = vocabulary.unknown = -1, vocabulary.space_prefix = true;
+    vocabulary.bos_prefix = true;
     gguf = export_and_read(model, &vocabulary);
+    assert_true(flag(&gguf, "tokenizer.ggml.add_bos_token") && !flag(&gguf, "tokenizer.ggml.add_eos_token"));
     assert_true(flag(&gguf, "tokenizer.ggml.add_space_prefix") && !find_key(&gguf, "tokenizer.ggml.bos_token_id", 4));
     assert_false(find_key(&gguf, "tokenizer.ggml.eos_token_id", 4));
     assert_false(find_key(&gguf, "tokenizer.ggml.unknown_token_id", 4));

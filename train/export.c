@@ -27,7 +27,8 @@ typedef struct Export {
 
 // The pieces, and as many more as the model has tokens that the tokenizer does not know: vocabulary->pieces is
 // malloc'd, with the spare ones' texts behind it; those without a tokenizer's belong to it.
-static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, ExportVocabulary *vocabulary, Error *error) {
+static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, bool own, ExportVocabulary *vocabulary,
+                            Error *error) {
     enum { SPARE_TEXT = 32 };
     const size_t known = tokenizer_vocabulary(tokenizer);
     if (known > count)
@@ -48,6 +49,8 @@ static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, ExportVoca
                                      .eos = tokenizer_eos(tokenizer),
                                      .unknown = tokenizer_unknown(tokenizer),
                                      .space_prefix = tokenizer_space_prefix(tokenizer)};
+    // Models made elsewhere begin with it, and `rope sample` begins theirs so; `rope train` puts nothing in front.
+    vocabulary->bos_prefix = !own && vocabulary->bos >= 0;
     return true;
 }
 
@@ -58,7 +61,7 @@ static bool open_tokenizer(Export *export, Error *error) {
     if (*loaded->config.task || !loaded_tokenizer_path(loaded, path)) return true;
     export->tokenizer = tokenizer_load(path, error);
     return export->tokenizer &&
-           read_vocabulary(export->tokenizer, loaded->config.vocabulary, &export->vocabulary, error);
+           read_vocabulary(export->tokenizer, loaded->config.vocabulary, loaded->own, &export->vocabulary, error);
 }
 
 static const ExportVocabulary *vocabulary_of(const Export *export) {
@@ -76,8 +79,10 @@ static bool write_llama2(const Export *export, const char *directory, Error *err
 }
 
 static bool write_bf16(const Export *export, const char *directory, Error *error) {
-    json_t *settings = snapshot_settings(&export->loaded->config);
-    if (!settings) return error_set(error, ERROR_MEMORY, "Out of memory while writing %s.", export->out);
+    // A model made elsewhere stays one, which begins texts in its own way, as long as config.json says all of it.
+    const bool plain = !export->loaded->own && !checkpoint_inexpressible(model_settings(export->loaded->model));
+    json_t *settings = plain ? NULL : snapshot_settings(&export->loaded->config);
+    if (!plain && !settings) return error_set(error, ERROR_MEMORY, "Out of memory while writing %s.", export->out);
     const CheckpointInfo info = {.rope_c = settings,
                                  .bos = export->tokenizer ? export->vocabulary.bos : -1,
                                  .eos = export->tokenizer ? export->vocabulary.eos : -1};
