@@ -4,6 +4,7 @@
 
 #include "data/utf8.h"
 #include "train/command.h"
+#include "train/figures.h"
 #include "train/loaded.h"
 #include "train/sampler.h"
 #include "train/signals.h"
@@ -45,11 +46,10 @@ static bool write_json(const Loaded *loaded, const Tokenizer *tokenizer, Writing
     if (!whole || !prompt || !text) // glibc's fclose is content with a text for which there is no memory
         fine = error_set(error, ERROR_MEMORY, "Out of memory for the text.");
     if (fine)
-        fine = command_print_json(json_pack("{s:s, s:s, s:s%, s:I, s:I, s:f}", "checkpoint", loaded->path, "prompt",
+        fine = command_print_json(json_pack("{s:s, s:s, s:s%, s:I, s:I, s:o}", "checkpoint", loaded->path, "prompt",
                                             prompt, "text", text, size, "prompt_tokens",
                                             (json_int_t)writing->prompt_tokens, "tokens", (json_int_t)writing->drawn,
-                                            "tokens_per_s",
-                                            writing->seconds > 0 ? (double)writing->drawn / writing->seconds : 0.0),
+                                            "tokens_per_s", figure_json(writing->per_second)),
                                   error);
     free(prompt);
     free(text);

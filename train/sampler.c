@@ -178,16 +178,19 @@ bool write_text(const Model *model, const Tokenizer *tokenizer, Writing *writing
     writing->prompt_tokens = text.count;
     const real *logits = fine ? feed(decoder, context, &text, 0, writing) : NULL;
     text.shown = text.count;
-    double start = clock_seconds();
+    double start = 0;
+    size_t fed = 0;
     for (; logits && writing->drawn < writing->tokens; writing->drawn++) {
         fine = check_logits(logits, vocabulary, text.count, error);
         int32_t token = fine ? sampler_draw(sampler, logits, text.count) : 0;
         if (!fine || token == tokenizer_eos(tokenizer)) break;
         fine = text_add(&text, token, error) && show(tokenizer, &text, false, writing, error);
         if (!fine) break;
+        if (!writing->drawn) start = clock_seconds();
         logits = writing->drawn + 1 < writing->tokens ? feed(decoder, context, &text, text.count - 1, writing) : NULL;
+        fed += logits != NULL;
     }
-    writing->seconds = clock_seconds() - start;
+    writing->per_second = fed ? (double)fed / (clock_seconds() - start) : NAN;
     fine = show(tokenizer, &text, true, writing, error) && fine;
     free(text.ids);
     if (decoder) decoder_destroy(decoder);

@@ -29,7 +29,7 @@ typedef struct Writing {
     void (*write)(void *context, const char *text, size_t size); // whole characters, as they come
     void *context;
     size_t drawn;         // = tokens drawn
-    double seconds;       // = time spent drawing, prompt excluded
+    double per_second;    // = tokens fed and drawn after the first one, whose logits are the prompt's; NaN: none
     size_t prompt_tokens; // =
     bool (*stop)(void);   // may be NULL
 } Writing;
