@@ -6,7 +6,8 @@
 //     wsd       1, then over the last d = decay_share·n steps linearly to f (warm-up, stable, decay: MiniCPM, 2024)
 //     constant  1
 //
-// All but constant are at f on the last step and stay there beyond it.
+// All but constant are at f on the last step and stay there beyond it, and at 1 if there is nothing to fall over: no second
+// step behind the warm-up for cosine and linear, d = 0 for wsd.
 
 #include <math.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 // rope bench step: whole training steps of the configured model on random tokens, whatever data it is configured for,
 // against this run's sgemm rate and copy bandwidth. Of the step in the middle each phase has a floor: the longer of its
 // operations at the sgemm rate and its bytes at the copy rate. Linear layers are also timed alone: the three products
-// (forward, and both gradients) of every weight, with the step's shapes.
+// (forward, and both gradients) of every weight, with the shapes of one batch, times the batches of a step.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,10 +126,11 @@ static bool measure(Trainer *trainer, const BenchOptions *options, Times *times,
         steps[r] = clock_seconds() - start;
         phase_take(&phases[r]);
         times->fell_back += trainer_attention(trainer).fell_back;
-        linear[r] = all_linear_seconds(model, n, memory, &flops);
+        const double batch_seconds = all_linear_seconds(model, n, memory, &flops);
+        linear[r] = (double)trainer->config->accumulate * batch_seconds;
         times->flops = trainer_step_flops(trainer->config, &needs, result.targets); // every token has a target
         shares[0][r] = times->flops / steps[r] / rates[r];
-        shares[1][r] = flops / linear[r] / rates[r];
+        shares[1][r] = flops / batch_seconds / rates[r];
     }
     arena_destroy(&arena);
     if (!fine) return false;
