@@ -238,6 +238,8 @@ int command_ab(int argc, char **argv) {
     const char *out = values[OUT] ? values[OUT] : line.config.out;
     if (line.positional_count)
         error_set(&error, ERROR_USER, "ab takes no arguments, only options: --a and --b are its arms.");
+    else if (!text_valid(out, strlen(out))) // the report, which names it, could not be written
+        error_set(&error, ERROR_USER, "--out: The path is not UTF-8.");
     bool fine =
         error.kind == ERROR_NONE && make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
     if (fine) threads_set(ab->arms[0].config.threads);
