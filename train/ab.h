@@ -39,6 +39,7 @@ typedef struct Ab {
     json_t *gradients; // array, one row per seed and step
     json_t *sessions;  // array of [seed, step]: where trainers were made, at the start and after each interruption
     DataIdentity data; // of arm a, as of now
+    Tokenizer *tokenizer; // of the data, for the checkpoints, while they are made; NULL: none
     RunDirectory run;  // OUT, locked
     // What --resume goes on from for certain: what was saved or loaded, up to that step of that seed; else not `safe`.
     bool safe;

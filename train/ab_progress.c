@@ -238,12 +238,8 @@ bool ab_progress_load(Ab *ab, bool resume, bool *found, Error *error) {
     size_t size;
     *found = false;
     if (!path_join(path, sizeof path, ab->run.path, "progress.json", error)) return false;
+    if (!run_may_use(ab->run.path, true, resume, error)) return false;
     if (access(path, F_OK) != 0) return true;
-    if (!resume)
-        return error_set(error, ERROR_USER,
-                         "%s holds a comparison already: --resume goes on with it; for a new one choose another --out "
-                         "or remove it.",
-                         ab->run.path);
     char *text = file_read_all(path, progress_limit, &size, error);
     if (!text) return false;
     json_t *document = json_parse(path, "contents", text, size, error);

@@ -25,7 +25,7 @@ static bool save(Ab *ab, Trainer *trainers, Error *error) {
         char path[RUN_PATH], saved[RUN_PATH];
         RunDirectory run;
         if (!arm_directory(ab, i, path, error) || !run_open(&run, path, error)) return false;
-        bool fine = run_save(&run, &trainers[i], NULL, saved, error);
+        bool fine = run_save(&run, &trainers[i], ab->tokenizer, saved, error);
         run_close(&run);
         if (!fine) return false;
     }
@@ -174,8 +174,7 @@ static bool run_seed(Ab *ab, Error *error) {
     return fine;
 }
 
-bool ab_run(Ab *ab, Error *error) {
-    if (seed_finished(ab)) note_safe(ab); // as it was loaded: no checkpoint is needed to go on from there
+static bool run_seeds(Ab *ab, Error *error) {
     while (ab->seed < ab->seed_count && !signals_stop) {
         if (!seed_finished(ab) && !run_seed(ab, error)) return false;
         if (!seed_finished(ab)) break;
@@ -183,4 +182,13 @@ bool ab_run(Ab *ab, Error *error) {
         ab->step = 0;
     }
     return true;
+}
+
+bool ab_run(Ab *ab, Error *error) {
+    if (seed_finished(ab)) note_safe(ab); // as it was loaded: no checkpoint is needed to go on from there
+    ab->tokenizer = snapshot_data_tokenizer(ab->arms[0].config.data_dir, error);
+    const bool fine = error->kind == ERROR_NONE && run_seeds(ab, error);
+    if (ab->tokenizer) tokenizer_free(ab->tokenizer);
+    ab->tokenizer = NULL;
+    return fine;
 }

@@ -82,7 +82,9 @@ bool loaded_tokenizer_path(const Loaded *loaded, char *path) {
     const char *const directories[] = {loaded->path, loaded->config.data_dir};
     for (size_t i = 0; i < 2; i++) {
         if (!*directories[i] || !path_join(path, RUN_PATH, directories[i], "tokenizer.model", NULL)) continue;
-        if (access(path, F_OK) == 0) return true;
+        if (access(path, F_OK) != 0) continue;
+        if (i > 0) fprintf(stderr, "rope: %s has no tokenizer.model; that of %s is taken.\n", loaded->path, directories[i]);
+        return true;
     }
     return false;
 }

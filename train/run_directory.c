@@ -149,6 +149,25 @@ bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error) {
     return fine;
 }
 
+bool run_may_use(const char *path, bool comparison, bool resume, Error *error) {
+    static const char *const names[] = {"run", "comparison"}, *const outs[] = {"train.out", "--out"};
+    char progress[RUN_PATH];
+    Steps steps = {0};
+    if (access(path, F_OK) != 0) return true; // what else is wrong with it shows when it is made
+    if (!path_join(progress, sizeof progress, path, "progress.json", error) || !list_steps(path, &steps, error))
+        return false;
+    free(steps.numbers);
+    const bool holds[] = {steps.count > 0, access(progress, F_OK) == 0};
+    if (holds[comparison] && !resume)
+        return error_set(error, ERROR_USER,
+                         "%s holds a %s already: --resume goes on with it; for a new one choose another %s or remove it.",
+                         path, names[comparison], outs[comparison]);
+    if (holds[!comparison] && !holds[comparison])
+        return error_set(error, ERROR_USER, "%s holds a %s: for a %s choose another %s.", path, names[!comparison],
+                         names[comparison], outs[comparison]);
+    return true;
+}
+
 // A link is replaced by renaming a new one over it: there is always one that points to something whole.
 static bool point(const RunDirectory *run, const char *link, uint64_t step, Error *error) {
     char path[RUN_PATH], temporary[RUN_PATH], name[40];
@@ -304,6 +323,7 @@ static void follow(char path[RUN_PATH]) {
 
 bool run_find_checkpoint(const char *argument, char *path, Error *error) {
     struct stat status;
+    if (!*argument) return error_set(error, ERROR_USER, "The name of the checkpoint is empty.");
     if (stat(argument, &status) != 0)
         return error_set(error, ERROR_USER, "The checkpoint %s cannot be read: %s.", argument, strerror(errno));
     if (!S_ISDIR(status.st_mode))

@@ -137,6 +137,14 @@ static bool folder_of(const char *data_dir, char folder[PATH_SIZE], Error *error
     return true;
 }
 
+Tokenizer *snapshot_data_tokenizer(const char *data_dir, Error *error) {
+    char folder[PATH_SIZE], path[PATH_SIZE];
+    if (!*data_dir || !folder_of(data_dir, folder, error) ||
+        !path_join(path, sizeof path, folder, "tokenizer.model", error) || access(path, F_OK) != 0)
+        return NULL;
+    return tokenizer_load(path, error);
+}
+
 bool snapshot_check_data(const char *directory, const char *data_dir, Error *error) {
     uint32_t known = 0, given = 0;
     bool has_known, has_given;

@@ -19,6 +19,8 @@ bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error
 
 // ERROR_USER if both have a tokenizer.model, and not the same one: the data's ids mean something else to the weights.
 bool snapshot_check_data(const char *directory, const char *data_dir, Error *error);
+// The tokenizer that the data were made with; NULL without an error if they are a task's or say none.
+Tokenizer *snapshot_data_tokenizer(const char *data_dir, Error *error);
 // Writes tokenizer.model into that directory, with an fsync: as it was loaded, whatever became of its file.
 bool snapshot_write_tokenizer(const char *directory, const Tokenizer *tokenizer, Error *error);
 

@@ -32,15 +32,6 @@ typedef struct Run {
     uint64_t session_steps;
 } Run;
 
-static bool open_tokenizer(Run *run, Error *error) {
-    char path[RUN_PATH];
-    if (!*run->config->data_dir) return true;
-    if (!path_join(path, sizeof path, run->config->data_dir, "tokenizer.model", error)) return false;
-    if (access(path, F_OK) != 0) return true;
-    run->tokenizer = tokenizer_load(path, error);
-    return run->tokenizer != NULL;
-}
-
 static bool save(Run *run, Error *error) {
     Phase before = phase_enter(PHASE_CHECKPOINT);
     bool saved = metrics_flush(&run->metrics, error) &&
@@ -234,13 +225,11 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (!run_open(&run->directory, run->config->out, error)) return false;
     const char *path = run->directory.path;
     if (!path_join(file, sizeof file, path, "config.ini", error) ||
-        (!resume && !check_settings_file(run->config, file, error)) || !run_has_checkpoints(&run->directory, &found, error)) return false;
-    if (!resume && found)
-        return error_set(error, ERROR_USER,
-                         "%s holds a run already: --resume goes on with it; for a new one choose "
-                         "another --train.out or remove it.",
-                         path);
-    if (!trainer_create(&run->trainer, run->config, true, error) || !open_tokenizer(run, error)) return false;
+        (!resume && !check_settings_file(run->config, file, error)) || !run_may_use(path, false, resume, error))
+        return false;
+    if (!trainer_create(&run->trainer, run->config, true, error)) return false;
+    run->tokenizer = snapshot_data_tokenizer(run->config->data_dir, error);
+    if (error->kind != ERROR_NONE) return false;
     if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
     uint64_t step = run->trainer.state.step;
     if (found) {
