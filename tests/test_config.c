@@ -231,7 +231,7 @@ static void combinations_are_refused(void **state) {
         {"attention.far_size=7", "model.heads=4", "far_size"},
         {"attention.far_size=66", "model.qk_size=64", "far_size"},
         {"optim.warmup=50", "train.steps=50", "optim.warmup = 50 leaves"},
-        {"data.dir=/nowhere/at/all", "model.heads=4", "vocabulary"},
+        {"data.dir=/nowhere/at/all", "model.heads=4", "is no directory that"},
         {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
         {"model.width=3", "model.heads=4", "size 0"},
         {"optim.epsilon=0", "model.heads=4", "optim.epsilon = 0"},

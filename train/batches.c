@@ -1,6 +1,7 @@
 // Where batches come from. A third source is one more member of Batches and one more branch in each verb.
 #include "train/batches.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -53,7 +54,12 @@ static bool open_shards(Batches *batches, const Config *config, BatchesPart part
                              .shuffle = part == BATCHES_TRAIN,
                              .vocabulary = config->vocabulary};
     struct stat status;
-    if (part == BATCHES_TRAIN && stat(config->data_dir, &status) == 0 && !S_ISDIR(status.st_mode))
+    if (stat(config->data_dir, &status) != 0)
+        return error_set(error, ERROR_USER,
+                         "data.dir is %s: %s. A relative path is meant from where rope is started; --data.dir=PATH names "
+                         "another.",
+                         config->data_dir, strerror(errno));
+    if (part == BATCHES_TRAIN && !S_ISDIR(status.st_mode))
         return error_set(error, ERROR_USER,
                          "data.dir: %s is a file, which would be trained on and held out as well; name the directory that "
                          "rope prepare made.",
@@ -73,6 +79,15 @@ Batches *batches_open(const Config *config, BatchesPart part, size_t batch, Erro
     if (opened) return batches;
     batches_close(batches);
     return NULL;
+}
+
+bool batches_check(const Config *config, Error *error) {
+    if (!*config->data_dir && !*config->task) return true;
+    Batches *train = batches_open(config, BATCHES_TRAIN, config->batch, error);
+    Batches *held_out = train ? batches_open(config, BATCHES_HELD_OUT, config->batch, error) : NULL;
+    batches_close(train);
+    batches_close(held_out);
+    return held_out != NULL;
 }
 
 bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *error) {

@@ -14,6 +14,8 @@ typedef struct Batches Batches;
 // The part of config's data (data.dir or data.task) in batches of (batch, config->tokens). Training data come in an
 // order drawn from config->seed, held-out data as they lie. ERROR_USER without data.
 Batches *batches_open(const Config *config, BatchesPart part, size_t batch, Error *error);
+// Whether there are both parts, long enough for such batches; true as well where no data are named at all.
+bool batches_check(const Config *config, Error *error);
 // inputs, targets (batch, tokens) =. Targets that do not count are -1.
 bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *error);
 // How far back lies what each target of the last batch asks for: (batch, tokens), 0 where nothing is asked. NULL for
@@ -35,6 +37,5 @@ DataIdentity batches_identity(const Config *config);
 DataIdentity batches_judge(const Config *config);
 // Whether a record's [train, held_out] may be of the same; not to be known, or not there in older records, it may.
 bool batches_same_data(const json_t *recorded, const DataIdentity *data);
-
 
 #endif

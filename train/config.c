@@ -184,6 +184,10 @@ static bool derive_vocabulary(Config *config, Error *error) {
     size_t vocabulary = *config->task ? 512 : 4096;
     if (*config->data_dir) {
         PrepareResult meta;
+        struct stat status;
+        if (stat(config->data_dir, &status) != 0 || !S_ISDIR(status.st_mode))
+            return error_set(error, ERROR_USER, "data.dir: %s is no directory that `rope prepare` made.",
+                             config->data_dir);
         if (!data_read_meta(config->data_dir, &meta, error)) {
             error_context(error, "model.vocabulary is not set");
             return false;

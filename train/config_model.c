@@ -1,6 +1,7 @@
 // What the layers below want to know of the configuration, and a checkpoint's shape as configuration.
 #include "train/config_table.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +40,16 @@ static AttentionSettings attention_settings(const Config *config) {
     settings.cost_exact = config->cost_exact;
     settings.cost_lowrank = config->cost_lowrank;
     return settings;
+}
+
+void config_warn_of_no_window(const Config *config) {
+    const ConfigOrigin origin = config_origin(config, "attention.far");
+    if (strcmp(config->far, "none") || strcmp(config->method, "exact") ||
+        (origin != ORIGIN_FILE && origin != ORIGIN_COMMAND_LINE))
+        return;
+    fputs("rope: attention.far=none changes nothing: attention.method=exact has no far field to leave out. The window "
+          "alone is --attention.method=lowrank --attention.far=none.\n",
+          stderr);
 }
 
 void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings) {

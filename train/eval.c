@@ -82,6 +82,7 @@ static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *
     if (!loaded_open(loaded, line->positional[0], &line->config, 0, error) ||
         !snapshot_check_data(loaded->path, loaded->config.data_dir, error))
         return false;
+    config_warn_of_no_window(&loaded->config);
     if (!data_find_meta(loaded->config.data_dir, &meta, error)) return false;
     // A batch is what the run calls one, however many sequences fit into the model at a time.
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, model_settings(loaded->model)->batch, error);

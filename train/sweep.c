@@ -109,7 +109,35 @@ static bool run_config(const Sweep *sweep, size_t run, char name[NAME_SIZE], Con
     return false;
 }
 
-// Every run makes sense and fits before the first one starts.
+// The values of a run as the settings have them: 1e-3 and 0.001 are the same. Malloc'd; NULL without memory.
+static char *values_text(const Sweep *sweep, const Config *config) {
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    for (size_t a = 0; out && a < sweep->axis_count; a++) {
+        char value[CONFIG_TEXT];
+        config_value(config, config_key(sweep->axes[a].key), value);
+        fprintf(out, "%s\n", value);
+    }
+    const bool whole = out && !ferror(out);
+    if (out && fclose(out) == 0 && whole) return text;
+    free(text);
+    return NULL;
+}
+
+static bool check_new(const Sweep *sweep, const char *name, const Config *config, json_t *names, Error *error) {
+    char *values = values_text(sweep, config);
+    bool fine = values || error_set(error, ERROR_MEMORY, "Out of memory.");
+    const char *before = fine ? json_string_value(json_object_get(names, values)) : NULL;
+    if (before && !strcmp(before, name)) fine = error_set(error, ERROR_USER, "--sweep lists %s twice.", name);
+    else if (before) fine = error_set(error, ERROR_USER, "--sweep: %s is the same as %s.", name, before);
+    if (fine && json_object_set_new(names, values, json_string(name)) != 0)
+        fine = error_set(error, ERROR_MEMORY, "Out of memory.");
+    free(values);
+    return fine;
+}
+
+// Every run makes sense, has data and fits before the first one starts.
 static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     json_t *names = json_object();
     Estimate estimate;
@@ -118,14 +146,13 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     bool more = false, others = false;
     bool fine = names || error_set(error, ERROR_MEMORY, "Out of memory.");
     for (size_t run = 0; fine && run < sweep->run_count; run++) {
-        fine = run_config(sweep, run, name, config, error);
-        if (fine && json_object_get(names, name)) fine = error_set(error, ERROR_USER, "--sweep lists %s twice.", name);
-        if (fine && (!estimate_memory(config, &estimate, error) || !estimate_fits(config, &estimate, error))) {
+        fine = run_config(sweep, run, name, config, error) && check_new(sweep, name, config, names, error);
+        if (fine && (!batches_check(config, error) || !estimate_memory(config, &estimate, error) ||
+                     !estimate_fits(config, &estimate, error))) {
             error_context(error, "%s", name);
             fine = false;
         }
         if (!fine) break;
-        json_object_set_new(names, name, json_true());
         const DataIdentity data = batches_judge(config);
         if (run == 0) first = data;
         others = others || data.held_out != first.held_out;

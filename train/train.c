@@ -241,6 +241,9 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (found && *run->config->init && config_origin(run->config, "train.init") == ORIGIN_COMMAND_LINE)
         fprintf(stderr, "rope: train.init is where a new run begins; this one goes on from its own weights.\n");
     if (found) keep_token_budget(run);
+    if (found && step > run->config->steps)
+        fprintf(stderr, "rope: %s is past train.steps = %zu already: there is nothing left to do.\n", path,
+                run->config->steps);
     if (!found && !run_initialise(&run->trainer, error)) return false;
     return metrics_open(&run->metrics, &run->directory, step, error) && config_write(run->config, file, error);
 }
@@ -345,11 +348,21 @@ static bool find_settings(CommandLine *line, bool resume, bool sweep, Config *co
     return true;
 }
 
+// What the run would need, unless it could not begin.
+static bool dry(const Config *config, bool resume, Estimate *estimate, Error *error) {
+    if (!run_may_use(config->out, false, resume, error) || !batches_check(config, error)) {
+        command_fail(error);
+        return false;
+    }
+    if (!*config->data_dir && !*config->task) fprintf(stderr, "rope: Neither data.dir nor data.task is set yet.\n");
+    return train_estimate(config, estimate, error);
+}
+
 static int train(const Config *config, bool resume, bool dry_run, bool json) {
     static TrainOutcome outcome;
     Error error = {0};
     bool fine =
-        dry_run ? train_estimate(config, &outcome.estimate, &error) : train_run(config, resume, &outcome, &error);
+        dry_run ? dry(config, resume, &outcome.estimate, &error) : train_run(config, resume, &outcome, &error);
     if (fine && json &&
         !command_print_json(dry_run ? estimate_json(&outcome.estimate) : train_outcome_json(config, &outcome), &error))
         return command_fail(&error);
@@ -375,5 +388,6 @@ int command_train(int argc, char **argv) {
         return train_sweep(&config, lists, command_repeated(&line, "sweep", lists), resume, dry_run, line.json);
     if (!config_resolve(&config, &error)) return command_fail(&error);
     threads_set(config.threads);
+    config_warn_of_no_window(&config);
     return train(&config, resume, dry_run, line.json);
 }
