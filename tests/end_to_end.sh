@@ -238,6 +238,9 @@ expect 0 'another seed' "$rope" sample long --prompt 'the king' -n 40 --seed 2
 ! cmp -s out first || fail 'sample: another seed gave the same text'
 expect 0 'sample --json' "$rope" sample long -n 100 --temperature 0.5 --top-k 0 --json
 [ "$("$get" tokens <out)" = 100 ] || fail 'sample: beyond the context'
+awk "BEGIN { exit !($("$get" tokens_per_s <out) > 1) }" || fail 'sample --json: tokens_per_s'
+expect 0 'sample of one token' "$rope" sample long -n 1 --json
+grep -q '"tokens_per_s": null' out || fail 'sample of one token: its logits are the prompt'\''s'
 for seed in $(seq 40); do # a text ends at its end-of-text token, and each build draws its own
     expect 0 'sample of all bytes' "$rope" sample long -n 3000 --temperature 1000 --top-k 0 --seed $seed --json
     grep -q 'u0000[^"]' out && break
@@ -292,6 +295,20 @@ done
 expect 0 'export with spare tokens' "$rope" export half_290 --format gguf --out made/for/spare.gguf
 grep -qaF '[PAD299]' made/for/spare.gguf && ! grep -qaF '[PAD289]' made/for/spare.gguf || fail 'export: tokens without a piece'
 ok "export: gguf, llama2.c, and bf16 with a held-out loss of $half"
+
+# A model made elsewhere: no settings of ours, no checksums. It begins with its BOS, and so do its exports.
+cp -aL whole/latest elsewhere && rm elsewhere/state.json elsewhere/optimizer.safetensors
+sed -i 's/"rope_c"/"others"/' elsewhere/config.json
+LC_ALL=C sed -i 's/"crc32\.header"/"other.header"/; s/"config\.crc32"/"others.crc32"/; s/"writer"/"others"/' elsewhere/model.safetensors
+expect 0 'bf16 of a model made elsewhere' "$rope" export elsewhere --format bf16 --out elsewhere16
+grep -q rope_c elsewhere16/config.json && fail 'bf16 of a model made elsewhere: one of ours'
+expect 0 'sample of its bf16' "$rope" sample elsewhere16 -n 5
+expect 0 'gguf of a model made elsewhere' "$rope" export elsewhere --format gguf --out elsewhere.gguf
+bos() { # the type of add_bos_token and its value
+    tail -c +$((14 + $(grep -aobF add_bos_token "$1" | cut -d : -f 1))) "$1" | head -c 5 | od -An -t u1 | tr -d ' '
+}
+[ "$(bos elsewhere.gguf) $(bos whole.gguf)" = '70001 70000' ] || fail "gguf: BOS $(bos elsewhere.gguf), $(bos whole.gguf)"
+ok 'export of a model made elsewhere'
 
 expect 0 task $rope train --data.task=mqar --data.pairs=4 --model.layers=1 --model.width=16 --model.heads=1 \
     --model.tokens=32 --model.token_shift=true --train.steps=6 --train.batch=4 --train.eval_batches=2 --train.seed=7 \
@@ -375,6 +392,16 @@ awk -v loss="$("$get" held_out_loss <out)" '{ exit !(($1 / loss - 1) ^ 2 < 1e-12
     fail "arms of other contexts: $(cat value) is not the loss of 256 tokens"
 ok 'ab: arms of other contexts are judged by the same stretch of text'
 
+# An arm's checkpoint has the tokenizer that its tokens are of, whatever becomes of the data's. One without says what it takes.
+cmp -s data/tokenizer.model contexts/seed_1/b/latest/tokenizer.model || fail 'ab: checkpoints without their tokenizer'
+"$get" bos_token_id <contexts/seed_1/b/latest/config.json >value 2>err || fail 'ab: config.json without its tokens'
+expect 0 'sample of an arm' "$rope" sample contexts/seed_1/b -n 5
+grep -q 'is taken' err && fail 'sample of an arm: the tokenizer of the data'
+cp -aL contexts/seed_1/b/latest bare && rm bare/tokenizer.model bare/state.json
+expect 0 'sample without its own tokenizer' "$rope" sample bare -n 5
+says 'sample without its own tokenizer' 'bare has no tokenizer.model; that of data is taken'
+ok 'ab: checkpoints have their tokenizer'
+
 "$rope" doctor --json >out 2>err
 [ $? -le 1 ] && "$get" sgemm_gflops <out >value || fail 'doctor --json'
 "$get" problems <out >value || fail 'doctor: problems'
@@ -397,6 +424,7 @@ mistake() { # mistake TEXT COMMAND...
 }
 mistakes=0
 mistake 'did you mean train' "$rope" trian
+mistake 'did you mean train' "$rope" help trian
 mistake 'did you mean --resume' "$rope" train --resum
 mistake 'did you mean model.layers' "$rope" train --model.layrs=3
 mistake 'did you mean optim.learning_rate' "$rope" train --train.learning_rate=3
@@ -409,6 +437,21 @@ mistake 'cannot be read' "$rope" train --config nowhere.ini
 mistake 'cannot be read' "$rope" eval nowhere
 mistake 'neither a checkpoint' "$rope" eval data
 mistake 'takes text files' "$rope" prepare --out x
+mistake 'standard input can be read once' "$rope" prepare - - --out x
+mistake 'not JSON' "$rope" train --print-config --json
+mistake 'bench step measures what the settings say' "$rope" bench step --tokens 64
+mistake 'bench gemm has sizes of its own' "$rope" bench gemm --method exact
+mistake 'is one file' "$rope" export whole --format gguf --out x/
+mistake 'lower model.tokens' $train --model.tokens=1000000 --train.out=x --dry-run
+mistake 'holds a run already' $train --train.out=whole --dry-run
+mistake 'holds a comparison: for a run choose another train.out' $train --train.out=contexts
+mistake 'holds a run: for a comparison choose another --out' "$rope" ab --config run.ini --out whole --dry-run
+mistake 'holds a comparison already' "$rope" ab --config run.ini --out contexts --dry-run
+mistake 'is no directory that' $train --data.dir=text.txt --train.out=x
+mistake 'is the same as learning_rate=1e-3' $train --train.out=x --sweep optim.learning_rate=1e-3,0.001
+mistake 'lower model.tokens' $train --train.out=x --sweep model.tokens=16,1000000
+mistake '--out: The path is not UTF-8' "$rope" ab --config run.ini --out "$(printf 'odd/\377')"
+mistake 'A relative path is meant from where rope is started' sh -c "cd parts && '$rope' eval ../whole"
 mistake '--out' "$rope" prepare text.txt
 mistake '--tokenizer comes with' "$rope" prepare text.txt --out given --tokenizer data/tokenizer.model --vocab 300
 mistake 'eval takes' "$rope" eval parts/*
@@ -442,6 +485,16 @@ mistake 'model.token_shift' "$rope" export task --format gguf --out x
 mistake 'The tokenizer has 320 tokens' "$rope" export half_320 --format gguf --out x
 [ ! -e x ] && [ ! -e x.tmp ] || fail 'export: a mistake left files'
 ok "$mistakes mistakes: exit code 2, the place, the remedy"
+
+expect 0 'help of a command' "$rope" help train
+grep -q '^Usage: rope train' out || fail 'help of a command'
+expect 1 'help on a full disk' sh -c "'$rope' train --help >/dev/full"
+says 'help on a full disk' 'Writing to standard output failed'
+expect 0 'a window of exact attention' $train --train.out=x --attention.far=none --dry-run
+says 'a window of exact attention' 'attention.far=none changes nothing'
+expect 0 'a window' $train --train.out=x --attention.far=none --attention.method=lowrank --dry-run
+grep -q 'changes nothing' err && fail 'a window: said to be none'
+ok 'help of commands; a window that exact attention does not have'
 
 expect 1 'unwritable' $train --train.out=text.txt/run
 says 'unwritable' 'text.txt/run'

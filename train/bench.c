@@ -7,6 +7,22 @@
 #include "train/command.h"
 #include "train/lists.h"
 
+// What is measured is chosen otherwise elsewhere: a figure of something else than was asked for is worse than none.
+static bool check_options(const char *what, const char *const *values, const CommandOption *table, Error *error) {
+    for (size_t i = 0; table[i].name; i++) {
+        if (!values[i] || strncmp(table[i].help, "attention:", 10)) continue;
+        if (!strcmp(what, "gemm"))
+            return error_set(error, ERROR_USER, "--%s is of bench attention; bench gemm has sizes of its own.",
+                             table[i].name);
+        if (!strcmp(what, "step"))
+            return error_set(error, ERROR_USER,
+                             "--%s is of bench attention; bench step measures what the settings say: --model.tokens, "
+                             "--train.batch, --attention.method.",
+                             table[i].name);
+    }
+    return true;
+}
+
 int command_bench(int argc, char **argv) {
     enum { TOKENS, METHOD, BATCH, ROUNDS, LIMIT, OPTIONS };
     static const CommandOption table[] = {
@@ -38,7 +54,9 @@ int command_bench(int argc, char **argv) {
     options.limit = command_number("limit", values[LIMIT], 20, 1e-3, 1e6);
     const char *what = line.positional_count == 1 ? line.positional[0] : "";
     json_t *document = NULL;
-    if (!options.length_count)
+    if (!check_options(what, values, table, &error))
+        document = NULL;
+    else if (!options.length_count)
         error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.", lengths);
     else if (strcmp(what, "attention") == 0)
         document = bench_attention(&line.config, &options, &error);

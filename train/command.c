@@ -235,6 +235,7 @@ void command_parse(const Command *command, const CommandOption *options, const c
     json_watch();
     threads_set(line->config.threads);
     if (line->json) check_names(command, line);
+    if (line->json && line->print_config) mistake(command, "--print-config prints a file of settings, not JSON.", 2);
     const bool of_run = !strcmp(command->arguments, "[RUN]") || !strncmp(command->arguments, "CHECKPOINT", 10);
     if (line->print_config && line->positional_count && of_run) {
         error_set(&error, ERROR_USER,

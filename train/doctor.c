@@ -120,7 +120,8 @@ static json_t *report(const Diagnosis *diagnosis) {
 
 static void print_report(const Diagnosis *diagnosis) {
     const CpuInfo *cpu = &diagnosis->cpu;
-    fprintf(stderr, "CPU             %s, %zu cores, our kernels use %s\n", cpu->model, cpu->cores,
+    fprintf(stderr, "CPU             %s, %zu core%s, our kernels use %s\n", cpu->model, cpu->cores,
+            cpu->cores == 1 ? "" : "s",
             cpu_isa_name(cpu_isa()));
     fprintf(stderr, "memory          %.1f GiB, %.1f GiB available\n", (double)cpu->memory_total / (1 << 30),
             (double)cpu->memory_available / (1 << 30));

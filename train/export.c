@@ -128,6 +128,12 @@ static const Format *find_format(const char *name, Error *error) {
 
 // ---- the command ----------------------------------------------------------------------------------------------------
 
+// Of a folder the name may end in slashes, which say nothing; of a file they do.
+static bool check_kind(const Format *format, const char *out, Error *error) {
+    if (format->directory || out[strlen(out) - 1] != '/') return true;
+    return error_set(error, ERROR_USER, "--out: %s is a folder's name, and %s is one file.", out, format->name);
+}
+
 static bool must_be_free(const char *out, Error *error) {
     struct stat status;
     if (lstat(out, &status) != 0) return true; // whatever else is wrong with it shows when it is written
@@ -189,7 +195,8 @@ static bool report(const Export *export, const Format *format, uint64_t bytes, b
 
 static bool run(Loaded *loaded, Export *export, const Format *format, const CommandLine *line, Error *error) {
     uint64_t bytes;
-    if (!must_be_free(export->out, error) || !loaded_open(loaded, line->positional[0], &line->config, 1, error) ||
+    if (!check_kind(format, export->out, error) || !must_be_free(export->out, error) ||
+        !loaded_open(loaded, line->positional[0], &line->config, 1, error) ||
         !open_tokenizer(export, error))
         return false;
     const ModelSettings *settings = model_settings(loaded->model);

@@ -1,7 +1,9 @@
 // rope: trains small RoPE language models on CPUs, with attention whose cost grows almost linearly with context length.
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/cpu.h"
 #include "train/command.h"
@@ -13,17 +15,33 @@ static void hold_closed_streams(void) {
         if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream == 0 ? O_WRONLY : O_RDONLY) < 0) return;
 }
 
+// Help, of which nobody else looks whether it was written.
+static void check_output(int code, void *nothing) {
+    (void)nothing;
+    if (code || (fflush(stdout) == 0 && !ferror(stdout))) return;
+    fputs("rope: Writing to standard output failed.\n", stderr);
+    _exit(1);
+}
+
+// `rope help train` is `rope train --help`.
+static int help(int argc, char **argv) {
+    const Command *command = argc > 2 && !strcmp(argv[1], "help") ? command_find(argv[2]) : NULL;
+    char option[] = "--help", *arguments[] = {argv[2], option, NULL};
+    if (command) return command->run(2, arguments);
+    if (argc > 2 && !strcmp(argv[1], "help")) return command_unknown(argv[2]);
+    command_usage(stdout);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     hold_closed_streams();
     cpu_mend_blas(argv);
+    on_exit(check_output, NULL);
     if (argc < 2) {
         command_usage(stderr);
         return 2;
     }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-        command_usage(stdout);
-        return 0;
-    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) return help(argc, argv);
     const Command *command = command_find(argv[1]);
     if (!command) return command_unknown(argv[1]);
     return command->run(argc - 1, argv + 1);

@@ -71,7 +71,11 @@ int command_prepare(int argc, char **argv) {
         .quiet = values[QUIET] != NULL,
     };
     PrepareResult result;
-    if (!settings.input_count)
+    size_t streams = 0;
+    for (size_t i = 0; i < settings.input_count; i++) streams += !strcmp(settings.inputs[i], "-");
+    if (streams > 1)
+        error_set(&error, ERROR_USER, "- is named twice, and standard input can be read once.");
+    else if (!settings.input_count)
         error_set(&error, ERROR_USER, "prepare takes text files, or - for standard input.");
     else if (!settings.out || !*settings.out)
         error_set(&error, ERROR_USER, "prepare needs --out DIR.");

@@ -181,8 +181,11 @@ static json_t *fit(const Verify *verify, size_t method) {
     const double exact_exponent = growth_exponent(x, exact, count), fast_exponent = growth_exponent(x, fast, count);
     const double crossing = wins ? crossover(x, exact, fast, count) : NAN;
     const char *name = verify->methods[method];
-    fprintf(stderr, "%s: time grows as n^%.2f (d and the logarithm included), exact as n^%.2f. ", name, fast_exponent,
-            exact_exponent);
+    if (count > 1)
+        fprintf(stderr, "%s: time grows as n^%.2f (d and the logarithm included), exact as n^%.2f. ", name,
+                fast_exponent, exact_exponent);
+    else
+        fprintf(stderr, "%s: there are too few n to tell how time grows. ", name);
     if (count == 0)
         fprintf(stderr, "Nothing was measured.\n");
     else if (wins == 0)
