@@ -129,8 +129,9 @@ static bool check_new(const Sweep *sweep, const char *name, const Config *config
     char *values = values_text(sweep, config);
     bool fine = values || error_set(error, ERROR_MEMORY, "Out of memory.");
     const char *before = fine ? json_string_value(json_object_get(names, values)) : NULL;
-    if (before && !strcmp(before, name)) fine = error_set(error, ERROR_USER, "--sweep lists %s twice.", name);
-    else if (before) fine = error_set(error, ERROR_USER, "--sweep: %s is the same as %s.", name, before);
+    if (before)
+        fine = strcmp(before, name) ? error_set(error, ERROR_USER, "--sweep: %s is the same as %s.", name, before)
+                                    : error_set(error, ERROR_USER, "--sweep lists %s twice.", name);
     if (fine && json_object_set_new(names, values, json_string(name)) != 0)
         fine = error_set(error, ERROR_MEMORY, "Out of memory.");
     free(values);
