@@ -1,6 +1,8 @@
 // Method auto: takes lowrank where its certificate is within the tolerance, exact where not, head by head; what it gives
 // is softmax within the tolerance; the choice follows the costs.
+#include <malloc.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "attention/attention.h"
@@ -78,6 +80,38 @@ static void test_exact(void **state) {
     }
 }
 
+// Every candidate costs more than the one before it and reaches further: what does not can never be the choice. All read
+// one set of position tables, so what the plan holds hardly grows with their number.
+static void test_candidates(void **state) {
+    (void)state;
+    AttentionSettings s = base_settings();
+    s.tokens = 1 << 16, s.qk_size = 32;
+    const struct mallinfo2 before = mallinfo2();
+    AttentionPlan *exact = attention_plan_new("exact", &s), *plan = attention_plan_new("auto", &s);
+    const struct mallinfo2 after = mallinfo2();
+    const double exact_bytes = (double)attention_needs(exact).plan_bytes;
+    const double bytes = (double)attention_needs(plan).plan_bytes;
+    char text[1000];
+    attention_explain(plan, text, sizeof text);
+    size_t candidates = 0;
+    double cost = 0, reach = 0;
+    for (const char *at = text; (at = strstr(at, "; degree ")); candidates++) {
+        double next_cost, next_reach;
+        assert_int_equal(sscanf(at, "; degree %*d %lf s for |logit| <= %lf", &next_cost, &next_reach), 2);
+        if (!(next_cost > cost && next_reach > reach)) fail_msg("a candidate that is never chosen: %s", text);
+        cost = next_cost, reach = next_reach, at++;
+    }
+    assert_true(candidates > 1);
+    check_count("candidates in order", candidates);
+    assert_true(bytes < 1.5 * exact_bytes);
+    if (!CHECK_SANITIZER) { // its own malloc says nothing
+        const double held = (double)(after.uordblks + after.hblkhd) - (double)(before.uordblks + before.hblkhd);
+        assert_true(held < exact_bytes + 1.5 * exact_bytes);
+    }
+    attention_destroy(plan);
+    attention_destroy(exact);
+}
+
 // Costs are measured when none are given, and the explanation fits whatever room there is.
 static void test_calibration(void **state) {
     (void)state;
@@ -118,6 +152,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_method_is_named),
     cmocka_unit_test(test_softmax_within_tolerance),
     cmocka_unit_test(test_exact),
+    cmocka_unit_test(test_candidates),
     cmocka_unit_test(test_calibration),
 };
 TEST_MAIN(tests)
