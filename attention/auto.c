@@ -163,11 +163,9 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     plan->exact.largest = INFINITY;
     for (size_t degree = 1; degree <= s->degree && degree <= POLYNOMIAL_MAX_DEGREE; degree++) {
         if (s->polynomial == POLYNOMIAL_POWER) break; // carries no certificate
+        // q and k are bounded as the settings say, whatever the interval: only the measured logits must be inside
         double interval = bound_interval(s, 1);
-        for (size_t i = 0; i < INTERVALS; i++, interval /= 2) {
-            if (s->bound != BOUND_NONE && i > 0) break; // the bound itself decides how far logits go
-            add_candidate(plan, degree, interval);
-        }
+        for (size_t i = 0; i < INTERVALS; i++, interval /= 2) add_candidate(plan, degree, interval);
     }
     fill_needs(plan);
     return &plan->base;

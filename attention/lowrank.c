@@ -272,7 +272,8 @@ static void destroy(AttentionPlan *base) {
     free(plan);
 }
 
-// Its own tables where `position` is NULL.
+// The interval is the polynomial's alone: the radius of the ball is as the settings say. Its own tables where `position`
+// is NULL.
 static AttentionPlan *make(const AttentionSettings *settings, double interval, const Position *position, Error *error) {
     LowrankPlan *plan = calloc(1, sizeof *plan);
     if (!plan) {
@@ -290,9 +291,9 @@ static AttentionPlan *make(const AttentionSettings *settings, double interval, c
     plan->group = s->heads / s->kv_heads;
     plan->far_field = s->far != FAR_NONE;
     plan->polynomial_far = s->far == FAR_POLYNOMIAL;
-    plan->guaranteed = s->bound == BOUND_BALL || s->polynomial == POLYNOMIAL_POWER ||
-                       (s->bound == BOUND_CLIP && s->logit_scale * (double)plan->far_size * s->entry_bound *
-                                                      s->entry_bound <= bound_interval(s, 1));
+    plan->guaranteed = s->polynomial == POLYNOMIAL_POWER || (s->bound == BOUND_BALL && s->logit_bound <= interval) ||
+                       (s->bound == BOUND_CLIP &&
+                        s->logit_scale * (double)plan->far_size * s->entry_bound * s->entry_bound <= interval);
     plan->lent = position != NULL;
     if (plan->lent) plan->position = *position;
     if ((!plan->lent && !position_create(&plan->position, s, error)) || !check_settings(plan, error) ||

@@ -37,7 +37,7 @@ typedef struct LowrankPlan {
     Bound near_bound, far_bound;
     bool far_field;       // settings.far is not FAR_NONE
     bool polynomial_far;  // there is a running state
-    bool guaranteed;      // the bound keeps |x̄| ≤ Λ, or P needs no bound: no head ever falls back
+    bool guaranteed;      // the bound keeps |x̄| in the interval of P, or P needs none: no head ever falls back
     size_t far_size;      // F
     size_t far_pair;      // the far dimensions are pairs [far_pair, D/2) of the rotation
     real far_scale;       // √s, on both sides, so that monomials of q and k have like magnitudes

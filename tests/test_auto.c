@@ -54,6 +54,34 @@ static void test_softmax_within_tolerance(void **state) {
     check_count("heads on exact", slow);
 }
 
+// Where q and k are bounded, the polynomial may be for less than the bound guarantees, and the function is still softmax
+// of what the bound leaves: here it shortens q, while k is so small that logits stay far below Λ. The last key/value head
+// has logits of about Λ, where nothing but exact is within the tolerance.
+static void test_bounded(void **state) {
+    (void)state;
+    for (AttentionBound bound = BOUND_CLIP; bound <= BOUND_BALL; bound++) {
+        AttentionSettings s = base_settings();
+        s.bound = bound, s.entry_bound = 1, s.tolerance = 1e-4;
+        AttentionProblem problem = attention_problem_new(&s, 0, 3, 40 + bound);
+        for (size_t t = 0; t < s.batch * s.tokens; t++)
+            for (size_t a = 0; a < s.qk_size; a++) problem.k[t * problem.k_stride + a] *= (real)0.025;
+        AttentionPlan *plan = attention_plan_new("auto", &s);
+        double used[4], clipped[4], measured[4];
+        AttentionReport report = {.method_used = used, .clipped = clipped, .logit_bound = measured};
+        attention_problem_run(&problem, plan, NULL, &report);
+        for (size_t h = 0; h < 4; h++) {
+            assert_string_equal(attention_method_name(attention_method_at((size_t)used[h])), h < 2 ? "lowrank" : "exact");
+            assert_true(clipped[h] > 0.2);
+            assert_true(h < 2 ? measured[h] > 0.2 && measured[h] < 0.5 : measured[h] > 2);
+        }
+        AttentionSolution solution = attention_solve(&problem, false, NULL);
+        attention_compare("softmax of bounded logits", "auto", &problem, &solution, 8 * s.tolerance, 0);
+        attention_solution_free(&solution);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // Where lowrank costs more, or nothing is within the tolerance, auto is exact to the bit.
 static void test_exact(void **state) {
     (void)state;
@@ -151,6 +179,7 @@ static void test_method_is_named(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_method_is_named),
     cmocka_unit_test(test_softmax_within_tolerance),
+    cmocka_unit_test(test_bounded),
     cmocka_unit_test(test_exact),
     cmocka_unit_test(test_candidates),
     cmocka_unit_test(test_calibration),
