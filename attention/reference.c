@@ -37,7 +37,9 @@ static bool is_kernel(const AttentionReference *reference, const char *name) {
     return strcmp(reference->settings.kernel, name) == 0;
 }
 
-static bool rotates(const AttentionReference *reference) { return strncmp(reference->settings.kernel, "rope", 4) == 0; }
+static bool rotates(const AttentionReference *reference) {
+    return is_kernel(reference, "rope") || is_kernel(reference, "rope-decay") || is_kernel(reference, "rope-window");
+}
 
 static double *new_doubles(size_t rows, size_t columns, Error *error) {
     size_t total;
