@@ -41,7 +41,7 @@ typedef struct AttentionSettings {
     double logit_bound;  // Λ: the interval [-Λ, Λ] the polynomial is made for; the ball's guarantee
     AttentionNearBound near_bound;
     AttentionFar far;
-    size_t far_size;     // dimensions with the lowest rotary frequencies that the far field sees; 0: all D. Even.
+    size_t far_size;     // dimensions with the lowest rotary frequencies that the far field sees; 0 or ≥ D: all. Even.
     size_t near;         // token i sees j in (i - near, i] exactly; 0: the far field is everything
     size_t chunk;        // tokens per chunk, a tuning knob without effect on the function computed; 0: chosen
     size_t degree;       // g
