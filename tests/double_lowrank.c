@@ -95,6 +95,16 @@ static void test_settings(void **state) {
                     }
 }
 
+// (1 + x/g)^g needs no interval: the largest Λ of the configuration is no obstacle, bound or not.
+static void test_power(void **state) {
+    (void)state;
+    for (int bound = BOUND_NONE; bound <= BOUND_BALL; bound++) {
+        AttentionSettings s = base_settings();
+        s.bound = bound, s.polynomial = POLYNOMIAL_POWER, s.logit_bound = 80, s.entry_bound = 8;
+        check_case(&s, 1.5, 2900 + bound);
+    }
+}
+
 // Large unbounded logits nearby, and few tokens in the denominator.
 static void test_sharp_near_field(void **state) {
     (void)state;
@@ -290,6 +300,7 @@ static void test_decode(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_shapes),           cmocka_unit_test(test_sizes),       cmocka_unit_test(test_settings),
+    cmocka_unit_test(test_power),
     cmocka_unit_test(test_sharp_near_field), cmocka_unit_test(test_segments),    cmocka_unit_test(test_decay),
     cmocka_unit_test(test_fallback),         cmocka_unit_test(test_differences), cmocka_unit_test(test_decode),
 };
