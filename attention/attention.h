@@ -143,8 +143,8 @@ void attention_destroy(AttentionPlan *plan);
 
 // Decoding one sequence (batch row), token by token: state of needs.decode_bytes, aligned to 64.
 void attention_decode_begin(const AttentionPlan *plan, void *state);
-// o (H,E) = attention of the token at `position` (0, 1, 2, … without gaps; below settings.tokens unless the method's
-// state is constant in context length) over itself and all before it. q (H,D), k (G,D), v (G,E) of that token.
+// o (H,E) = attention of the token at `position` (0, 1, 2, … without gaps, below settings.tokens: position tables end there
+// whatever the method's state) over itself and all before it. q (H,D), k (G,D), v (G,E) of that token.
 void attention_decode(const AttentionPlan *plan, void *state, real *o, const real *q, const real *k, const real *v,
                       size_t position, void *scratch);
 
