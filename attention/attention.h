@@ -41,7 +41,7 @@ typedef struct AttentionSettings {
     double logit_bound;  // Λ: the interval [-Λ, Λ] the polynomial is made for; the ball's guarantee
     AttentionNearBound near_bound;
     AttentionFar far;
-    size_t far_size;     // dimensions with the lowest rotary frequencies that the far field sees; 0: all D. Even.
+    size_t far_size;     // dimensions with the lowest rotary frequencies that the far field sees; 0 or ≥ D: all. Even.
     size_t near;         // token i sees j in (i - near, i] exactly; 0: the far field is everything
     size_t chunk;        // tokens per chunk, a tuning knob without effect on the function computed; 0: chosen
     size_t degree;       // g
@@ -143,8 +143,8 @@ void attention_destroy(AttentionPlan *plan);
 
 // Decoding one sequence (batch row), token by token: state of needs.decode_bytes, aligned to 64.
 void attention_decode_begin(const AttentionPlan *plan, void *state);
-// o (H,E) = attention of the token at `position` (0, 1, 2, … without gaps; below settings.tokens unless the method's
-// state is constant in context length) over itself and all before it. q (H,D), k (G,D), v (G,E) of that token.
+// o (H,E) = attention of the token at `position` (0, 1, 2, … without gaps, below settings.tokens: position tables end there
+// whatever the method's state) over itself and all before it. q (H,D), k (G,D), v (G,E) of that token.
 void attention_decode(const AttentionPlan *plan, void *state, real *o, const real *q, const real *k, const real *v,
                       size_t position, void *scratch);
 

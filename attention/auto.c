@@ -14,7 +14,7 @@
 #include "attention/lowrank.h"
 #include "core/clock.h"
 
-enum { INTERVALS = 4, MAX_CANDIDATES = POLYNOMIAL_MAX_DEGREE * INTERVALS, CALIBRATION_TOKENS = 512 };
+enum { INTERVALS = 4, CALIBRATION_TOKENS = 512 };
 
 typedef struct Candidate {
     AttentionPlan *plan;
@@ -25,7 +25,7 @@ typedef struct Candidate {
 typedef struct AutoPlan {
     AttentionPlan base;
     Candidate exact;
-    Candidate candidate[MAX_CANDIDATES]; // lowrank, cheapest first
+    Candidate candidate[POLYNOMIAL_MAX_DEGREE]; // lowrank, cheapest first, each next reaching further; one per degree
     size_t count;
     size_t group;
 } AutoPlan;
@@ -75,19 +75,33 @@ static double largest_within(const Polynomial *p, double tolerance) {
     return p->interval * (double)cells / POLYNOMIAL_CELLS / (1 + 128 * REAL_EPSILON);
 }
 
-static void add_candidate(AutoPlan *plan, const AttentionSettings *settings, double seconds_per_gflop) {
-    const AttentionSettings *s = &plan->base.settings;
-    AttentionPlan *made = attention_create(&attention_lowrank, settings, NULL); // what does not fit is no candidate
-    if (!made) return;
-    Candidate candidate = {made, cost_of(made, seconds_per_gflop),
-                           largest_within(&((LowrankPlan *)made)->polynomial, s->tolerance)};
-    if (candidate.largest <= 0 || candidate.cost >= plan->exact.cost) {
+// Whether b is never chosen where there is a: it costs no less and reaches no further.
+static bool makes_needless(const Candidate *a, const Candidate *b) {
+    return a->cost <= b->cost && a->largest >= b->largest;
+}
+
+static void add_candidate(AutoPlan *plan, size_t degree, double interval) {
+    AttentionSettings settings = plan->base.settings;
+    settings.degree = degree;
+    AttentionPlan *made = lowrank_create(&settings, interval, exact_position(plan->exact.plan), NULL);
+    if (!made) return; // what does not fit is no candidate
+    const Candidate candidate = {made, cost_of(made, settings.cost_lowrank),
+                                 largest_within(&((LowrankPlan *)made)->polynomial, settings.tolerance)};
+    bool needless = candidate.largest <= 0 || candidate.cost >= plan->exact.cost;
+    for (size_t i = 0; i < plan->count; i++) needless |= makes_needless(&plan->candidate[i], &candidate);
+    if (needless) {
         attention_destroy(made);
         return;
     }
-    size_t at = plan->count++;
-    for (; at > 0 && plan->candidate[at - 1].cost > candidate.cost; at--) plan->candidate[at] = plan->candidate[at - 1];
-    plan->candidate[at] = candidate;
+    size_t kept = 0;
+    for (size_t i = 0; i < plan->count; i++)
+        if (makes_needless(&candidate, &plan->candidate[i]))
+            attention_destroy(plan->candidate[i].plan);
+        else
+            plan->candidate[kept++] = plan->candidate[i];
+    for (plan->count = kept + 1; kept > 0 && plan->candidate[kept - 1].cost > candidate.cost; kept--)
+        plan->candidate[kept] = plan->candidate[kept - 1];
+    plan->candidate[kept] = candidate;
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -121,8 +135,8 @@ static void fill_needs(AutoPlan *plan) {
 
 static void destroy(AttentionPlan *base) {
     AutoPlan *plan = (AutoPlan *)base;
+    for (size_t i = 0; i < plan->count; i++) attention_destroy(plan->candidate[i].plan); // they read exact's tables
     attention_destroy(plan->exact.plan);
-    for (size_t i = 0; i < plan->count; i++) attention_destroy(plan->candidate[i].plan);
     free(plan);
 }
 
@@ -147,14 +161,11 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     if (s->cost_lowrank <= 0) s->cost_lowrank = calibrate(&attention_lowrank, s);
     plan->exact.cost = cost_of(plan->exact.plan, s->cost_exact);
     plan->exact.largest = INFINITY;
-    AttentionSettings tried = *s;
-    for (tried.degree = 1; s->causal && tried.degree <= s->degree; tried.degree++) {
+    for (size_t degree = 1; degree <= s->degree && degree <= POLYNOMIAL_MAX_DEGREE; degree++) {
         if (s->polynomial == POLYNOMIAL_POWER) break; // carries no certificate
-        tried.logit_bound = s->logit_bound;
-        for (size_t i = 0; i < INTERVALS; i++, tried.logit_bound /= 2) {
-            if (s->bound != BOUND_NONE && i > 0) break; // the bound itself decides how far logits go
-            add_candidate(plan, &tried, s->cost_lowrank);
-        }
+        // q and k are bounded as the settings say, whatever the interval: only the measured logits must be inside
+        double interval = bound_interval(s, 1);
+        for (size_t i = 0; i < INTERVALS; i++, interval /= 2) add_candidate(plan, degree, interval);
     }
     fill_needs(plan);
     return &plan->base;

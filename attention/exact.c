@@ -308,6 +308,8 @@ static void explain(const AttentionPlan *base, char *text, size_t size) {
              bounds[base->settings.bound], base->settings.tokens, base->needs.forward_flops * 1e-9);
 }
 
+const Position *exact_position(const AttentionPlan *base) { return &((const ExactPlan *)base)->position; }
+
 static void destroy(AttentionPlan *base) {
     ExactPlan *plan = (ExactPlan *)base;
     position_destroy(&plan->position);

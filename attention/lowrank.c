@@ -204,7 +204,7 @@ static void choose_decay(LowrankPlan *plan) {
     }
 }
 
-static bool choose_features(LowrankPlan *plan, Error *error) {
+static bool choose_features(LowrankPlan *plan, double interval, Error *error) {
     const AttentionSettings *s = &plan->base.settings;
     size_t count;
     if (!features_count(plan->far_size, s->degree, &count) || count > MAX_FEATURES)
@@ -212,7 +212,7 @@ static bool choose_features(LowrankPlan *plan, Error *error) {
                          "attention.degree=%zu over %zu dimensions makes C(%zu, %zu) features, more than %d. Lower the "
                          "degree or set attention.far_size.", s->degree, plan->far_size, plan->far_size + s->degree,
                          s->degree, (int)MAX_FEATURES);
-    if (!polynomial_create(&plan->polynomial, s->polynomial, s->degree, bound_interval(s, 1), error)) return false;
+    if (!polynomial_create(&plan->polynomial, s->polynomial, s->degree, interval, error)) return false;
     for (size_t t = 0; t <= s->degree; t++) plan->coefficient[t] = (real)plan->polynomial.coefficient[t];
     return features_create(&plan->features, plan->far_size, &plan->polynomial, error);
 }
@@ -250,7 +250,8 @@ static void fill_needs(LowrankPlan *plan) {
     lowrank_saved_at(plan, NULL, &needs->saved_bytes);
     lowrank_shared_at(plan, NULL, &needs->scratch_bytes);
     needs->features = plan->features.count;
-    needs->plan_bytes = position_bytes(&plan->position) + 2 * plan->features.count * sizeof(real); // and their ratios
+    needs->plan_bytes = 2 * plan->features.count * sizeof(real); // their ratios
+    if (!plan->lent) needs->plan_bytes += position_bytes(&plan->position);
     needs->state_bytes = plan->state_size * sizeof(real);
     needs->decode_bytes = lowrank_decode_bytes(plan);
     const double near = 2 * (double)(plan->near < s->tokens ? plan->near : s->tokens) *
@@ -267,11 +268,13 @@ static void fill_needs(LowrankPlan *plan) {
 static void destroy(AttentionPlan *base) {
     LowrankPlan *plan = (LowrankPlan *)base;
     features_destroy(&plan->features);
-    position_destroy(&plan->position);
+    if (!plan->lent) position_destroy(&plan->position);
     free(plan);
 }
 
-static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
+// The interval is the polynomial's alone: the radius of the ball is as the settings say. Its own tables where `position`
+// is NULL.
+static AttentionPlan *make(const AttentionSettings *settings, double interval, const Position *position, Error *error) {
     LowrankPlan *plan = calloc(1, sizeof *plan);
     if (!plan) {
         error_set(error, ERROR_MEMORY, "There is no memory for an attention plan.");
@@ -288,11 +291,13 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
     plan->group = s->heads / s->kv_heads;
     plan->far_field = s->far != FAR_NONE;
     plan->polynomial_far = s->far == FAR_POLYNOMIAL;
-    plan->guaranteed = s->bound == BOUND_BALL || s->polynomial == POLYNOMIAL_POWER ||
-                       (s->bound == BOUND_CLIP && s->logit_scale * (double)plan->far_size * s->entry_bound *
-                                                      s->entry_bound <= bound_interval(s, 1));
-    if (!position_create(&plan->position, s, error) || !check_settings(plan, error) ||
-        (plan->polynomial_far && !choose_features(plan, error))) {
+    plan->guaranteed = s->polynomial == POLYNOMIAL_POWER || (s->bound == BOUND_BALL && s->logit_bound <= interval) ||
+                       (s->bound == BOUND_CLIP &&
+                        s->logit_scale * (double)plan->far_size * s->entry_bound * s->entry_bound <= interval);
+    plan->lent = position != NULL;
+    if (plan->lent) plan->position = *position;
+    if ((!plan->lent && !position_create(&plan->position, s, error)) || !check_settings(plan, error) ||
+        (plan->polynomial_far && !choose_features(plan, interval, error))) {
         destroy(&plan->base);
         return NULL;
     }
@@ -306,6 +311,17 @@ static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
         return NULL;
     }
     return &plan->base;
+}
+
+static AttentionPlan *create(const AttentionSettings *settings, Error *error) {
+    return make(settings, bound_interval(settings, 1), NULL, error);
+}
+
+AttentionPlan *lowrank_create(const AttentionSettings *settings, double interval, const Position *position,
+                              Error *error) {
+    AttentionPlan *plan = make(settings, interval, position, error);
+    if (plan) plan->method = &attention_lowrank;
+    return plan;
 }
 
 static void explain(const AttentionPlan *base, char *text, size_t size) {

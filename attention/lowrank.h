@@ -30,13 +30,14 @@ enum { LANE_UNIT = 16, NEAR_LANES = 16, KEY_TILE = 128 };
 typedef struct LowrankPlan {
     AttentionPlan base;
     Position position;
+    bool lent;            // position's tables belong to another plan
     Polynomial polynomial;
     Features features;
     real coefficient[POLYNOMIAL_MAX_DEGREE + 1]; // P as the boundary block evaluates it
     Bound near_bound, far_bound;
     bool far_field;       // settings.far is not FAR_NONE
     bool polynomial_far;  // there is a running state
-    bool guaranteed;      // the bound keeps |x̄| ≤ Λ, or P needs no bound: no head ever falls back
+    bool guaranteed;      // the bound keeps |x̄| in the interval of P, or P needs none: no head ever falls back
     size_t far_size;      // F
     size_t far_pair;      // the far dimensions are pairs [far_pair, D/2) of the rotation
     real far_scale;       // √s, on both sides, so that monomials of q and k have like magnitudes
@@ -141,6 +142,10 @@ typedef struct LowrankTask {
 } LowrankTask;
 
 // ---- lowrank.c -----------------------------------------------------------------------------------------------------
+// A plan with a polynomial for |x̄| ≤ interval, which reads the tables of `position` and does not outlive them. For method
+// auto, whose settings have passed attention_create.
+AttentionPlan *lowrank_create(const AttentionSettings *settings, double interval, const Position *position,
+                              Error *error);
 LowrankSaved lowrank_saved_at(const LowrankPlan *plan, void *saved, size_t *bytes);
 LowrankShared lowrank_shared_at(const LowrankPlan *plan, void *scratch, size_t *bytes);
 size_t lowrank_state_index(const LowrankPlan *plan, size_t batch, size_t kv_head, size_t segment);

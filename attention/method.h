@@ -32,4 +32,8 @@ extern const AttentionMethod attention_lowrank;
 extern const AttentionMethod attention_toeplitz;
 extern const AttentionMethod attention_auto;
 
+// The position tables of a plan of `exact`, which lends them to plans that do not outlive it.
+struct Position;
+const struct Position *exact_position(const AttentionPlan *plan);
+
 #endif

@@ -9,7 +9,7 @@
 #include <math.h>
 
 typedef long double Wide;
-enum { MAX_POINTS = POLYNOMIAL_MAX_DEGREE + 2, GRID = 4096, EXCHANGES = 60 };
+enum { MAX_POINTS = POLYNOMIAL_MAX_DEGREE + 2, GRID = 4096, EXCHANGES = 60, MAX_INTERVAL = 64 };
 
 // ---- evaluation --------------------------------------------------------------------------------------------------
 
@@ -252,9 +252,11 @@ bool polynomial_create(Polynomial *polynomial, PolynomialKind kind, size_t degre
     if (kind == POLYNOMIAL_POWER && degree % 2 == 1)
         return error_set(error, ERROR_USER, "attention.degree=%zu: polynomial=power needs an even degree, because only "
                          "then is (1 + x/g)^g never negative.", degree);
-    if (kind == POLYNOMIAL_POWER && interval <= 0) polynomial->interval = interval = 1;
-    if (!(interval > 0 && interval <= 64))
-        return error_set(error, ERROR_USER, "attention.logit_bound=%g: must be above 0 and at most 64.", interval);
+    if (kind == POLYNOMIAL_POWER) polynomial->interval = interval = interval > 0 ? fmin(interval, MAX_INTERVAL) : 1;
+    if (!(interval > 0 && interval <= MAX_INTERVAL))
+        return error_set(error, ERROR_USER,
+                         "attention.logit_bound=%g: must be above 0 and at most %d, but for polynomial=power.", interval,
+                         MAX_INTERVAL);
     if (kind == POLYNOMIAL_MINIMAX) {
         if (!fit_minimax(polynomial, error)) return false;
     } else {

@@ -23,9 +23,10 @@ typedef struct Polynomial {
     double slope_error[POLYNOMIAL_CELLS];            // of |P'(x)e^{-x} - 1|
 } Polynomial;
 
-// Degree 1 to 10, interval > 0 (ignored by power, whose tables then cover [-1, 1] if it is 0). ERROR_USER when the
-// degree or interval make no sense, when the exchange does not reach equioscillation (verified: degree + 2 extrema of
-// alternating sign and equal size), or when P is not positive on the whole interval. Power needs an even degree.
+// Degree 1 to 10, interval above 0 and at most 64; the coefficients of power do not depend on it, so it is never
+// refused: its tables cover [-1, 1] where it is not above 0, [-64, 64] where it is more. ERROR_USER when the degree or
+// interval make no sense, when the exchange does not reach equioscillation (verified: degree + 2 extrema of alternating
+// sign and equal size), or when P is not positive on the whole interval. Power needs an even degree.
 bool polynomial_create(Polynomial *polynomial, PolynomialKind kind, size_t degree, double interval, Error *error);
 double polynomial_value(const Polynomial *polynomial, double x);
 double polynomial_derivative(const Polynomial *polynomial, double x);

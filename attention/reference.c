@@ -37,7 +37,9 @@ static bool is_kernel(const AttentionReference *reference, const char *name) {
     return strcmp(reference->settings.kernel, name) == 0;
 }
 
-static bool rotates(const AttentionReference *reference) { return strncmp(reference->settings.kernel, "rope", 4) == 0; }
+static bool rotates(const AttentionReference *reference) {
+    return is_kernel(reference, "rope") || is_kernel(reference, "rope-decay") || is_kernel(reference, "rope-window");
+}
 
 static double *new_doubles(size_t rows, size_t columns, Error *error) {
     size_t total;
@@ -79,7 +81,8 @@ AttentionReference *reference_create(const AttentionSettings *settings, bool nea
     reference->near_far = near_far;
     if (far) reference->far = *far;
     const bool table = !rotates(reference) && !is_kernel(reference, "alibi");
-    const size_t hidden = near_far && settings->far_size && rotates(reference) ? (size - settings->far_size) / 2 : 0;
+    const bool some = near_far && settings->far_size > 0 && settings->far_size < size && rotates(reference);
+    const size_t hidden = some ? (size - settings->far_size) / 2 : 0;
     const AttentionBound near_bound =
         near_far && settings->near_bound == NEAR_BOUND_NONE ? BOUND_NONE : settings->bound;
     bool created = create_field(&reference->near, near_bound, 0, tokens, size, error) &&

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attention/method.h"
+#include "attention/position.h"
 #include "core/arena.h"
 #include "core/cpu.h"
 
@@ -96,7 +97,7 @@ static bool check_memory(const AttentionSettings *s, Error *error) {
 
 static bool check_position(const AttentionSettings *s, Error *error) {
     if (!s->kernel || !*s->kernel) return error_set(error, ERROR_USER, "attention.kernel is empty.");
-    const bool rotates = strncmp(s->kernel, "rope", 4) == 0;
+    const bool rotates = position_kind(s->kernel) <= POSITION_ROPE_WINDOW; // a table's path may begin like that too
     if (rotates && s->qk_size % 2 != 0)
         return error_set(error, ERROR_USER, "qk_size = %zu is odd: kernel %s rotates pairs.", s->qk_size, s->kernel);
     if (rotates && !(s->rope_theta > 0.0 && isfinite(s->rope_theta)))

@@ -64,6 +64,7 @@ static void test_sizes(void **state) {
     } sizes[] = {
         {4, 4, 0, 1},   {4, 5, 0, 8},  {8, 16, 4, 4},  {8, 3, 2, 6},   {12, 64, 6, 3}, {16, 1, 0, 2},
         {16, 16, 8, 4}, {32, 8, 8, 5}, {64, 64, 8, 4}, {64, 17, 0, 1}, {6, 33, 0, 10}, {2, 2, 0, 7},
+        {6, 5, 10, 3}, // far_size above D: all
     };
     const struct { size_t batch, heads, kv_heads; } groups[] = {{1, 1, 1}, {2, 4, 2}, {1, 6, 2}, {3, 3, 3}};
     uint64_t seed = 1000;
@@ -92,6 +93,16 @@ static void test_settings(void **state) {
                         // without a bound the inputs must be small enough not to fall back
                         check_case(&s, bound == BOUND_NONE ? 0.3 : 1.5, seed++);
                     }
+}
+
+// (1 + x/g)^g needs no interval: the largest Λ of the configuration is no obstacle, bound or not.
+static void test_power(void **state) {
+    (void)state;
+    for (int bound = BOUND_NONE; bound <= BOUND_BALL; bound++) {
+        AttentionSettings s = base_settings();
+        s.bound = bound, s.polynomial = POLYNOMIAL_POWER, s.logit_bound = 80, s.entry_bound = 8;
+        check_case(&s, 1.5, 2900 + bound);
+    }
 }
 
 // Large unbounded logits nearby, and few tokens in the denominator.
@@ -289,6 +300,7 @@ static void test_decode(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_shapes),           cmocka_unit_test(test_sizes),       cmocka_unit_test(test_settings),
+    cmocka_unit_test(test_power),
     cmocka_unit_test(test_sharp_near_field), cmocka_unit_test(test_segments),    cmocka_unit_test(test_decay),
     cmocka_unit_test(test_fallback),         cmocka_unit_test(test_differences), cmocka_unit_test(test_decode),
 };

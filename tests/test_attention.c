@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "attention/method.h"
 #include "core/threads.h"
@@ -57,11 +58,11 @@ static AttentionPlan *try_create(const AttentionMethod *method, const AttentionS
 }
 
 // A table kernel for size D and T tokens with a bias, arbitrary but fixed: lags of both signs.
-static const char *write_table(size_t size, size_t tokens) {
+static const char *write_table(const char *name, size_t size, size_t tokens) {
     static const char *directory;
     static char path[512];
     if (!directory) directory = temporary_directory();
-    snprintf(path, sizeof path, "%s/table.txt", directory);
+    snprintf(path, sizeof path, "%s/%s", directory, name);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     const long last = (long)tokens - 1;
@@ -136,11 +137,41 @@ static void test_against_reference(void **state) {
                     s.entry_bound = sqrt(s.logit_bound / sqrt((double)s.qk_size));
                     s.causal = causal;
                     if (kernel == 4 && (s.tokens > 70 || s.qk_size > 16)) continue;
-                    s.kernel = kernel == 4 ? write_table(s.qk_size, s.tokens) : kernels[kernel];
+                    s.kernel = kernel == 4 ? write_table("table.txt", s.qk_size, s.tokens) : kernels[kernel];
                     if (index % check_share() == 0) compare_case(&s, kernels[kernel], index), tried++;
                     index++;
                 }
     check_count("grid cases", tried);
+}
+
+// A table whose path, as given, begins like the name of a rotation is the table that it is, of odd sizes too.
+static void test_path_like_a_name(void **state) {
+    (void)state;
+    char before[1024];
+    assert_non_null(getcwd(before, sizeof before));
+    for (size_t size = 3; size <= 4; size++) {
+        AttentionSettings s = make_settings((Shape){1, 20, 2, 1, size, 5});
+        s.bound = BOUND_NONE;
+        s.kernel = write_table("rope-decay.txt", size, 20);
+        char directory[1024];
+        snprintf(directory, sizeof directory, "%s", s.kernel);
+        *strrchr(directory, '/') = '\0';
+        assert_int_equal(chdir(directory), 0);
+        for (int name = 0; name < 2; name++) { // the reference is given the whole path, then the name alone
+            AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 7);
+            AttentionSolution solution = attention_solve(&problem, false, NULL);
+            s.kernel = "rope-decay.txt";
+            AttentionPlan *plan = attention_plan_new("exact", &s);
+            attention_problem_run(&problem, plan, NULL, NULL);
+            const double tolerance = (sizeof(real) == 8 ? 1000.0 : 100.0) * REAL_EPSILON;
+            attention_compare("table with a name like rope", name ? "name" : "path", &problem, &solution, tolerance,
+                              tolerance);
+            attention_solution_free(&solution);
+            attention_problem_free(&problem);
+            attention_destroy(plan);
+        }
+        assert_int_equal(chdir(before), 0);
+    }
 }
 
 // Long enough for several segments, blocks and tiles; grouped heads.
@@ -231,7 +262,7 @@ static void test_decode(void **state) {
     for (size_t m = 0; m < attention_method_count(); m++)
         for (size_t kernel = 0; kernel < 5; kernel++) {
             AttentionSettings s = make_settings((Shape){1, 150, 4, 2, 6, 9});
-            s.kernel = kernel == 4 ? write_table(6, 150) : kernels[kernel];
+            s.kernel = kernel == 4 ? write_table("table.txt", 6, 150) : kernels[kernel];
             AttentionPlan *plan = try_create(attention_method_at(m), &s);
             if (!plan) continue;
             AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 11);
@@ -422,7 +453,7 @@ static void test_finite_differences(void **state) {
             for (size_t kernel = 0; kernel < 5; kernel++)
                 for (size_t bound = 0; bound < 3; bound++) {
                     AttentionSettings s = make_settings(tested[i]);
-                    s.kernel = kernel == 4 ? write_table(s.qk_size, s.tokens) : kernels[kernel];
+                    s.kernel = kernel == 4 ? write_table("table.txt", s.qk_size, s.tokens) : kernels[kernel];
                     s.bound = (AttentionBound)bound;
                     s.logit_bound = 1.0;
                     s.entry_bound = sqrt(1.0 / sqrt((double)s.qk_size));
@@ -474,6 +505,7 @@ static void test_sampled_rows(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_reference),
+    cmocka_unit_test(test_path_like_a_name),
     cmocka_unit_test(test_long),
     cmocka_unit_test(test_causality),
     cmocka_unit_test(test_threads),

@@ -1,6 +1,8 @@
 // Method auto: takes lowrank where its certificate is within the tolerance, exact where not, head by head; what it gives
 // is softmax within the tolerance; the choice follows the costs.
+#include <malloc.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "attention/attention.h"
@@ -52,6 +54,34 @@ static void test_softmax_within_tolerance(void **state) {
     check_count("heads on exact", slow);
 }
 
+// Where q and k are bounded, the polynomial may be for less than the bound guarantees, and the function is still softmax
+// of what the bound leaves: here it shortens q, while k is so small that logits stay far below Λ. The last key/value head
+// has logits of about Λ, where nothing but exact is within the tolerance.
+static void test_bounded(void **state) {
+    (void)state;
+    for (AttentionBound bound = BOUND_CLIP; bound <= BOUND_BALL; bound++) {
+        AttentionSettings s = base_settings();
+        s.bound = bound, s.entry_bound = 1, s.tolerance = 1e-4;
+        AttentionProblem problem = attention_problem_new(&s, 0, 3, 40 + bound);
+        for (size_t t = 0; t < s.batch * s.tokens; t++)
+            for (size_t a = 0; a < s.qk_size; a++) problem.k[t * problem.k_stride + a] *= (real)0.025;
+        AttentionPlan *plan = attention_plan_new("auto", &s);
+        double used[4], clipped[4], measured[4];
+        AttentionReport report = {.method_used = used, .clipped = clipped, .logit_bound = measured};
+        attention_problem_run(&problem, plan, NULL, &report);
+        for (size_t h = 0; h < 4; h++) {
+            assert_string_equal(attention_method_name(attention_method_at((size_t)used[h])), h < 2 ? "lowrank" : "exact");
+            assert_true(clipped[h] > 0.2);
+            assert_true(h < 2 ? measured[h] > 0.2 && measured[h] < 0.5 : measured[h] > 2);
+        }
+        AttentionSolution solution = attention_solve(&problem, false, NULL);
+        attention_compare("softmax of bounded logits", "auto", &problem, &solution, 8 * s.tolerance, 0);
+        attention_solution_free(&solution);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // Where lowrank costs more, or nothing is within the tolerance, auto is exact to the bit.
 static void test_exact(void **state) {
     (void)state;
@@ -76,6 +106,38 @@ static void test_exact(void **state) {
         attention_destroy(plan);
         attention_destroy(exact);
     }
+}
+
+// Every candidate costs more than the one before it and reaches further: what does not can never be the choice. All read
+// one set of position tables, so what the plan holds hardly grows with their number.
+static void test_candidates(void **state) {
+    (void)state;
+    AttentionSettings s = base_settings();
+    s.tokens = 1 << 16, s.qk_size = 32;
+    const struct mallinfo2 before = mallinfo2();
+    AttentionPlan *exact = attention_plan_new("exact", &s), *plan = attention_plan_new("auto", &s);
+    const struct mallinfo2 after = mallinfo2();
+    const double exact_bytes = (double)attention_needs(exact).plan_bytes;
+    const double bytes = (double)attention_needs(plan).plan_bytes;
+    char text[1000];
+    attention_explain(plan, text, sizeof text);
+    size_t candidates = 0;
+    double cost = 0, reach = 0;
+    for (const char *at = text; (at = strstr(at, "; degree ")); candidates++) {
+        double next_cost, next_reach;
+        assert_int_equal(sscanf(at, "; degree %*d %lf s for |logit| <= %lf", &next_cost, &next_reach), 2);
+        if (!(next_cost > cost && next_reach > reach)) fail_msg("a candidate that is never chosen: %s", text);
+        cost = next_cost, reach = next_reach, at++;
+    }
+    assert_true(candidates > 1);
+    check_count("candidates in order", candidates);
+    assert_true(bytes < 1.5 * exact_bytes);
+    if (!CHECK_SANITIZER) { // its own malloc says nothing
+        const double held = (double)(after.uordblks + after.hblkhd) - (double)(before.uordblks + before.hblkhd);
+        assert_true(held < exact_bytes + 1.5 * exact_bytes);
+    }
+    attention_destroy(plan);
+    attention_destroy(exact);
 }
 
 // Costs are measured when none are given, and the explanation fits whatever room there is.
@@ -117,7 +179,9 @@ static void test_method_is_named(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_method_is_named),
     cmocka_unit_test(test_softmax_within_tolerance),
+    cmocka_unit_test(test_bounded),
     cmocka_unit_test(test_exact),
+    cmocka_unit_test(test_candidates),
     cmocka_unit_test(test_calibration),
 };
 TEST_MAIN(tests)

@@ -87,12 +87,16 @@ static void test_suprema(void **state) {
 
 static void test_power(void **state) {
     (void)state;
-    const Polynomial *p = made(POLYNOMIAL_POWER, 4, 0);
-    for (double x = -20; x <= 20; x += 0.125) {
-        assert_true(fabs(polynomial_value(p, x) - pow(1 + x / 4, 4)) <= 1e-12 * (1 + pow(1 + x / 4, 4)));
-        assert_true(polynomial_value(p, x) >= 0);
+    const double intervals[] = {0, 4, 65, 1e6, INFINITY}; // its tables' alone: no number is too much
+    for (size_t i = 0; i < 5; i++) {
+        const Polynomial *p = made(POLYNOMIAL_POWER, 4, intervals[i]);
+        for (double x = -20; x <= 20; x += 0.125) {
+            assert_true(fabs(polynomial_value(p, x) - pow(1 + x / 4, 4)) <= 1e-12 * (1 + pow(1 + x / 4, 4)));
+            assert_true(polynomial_value(p, x) >= 0);
+        }
+        assert_true(isinf(polynomial_error(p, p->interval * 1.001))); // of what the tables do not cover nothing is said
+        check_count("points of (1 + x/4)^4", 321);
     }
-    check_count("points of (1 + x/4)^4", 321);
 }
 
 static void test_refusals(void **state) {

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -67,6 +68,35 @@ static void test_rows(void **state) {
     json_decref(document);
 }
 
+static double number_of(const json_t *object, const char *key) { return json_number_value(json_object_get(object, key)); }
+
+// --limit is of all that a row runs, which is once more than --rounds: rounds are given up first, then the row.
+static void test_limit(void **state) {
+    (void)state;
+    char path[512], limit[64] = "--limit=1e6";
+    snprintf(path, sizeof path, "%s/limit.json", temporary_directory());
+    char *arguments[] = {"verify", "--tokens=1024,2048", "--rounds=15", "--method=lowrank", "--json", limit, NULL};
+    const double shares[] = {0.0, 4.0, 1.0}; // of what one run of both sides is expected to take; first no limit
+    for (size_t turn = 0; turn < 3; turn++) {
+        assert_int_equal(run(path, 6, arguments), 0);
+        json_t *document = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+        assert_non_null(document);
+        const json_t *rows = json_object_get(document, "rows"), *first = json_array_get(rows, 0);
+        const json_t *second = json_array_get(rows, 1);
+        const double allowed = strtod(strchr(limit, '=') + 1, NULL);
+        const double expected = 1e-3 * (4.0 * number_of(first, "exact_ms") + 1.5 * 2.0 * number_of(first, "fast_ms"));
+        assert_true(number_of(first, "rounds") == 15.0);
+        const double rounds = number_of(second, "rounds");
+        if (json_object_get(second, "left_out"))
+            assert_true(2.0 * expected > 0.999 * allowed);
+        else if (!(rounds >= 1.0 && (rounds + 1.0) * expected <= 1.001 * allowed))
+            fail_msg("%g rounds and one more of %g s each are more than %g s", rounds, expected, allowed);
+        if (turn == 0) assert_true(rounds == 15.0);
+        json_decref(document);
+        if (turn < 2) snprintf(limit, sizeof limit, "--limit=%.6g", fmax(0.01, shares[turn + 1] * expected));
+    }
+}
+
 static void test_exit_codes(void **state) {
     (void)state;
     char *poor[] = {"verify", "--tokens=64", "--rounds=1", "--degree=1", "--bound=2", "--epsilon=1e-5", NULL};
@@ -81,6 +111,7 @@ static void test_exit_codes(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_rows),
+    cmocka_unit_test(test_limit),
     cmocka_unit_test(test_exit_codes),
 };
 TEST_MAIN(tests)

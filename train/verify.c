@@ -16,7 +16,7 @@
 enum { MOST_LENGTHS = 24, MOST_METHODS = 4 };
 
 typedef struct Row {
-    size_t n, d, degree;
+    size_t n, d, degree, rounds; // rounds: that were timed
     bool measured, failed;
     double bound, logit_bound;
     double output_error, output_certified, loss_error, loss_certified, gradient_error, gradient_certified;
@@ -84,13 +84,16 @@ static void compare(const Verify *verify, Row *row, const Answer *exact, const A
                   !(row->gradient_error <= row->gradient_certified);
 }
 
-static bool expect_too_long(const Verify *verify, size_t method, size_t length) {
-    if (length == 0) return false;
+// How many rounds the limit leaves time for; 0: the row would take longer with one.
+static size_t affordable_rounds(const Verify *verify, size_t method, size_t length) {
+    size_t rounds = verify->rounds;
+    if (length == 0) return rounds;
     const Row *before = &verify->rows[method][length - 1];
     const double growth = (double)verify->lengths[length] / (double)verify->lengths[length - 1];
     // both sides are run; exact grows with n², the fast one with n·log n and with d
     const double expected = before->exact_seconds * growth * growth + 1.5 * before->fast_seconds * growth;
-    return expected > verify->limit;
+    while (rounds > 0 && (double)(rounds + 1) * expected > verify->limit) rounds--; // one run more than is timed
+    return rounds;
 }
 
 static bool measure_row(Verify *verify, const Config *config, const Instance *instance, size_t method, size_t length,
@@ -103,7 +106,8 @@ static bool measure_row(Verify *verify, const Config *config, const Instance *in
         memcpy(row->left_out, row[-1].left_out, sizeof row->left_out);
         return true;
     }
-    if (expect_too_long(verify, method, length)) {
+    row->rounds = affordable_rounds(verify, method, length);
+    if (row->rounds == 0) {
         snprintf(row->left_out, sizeof row->left_out, "would take longer than --limit=%g s", verify->limit);
         return true;
     }
@@ -111,13 +115,13 @@ static bool measure_row(Verify *verify, const Config *config, const Instance *in
     const AttentionSettings settings = instance_settings(instance, config, causal, row->degree);
     Answer exact, fast;
     Error refusal = {0};
-    if (!instance_solve(instance, attention_method_find(verify->methods[method]), &settings, verify->rounds, &fast,
+    if (!instance_solve(instance, attention_method_find(verify->methods[method]), &settings, row->rounds, &fast,
                         &refusal)) {
         snprintf(row->left_out, sizeof row->left_out, "%.250s", refusal.message);
         return true;
     }
     const bool solved =
-        instance_solve(instance, attention_method_find("exact"), &settings, verify->rounds, &exact, error);
+        instance_solve(instance, attention_method_find("exact"), &settings, row->rounds, &exact, error);
     if (solved) {
         compare(verify, row, &exact, &fast);
         answer_destroy(&exact);
@@ -161,6 +165,7 @@ static json_t *row_json(const Verify *verify, size_t method, const Row *row) {
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         json_object_set_new(object, numbers[i].key, figure_json(numbers[i].value));
+    json_object_set_new(object, "rounds", json_integer((json_int_t)row->rounds));
     json_object_set_new(object, "within", json_boolean(!row->failed));
     return object;
 }
@@ -269,7 +274,7 @@ int command_verify(int argc, char **argv) {
         {"method", 'm', "LIST", "fast methods (toeplitz,lowrank)"},
         {"rounds", 'r', "N", "times are medians of N runs (3)"},
         {"seed", 's', "N", "of the instances (1)"},
-        {"limit", 'l', "SECONDS", "leave out what would take longer (60)"},
+        {"limit", 'l', "SECONDS", "of all runs of a row: fewer rounds, or left out, if it would take longer (60)"},
         {NULL, 0, NULL, NULL},
     };
     const char *values[OPTIONS];

@@ -140,7 +140,7 @@ bool instance_solve(const Instance *instance, const AttentionMethod *method, con
     AttentionPlan *plan = attention_create(method, settings, error);
     if (!plan) return false;
     const AttentionNeeds needs = attention_needs(plan);
-    Arena arena;
+    Arena arena = {0};
     bool good = arena_create(&arena, "attention", needs.saved_bytes + needs.scratch_bytes + 2 * ARENA_ALIGNMENT, error);
     answer->o = malloc(n * d * sizeof(real));
     answer->gradient = malloc(2 * d * d * sizeof(real));
@@ -182,8 +182,8 @@ bool instance_solve(const Instance *instance, const AttentionMethod *method, con
         answer->fell_back = fell_back > 0.0;
         answer->output_certified = beta;
         certify(instance, answer, beta, dq, &answer->loss_certified, &answer->gradient_certified);
-        arena_destroy(&arena);
     }
+    arena_destroy(&arena);
     attention_destroy(plan);
     if (!good) answer_destroy(answer);
     return good;
