@@ -108,6 +108,7 @@ void toeplitz_destroy(AttentionPlan *base) {
     free(plan->far_place);
     free(plan->weight);
     free(plan->shift);
+    free(plan->pair_by_pair);
     free(plan);
 }
 

@@ -245,38 +245,64 @@ double toeplitz_noise(const Rung *rung, double bias_norm, double magnitude) {
            sqrt((double)rung->inputs) * magnitude;
 }
 
-// Kernels are scaled by the largest far bias. A token that sees only lags of much lower ones has a sum below the
-// rounding of the transforms, which is that of the largest sums: nothing would be left of it. sum: room for T numbers.
-static bool check_biases(const ToeplitzPlan *plan, double *sum, Error *error) {
+// mass (T) = Σ exp(b_t - shift) over the far lags that each token sees.
+static void far_mass(const ToeplitzPlan *plan, double *mass) {
+    const ptrdiff_t tokens = (ptrdiff_t)plan->base.settings.tokens;
+    double total = 0.0;
+    for (ptrdiff_t i = 0; i < tokens; i++) {
+        if (!toeplitz_is_near(plan, i)) total += exp(position_bias(&plan->position, 0, i) - plan->shift[0]);
+        mass[i] = total;
+    }
+    total = 0.0;
+    for (ptrdiff_t i = tokens - 1; !plan->base.settings.causal && i-- > 0;) {
+        const ptrdiff_t lag = i + 1 - tokens;
+        if (!toeplitz_is_near(plan, lag)) total += exp(position_bias(&plan->position, 0, lag) - plan->shift[0]);
+        mass[i] += total;
+    }
+}
+
+// Kernels are scaled by the largest far bias. A token that sees only far lags of much lower ones, as under a mask, has a
+// sum below the rounding of the transforms, which is that of the largest sums, of tokens behind it too. Whether that
+// matters depends on its near weights, which may be as small as they like: such tokens meet their far keys one by one.
+// Refused where that is most of the work. mass: room for T numbers.
+static bool find_pair_by_pair(ToeplitzPlan *plan, double *mass, Error *error) {
     const double least = 1e-30; // products of kernels below it are no numbers of single precision
     const AttentionSettings *settings = &plan->base.settings;
-    const ptrdiff_t tokens = (ptrdiff_t)settings->tokens;
     const Polynomial *polynomial = &plan->polynomial;
-    // as at logits of 0, where those of other tokens are the largest; power has no interval
+    // noise as at the largest logits, sums as at logits of 0; power has no interval
     const double largest = polynomial->kind == POLYNOMIAL_POWER ? 0.0 : polynomial->interval;
-    double total = 0.0;
-    for (ptrdiff_t i = 0; i < tokens; i++) sum[i] = total += exp(position_bias(&plan->position, 0, i) - plan->shift[0]);
-    total = 0.0;
-    for (ptrdiff_t i = tokens - 1; !settings->causal && i-- > 0;)
-        sum[i] += total += exp(position_bias(&plan->position, 0, i + 1 - tokens) - plan->shift[0]);
+    bool *drowned = calloc(settings->tokens, sizeof *drowned);
+    if (!drowned) return error_set(error, ERROR_MEMORY, "There is no memory for %zu tokens.", settings->tokens);
+    far_mass(plan, mass);
+    double pairs = 0.0, all = 0.0;
+    size_t last = 0;
     for (size_t r = 0; r < plan->rungs; r++) {
         const Rung *rung = &plan->rung[r];
         const double norm = toeplitz_bias_norm(plan, 0, rung);
         const double noise = toeplitz_noise(rung, norm, polynomial_magnitude(polynomial, largest));
         for (size_t i = rung->first; i < rung->last; i++) {
-            // the largest bias alone would add 1
-            if (!toeplitz_sees_far(plan, i) || sum[i] >= 1.0) continue;
-            if (noise <= sum[i] / 4.0 && sum[i] >= least) continue;
-            ptrdiff_t peak = settings->causal ? 0 : 1 - tokens;
-            while (toeplitz_is_near(plan, peak) || position_bias(&plan->position, 0, peak) < plan->shift[0]) peak++;
-            return error_set(error, ERROR_USER,
-                             "attention.kernel=%s: the biases of token %zu are so far below that of lag %td, %g, that "
-                             "rounding of the transforms would drown its sums. Set attention.near = %td, so that lags "
-                             "before that one are added one by one, or attention.method = exact.",
-                             settings->kernel, i, peak, plan->shift[0], peak < 0 ? -peak : peak);
+            const double keys = (double)toeplitz_far_keys(plan, i);
+            all += keys;
+            if (keys == 0.0 || (noise <= mass[i] / 16.0 && mass[i] >= least)) continue;
+            drowned[i] = true;
+            pairs += keys;
+            last = i > last ? i : last;
         }
     }
-    return true;
+    if (pairs == 0.0) {
+        free(drowned);
+        return true;
+    }
+    plan->pair_by_pair = drowned;
+    plan->pair_by_pair_end = last + 1;
+    if (pairs <= all / 2.0) return true;
+    ptrdiff_t peak = settings->causal ? 0 : 1 - (ptrdiff_t)settings->tokens;
+    while (toeplitz_is_near(plan, peak) || position_bias(&plan->position, 0, peak) < plan->shift[0]) peak++;
+    return error_set(error, ERROR_USER,
+                     "attention.kernel=%s: the biases that most tokens up to number %zu see are so far below that of "
+                     "lag %td, %g, that rounding of the transforms would drown their sums. Set attention.near = %td, "
+                     "so that lags before that one are added one by one, or attention.method = exact.",
+                     settings->kernel, last, peak, plan->shift[0], peak < 0 ? -peak : peak);
 }
 
 bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
@@ -301,7 +327,7 @@ bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
                         settings->logit_scale, error) &&
            create_rungs(plan, error) && toeplitz_check_memory(plan, error) &&
            // alibi's largest bias is that of the nearest far lag, which every token sees that sees any
-           (!plan->position.table.bias || check_biases(plan, bias, error));
+           (!plan->position.table.bias || find_pair_by_pair(plan, bias, error));
     for (size_t r = 0; good && r < plan->rungs; r++) good = create_rung(plan, &plan->rung[r], &symbols, bias, error);
     free(symbols.values);
     free(entry);
