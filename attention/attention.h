@@ -38,7 +38,7 @@ typedef struct AttentionSettings {
     double logit_scale;  // s; 0 means 1/sqrt(D), negative means 1/D (configuration words `1/sqrt(d)`, `1/d`)
     AttentionBound bound;
     double entry_bound;  // B, for BOUND_CLIP
-    double logit_bound;  // Λ: the interval [-Λ, Λ] the polynomial is made for; the ball's guarantee
+    double logit_bound;  // Λ: the interval [-Λ, Λ] the polynomial is made for; the ball's guarantee, times ‖W_t‖ of a table
     AttentionNearBound near_bound;
     AttentionFar far;
     size_t far_size;     // dimensions with the lowest rotary frequencies that the far field sees; 0: all D. Even.

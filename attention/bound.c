@@ -29,6 +29,8 @@ double bound_interval(const AttentionSettings *settings, double weight_norm) {
         // all logits are 0, as a table of zeros makes them: any interval holds them, and a polynomial needs one
         if (guaranteed == 0.0) interval = settings->logit_bound > 0.0 ? settings->logit_bound : 1.0;
     }
+    // the ball is around q and k, before W_t makes them longer or shorter
+    if (settings->bound == BOUND_BALL && weight_norm > 0.0) interval *= weight_norm;
     return interval * (1.0 + 128.0 * REAL_EPSILON);
 }
 

@@ -61,6 +61,19 @@ static void choose_wave(ToeplitzPlan *plan) {
     plan->wave = toeplitz_least(units, small > busy ? small : busy);
 }
 
+static bool create_polynomial(ToeplitzPlan *plan, Error *error) {
+    const AttentionSettings *settings = &plan->base.settings;
+    const double norm = plan->weight_norm;
+    Error narrow = {0};
+    if (polynomial_create(&plan->polynomial, settings->polynomial, settings->degree, bound_interval(settings, norm),
+                          norm < 1.0 ? &narrow : error))
+        return true;
+    error_clear(&narrow);
+    // logits of a table may be so small that an error of this degree could not be told from rounding: a wider interval
+    return norm < 1.0 && polynomial_create(&plan->polynomial, settings->polynomial, settings->degree,
+                                           bound_interval(settings, 1.0), error);
+}
+
 // A plan without its terms: sizes of everything that does not depend on them.
 static bool lay_out(ToeplitzPlan *plan, Error *error) {
     const AttentionSettings *settings = &plan->base.settings;
@@ -77,9 +90,7 @@ static bool lay_out(ToeplitzPlan *plan, Error *error) {
         return false;
     plan->bias_heads = plan->position.kind == POSITION_ALIBI ? settings->heads : 1;
     if (!plan->expands) return toeplitz_check_memory(plan, error);
-    return polynomial_create(&plan->polynomial, settings->polynomial, settings->degree,
-                             bound_interval(settings, plan->weight_norm), error) &&
-           toeplitz_terms_create(plan, error);
+    return create_polynomial(plan, error) && toeplitz_terms_create(plan, error);
 }
 
 AttentionPlan *toeplitz_create(const AttentionSettings *settings, Error *error) {

@@ -308,6 +308,33 @@ static void test_tiny_table(void **state) {
     attention_destroy(plan);
 }
 
+// The ball is around q and k, and what W makes of them is within the interval whatever its norm: none falls back, and
+// a table so small that no polynomial is good enough for it has that of a larger one.
+static void test_norm_of_table(void **state) {
+    (void)state;
+    const double norms[] = {1e-21, 1e-3, 0.5, 1, 1.5, 2};
+    for (size_t n = 0; n < 2 * 6; n++) {
+        AttentionSettings settings = base_settings(40, 2);
+        settings.degree = 6;
+        settings.bound = n / 6 ? BOUND_CLIP : BOUND_BALL;
+        if (n / 6) settings.logit_bound = 0.0;
+        settings.near_bound = NEAR_BOUND_SAME;
+        settings.kernel = write_table(2, settings.tokens, true, norms[n % 6] / 2.0, NULL);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 3.0, n);
+        Numbers numbers;
+        char label[64];
+        snprintf(label, sizeof label, "a table of norm %g, bound %zu", norms[n % 6], n / 6);
+        certify(&problem, plan, label, &numbers);
+        if (numbers.fell_back[0] + numbers.fell_back[1] > 0.0)
+            fail_msg("%s: fell back with logits of %g, interval %g", label, numbers.measured[0],
+                     toeplitz_interval(plan));
+        assert_true(numbers.output[0] < 0.5);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // A table of zeros leaves its bias alone; entries that are clipped guarantee logits of 0 then.
 static void test_zero_table(void **state) {
     (void)state;
@@ -471,10 +498,16 @@ static void test_low_biases_without_mask(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_largest),     cmocka_unit_test(test_nan_is_kept),
-    cmocka_unit_test(test_mixed_group), cmocka_unit_test(test_unknown),
-    cmocka_unit_test(test_dense_table), cmocka_unit_test(test_tiny_table),
-    cmocka_unit_test(test_zero_table),  cmocka_unit_test(test_low_biases),
-    cmocka_unit_test(test_masked_far),  cmocka_unit_test(test_low_biases_without_mask),
+    cmocka_unit_test(test_largest),
+    cmocka_unit_test(test_nan_is_kept),
+    cmocka_unit_test(test_mixed_group),
+    cmocka_unit_test(test_unknown),
+    cmocka_unit_test(test_dense_table),
+    cmocka_unit_test(test_tiny_table),
+    cmocka_unit_test(test_norm_of_table),
+    cmocka_unit_test(test_zero_table),
+    cmocka_unit_test(test_low_biases),
+    cmocka_unit_test(test_masked_far),
+    cmocka_unit_test(test_low_biases_without_mask),
 };
 TEST_MAIN(tests)
