@@ -19,7 +19,7 @@ typedef struct Bound {
 // entry or a row at the very bound is on the same side of it wherever, and in whatever precision, it is compared.
 Bound bound_make(const AttentionSettings *settings);
 // Λ as a polynomial for these settings takes it, where ‖W_t‖ ≤ weight_norm: a hair above what they say or the bound
-// guarantees, so that rounding at the bound is inside. Never 0, unless they say so without clipping.
+// guarantees, so that rounding at the bound is inside. 0 only if they say so, or W is 0.
 double bound_interval(const AttentionSettings *settings, double weight_norm);
 // out (rows, size) = bounded in (rows, size); out may be in. Returns how many entries (clip) or rows (ball) changed.
 size_t bound_apply(Bound bound, real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows,

@@ -69,7 +69,8 @@ static bool create_polynomial(ToeplitzPlan *plan, Error *error) {
                           norm < 1.0 ? &narrow : error))
         return true;
     error_clear(&narrow);
-    // logits of a table may be so small that an error of this degree could not be told from rounding: a wider interval
+    // logits of a table may be 0, or so small that an error of this degree could not be told from rounding: any wider
+    // interval holds them
     return norm < 1.0 && polynomial_create(&plan->polynomial, settings->polynomial, settings->degree,
                                            bound_interval(settings, 1.0), error);
 }
