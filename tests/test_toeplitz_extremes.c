@@ -235,6 +235,39 @@ static const char *write_table(size_t size, size_t tokens, bool dense, double we
     return path;
 }
 
+// Numbers that are not finite where no gradient shows them: behind entries that are clipped, and in dimensions that the
+// far field does not see.
+static void test_unknown_behind_finite(void **state) {
+    (void)state;
+    for (size_t n = 0; n < 2 * 2 * 3; n++) {
+        const size_t kind = n % 2, near = n / 2 % 2 * 2;
+        AttentionSettings settings = base_settings(3, 4);
+        settings.near = near;
+        settings.bound = BOUND_CLIP;
+        settings.entry_bound = 0.3;
+        settings.logit_bound = 0.0;
+        if (kind == 0) settings.kernel = write_table(4, 3, false, 0.9, NULL);
+        if (kind == 1) settings.far_size = 2, settings.polynomial = POLYNOMIAL_POWER;
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 100.0, n);
+        real *const at = kind == 0 ? &problem.v[4 * (n / 4)] : &problem.q[8 * (n / 4)]; // dimension 0 is a fast one
+        *at = (real)NAN;
+        Numbers numbers;
+        AttentionReport report = report_into(&numbers);
+        attention_problem_run(&problem, plan, NULL, &report);
+        char label[64];
+        snprintf(label, sizeof label, "NaN of kind %zu in token %zu, near %zu", kind, n / 4, near);
+        for (size_t h = 0; h < 2; h++) {
+            check_bound(label, "o", numbers.output[h], problem.o, 3, 2, h, 4);
+            check_bound(label, "dq", numbers.dq[h], problem.dq, 3, 2, h, 4);
+            check_bound(label, "dk", numbers.dk[h], problem.dk, 3, 1, 0, 4);
+            check_bound(label, "dv", numbers.dv[h], problem.dv, 3, 1, 0, 4);
+        }
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // The entry b of a key (b, b, …) near `about` whose logit with a query (a, a, …) under W = 1/D is rounded the most,
 // upwards or downwards, by the kernel that forward uses.
 static real worst_key(size_t size, real a, real about, double direction) {
@@ -502,6 +535,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_nan_is_kept),
     cmocka_unit_test(test_mixed_group),
     cmocka_unit_test(test_unknown),
+    cmocka_unit_test(test_unknown_behind_finite),
     cmocka_unit_test(test_dense_table),
     cmocka_unit_test(test_tiny_table),
     cmocka_unit_test(test_norm_of_table),
