@@ -201,6 +201,7 @@ static void sum_slice(const ToeplitzPlan *plan, const ToeplitzUnit *unit, Toepli
     const size_t stride = plan->stride, columns = settings->v_size + 1, tokens = settings->tokens;
     const size_t most = plan->terms.most_queries;
     size_t first, last;
+    if (!toeplitz_expands(plan, unit)) return;
     toeplitz_slice(plan, slice, &first, &last);
     for (size_t m = 0; m < plan->group; m++)
         for (size_t c = first; c < last; c++) memset(unit->sum + (m * columns + c) * stride, 0, tokens * sizeof(real));

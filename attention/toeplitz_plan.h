@@ -199,6 +199,12 @@ static inline size_t toeplitz_far_keys(const ToeplitzPlan *plan, size_t i) {
 static inline bool toeplitz_sees_far(const ToeplitzPlan *plan, size_t i) {
     return toeplitz_far_keys(plan, i) > 0 && !toeplitz_is_pair_by_pair(plan, i);
 }
+// Some head of the unit takes its far field from the transforms; else its sums are not read.
+static inline bool toeplitz_expands(const ToeplitzPlan *plan, const ToeplitzUnit *unit) {
+    bool any = false;
+    for (size_t m = 0; m < plan->group; m++) any |= !unit->exact_far[m];
+    return plan->expands && any;
+}
 static inline size_t toeplitz_spectrum_head(const ToeplitzPlan *plan, size_t head) {
     return plan->bias_heads > 1 ? head : 0;
 }

@@ -270,8 +270,7 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
     const AttentionSettings *settings = &plan->base.settings;
     const size_t row = unit->batch * settings->tokens;
     KeyBounds bounds = {0};
-    bool approximate = false; // a group of exact heads alone is exact: nothing but rounding
-    for (size_t m = 0; m < plan->group; m++) approximate |= plan->expands && !unit->exact_far[m];
+    const bool approximate = toeplitz_expands(plan, unit); // a group of exact heads alone: nothing but rounding
     for (size_t m = 0; approximate && m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
         const real *d_o = io->d_o + row * io->o_stride + h * settings->v_size;

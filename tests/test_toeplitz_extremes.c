@@ -164,6 +164,33 @@ static void test_mixed_group(void **state) {
     }
 }
 
+// Where every head of a group falls back, nothing of the polynomial is left: the bits are those of far = exact.
+static void test_all_fall_back(void **state) {
+    (void)state;
+    AttentionSettings settings = base_settings(200, 8);
+    settings.bound = BOUND_NONE;
+    AttentionProblem problems[2];
+    for (size_t n = 0; n < 2; n++) {
+        settings.far = n ? FAR_EXACT : FAR_POLYNOMIAL;
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        problems[n] = attention_problem_new(&settings, 0, 3.0, 1);
+        Numbers numbers;
+        AttentionReport report = report_into(&numbers);
+        attention_problem_run(&problems[n], plan, NULL, &report);
+        for (size_t h = 0; h < 2; h++) {
+            assert_true(numbers.fell_back[h] == (n ? 0.0 : 1.0));
+            assert_true(numbers.output[h] + numbers.dq[h] + numbers.dk[h] + numbers.dv[h] == 0.0);
+        }
+        attention_destroy(plan);
+    }
+    const AttentionProblem *a = &problems[0], *b = &problems[1];
+    check_same_bits("a group that falls back", a->o, b->o, a->o_count * sizeof(real));
+    check_same_bits("a group that falls back", a->dq, b->dq, a->q_count * sizeof(real));
+    check_same_bits("a group that falls back", a->dk, b->dk, a->k_count * sizeof(real));
+    check_same_bits("a group that falls back", a->dv, b->dv, a->v_count * sizeof(real));
+    for (size_t n = 0; n < 2; n++) attention_problem_free(&problems[n]);
+}
+
 // What a certificate must be: a number or +Inf, and +Inf where a number that it speaks of is not finite.
 static void check_bound(const char *label, const char *what, double bound, const real *rows, size_t tokens,
                         size_t heads, size_t h, size_t size) {
@@ -534,6 +561,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_largest),
     cmocka_unit_test(test_nan_is_kept),
     cmocka_unit_test(test_mixed_group),
+    cmocka_unit_test(test_all_fall_back),
     cmocka_unit_test(test_unknown),
     cmocka_unit_test(test_unknown_behind_finite),
     cmocka_unit_test(test_dense_table),
