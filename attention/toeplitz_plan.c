@@ -189,8 +189,8 @@ bool toeplitz_check_memory(ToeplitzPlan *plan, Error *error) {
     toeplitz_scratch_at(plan, NULL, &needs->scratch_bytes);
     needs->decode_bytes = toeplitz_decode_bytes(plan);
     needs->features = plan->terms.queries;
-    needs->plan_bytes = plan->spectra_bytes + position_bytes(&plan->position) +
-                        plan->support * plan->position.lag_count * sizeof(real); // W_t
+    needs->plan_bytes = sizeof *plan + plan->spectra_bytes + position_bytes(&plan->position) +
+                        terms_bytes(&plan->terms) + plan->support * plan->position.lag_count * sizeof(real); // W_t
     needs->forward_flops = forward_flops(plan);
     needs->backward_flops = 2.0 * needs->forward_flops;
     CpuInfo cpu;

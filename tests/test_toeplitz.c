@@ -1,5 +1,6 @@
 // Method toeplitz in single precision: against the double reference of the same polynomial, against lowrank where both
 // compute the same function, certificates, causality, rounding of long transforms, threads, decoding, refusals.
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -374,6 +375,26 @@ static void test_counts(void **state) {
     refuse(&settings, "/nonexistent");
 }
 
+// A plan says what it holds: spectra, tables over positions, or the terms, of which there may be more than of all else.
+static void test_plan_bytes(void **state) {
+    (void)state;
+    const struct { size_t tokens, size, degree; } plans[] = {{64, 12, 4}, {64, 16, 4}, {4096, 8, 2}};
+    for (size_t n = 0; n < sizeof plans / sizeof *plans; n++) {
+        const AttentionSettings settings = base_settings("rope", plans[n].tokens, plans[n].size, plans[n].degree);
+        attention_destroy(attention_plan_new("toeplitz", &settings)); // what FFTW keeps from the first time
+        const struct mallinfo2 before = mallinfo2();
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        const struct mallinfo2 after = mallinfo2();
+        const double held = (double)(after.uordblks + after.hblkhd) - (double)(before.uordblks + before.hblkhd);
+        const double said = (double)attention_needs(plan).plan_bytes;
+        // sanitizers and valgrind have allocators of their own, of which mallinfo2 knows nothing
+        if (held > 0.0 && fabs(said / held - 1.0) > 0.1)
+            fail_msg("plan %zu holds %.0f bytes and says %.0f", n, held, said);
+        check_count("bytes of plans", 1);
+        attention_destroy(plan);
+    }
+}
+
 // ‖W_t‖₂ by the power method on WᵀW.
 static double spectral_norm(const double *w, size_t size) {
     double x[16], y[16], norm = 0.0;
@@ -452,5 +473,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_causality),    cmocka_unit_test(test_growth),
     cmocka_unit_test(test_threads),      cmocka_unit_test(test_decode),
     cmocka_unit_test(test_counts),       cmocka_unit_test(test_table_norm),
+    cmocka_unit_test(test_plan_bytes),
 };
 TEST_MAIN(tests)
