@@ -38,11 +38,11 @@ typedef struct AttentionSettings {
     double logit_scale;  // s; 0 means 1/sqrt(D), negative means 1/D (configuration words `1/sqrt(d)`, `1/d`)
     AttentionBound bound;
     double entry_bound;  // B, for BOUND_CLIP
-    double logit_bound;  // Λ: the interval [-Λ, Λ] the polynomial is made for; the ball's guarantee
+    double logit_bound;  // Λ: the interval [-Λ, Λ] the polynomial is made for; the ball's guarantee. Times ‖W‖ of a table
     AttentionNearBound near_bound;
     AttentionFar far;
     size_t far_size;     // dimensions with the lowest rotary frequencies that the far field sees; 0 or ≥ D: all. Even.
-    size_t near;         // token i sees j in (i - near, i] exactly; 0: the far field is everything
+    size_t near;         // token i sees j with |i - j| < near exactly (under the mask j in (i - near, i]); 0: all is far
     size_t chunk;        // tokens per chunk, a tuning knob without effect on the function computed; 0: chosen
     size_t degree;       // g
     PolynomialKind polynomial;

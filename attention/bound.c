@@ -26,9 +26,9 @@ double bound_interval(const AttentionSettings *settings, double weight_norm) {
         const double guaranteed =
             settings->logit_scale * far * settings->entry_bound * settings->entry_bound * weight_norm;
         if (!(interval > 0.0 && interval < guaranteed)) interval = guaranteed;
-        // all logits are 0, as a table of zeros makes them: any interval holds them, and a polynomial needs one
-        if (guaranteed == 0.0) interval = settings->logit_bound > 0.0 ? settings->logit_bound : 1.0;
     }
+    // the ball is around q and k, before W_t makes them longer or shorter
+    if (settings->bound == BOUND_BALL) interval *= weight_norm;
     return interval * (1.0 + 128.0 * REAL_EPSILON);
 }
 

@@ -1,8 +1,9 @@
 // Bounding of q and k before they meet (attention.md, section 1): the papers assume entries of at most B; we make it
-// true. Applied to q and k as the projections made them; a rotation afterwards keeps the length of every vector.
+// true. Applied to q and k as the projections made them; a rotation afterwards keeps the length of every vector (‖W‖ is
+// 1), a table's W need not.
 //
-//     clip   y_a = min(max(x_a, -B), B)           |x_ij| ≤ s·D·B²; the gradient passes where |x_a| ≤ B
-//     ball   y = x·min(1, r/‖x‖), s·r² = Λ        |x_ij| ≤ Λ;      dx = r/‖x‖ · (dy - x (x·dy)/‖x‖²) outside the ball
+//     clip   y_a = min(max(x_a, -B), B)           |x_ij| ≤ s·D·B²‖W‖; the gradient passes where |x_a| ≤ B
+//     ball   y = x·min(1, r/‖x‖), s·r² = Λ        |x_ij| ≤ Λ‖W‖;   dx = r/‖x‖ · (dy - x (x·dy)/‖x‖²) outside the ball
 #ifndef ROPE_ATTENTION_BOUND_H
 #define ROPE_ATTENTION_BOUND_H
 
@@ -17,8 +18,8 @@ typedef struct Bound {
 // of the scaled vector cannot leave the interval that Λ promises. B and the radius are then rounded down to `real`: an
 // entry or a row at the very bound is on the same side of it wherever, and in whatever precision, it is compared.
 Bound bound_make(const AttentionSettings *settings);
-// Λ as a polynomial for these settings takes it, where ‖W_t‖ ≤ weight_norm: a hair above what they say or clipping
-// guarantees, so that rounding at the bound is inside. Never 0, unless they say so without clipping.
+// Λ as a polynomial for these settings takes it, where ‖W_t‖ ≤ weight_norm: a hair above what they say or the bound
+// guarantees, so that rounding at the bound is inside. 0 only if they say so, or W is 0.
 double bound_interval(const AttentionSettings *settings, double weight_norm);
 // out (rows, size) = bounded in (rows, size); out may be in. Returns how many entries (clip) or rows (ball) changed.
 size_t bound_apply(Bound bound, real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows,

@@ -141,12 +141,13 @@ static double key_chain(const Certificate *c, double magnitude, double total) {
 double certificate_key_rounding(const Certificate *c, const CertificateSums *sums) {
     const CertificateFacts *facts = &c->facts;
     const double total = 2 * facts->logit_scale * facts->far_query * facts->value_norm * sums->norm;
-    return key_chain(c, c->magnitude, sums->far_dk) + key_chain(c, c->slope_magnitude, total) +
-           underflow(c, facts->near_query + facts->far_query);
+    return known_or_infinite(key_chain(c, c->magnitude, sums->far_dk) + key_chain(c, c->slope_magnitude, total) +
+                             underflow(c, facts->near_query + facts->far_query));
 }
 
 double certificate_value_rounding(const Certificate *c, const CertificateSums *sums) {
-    return key_chain(c, c->magnitude, sums->far_dv + sums->largest) + smallest_normal * (1 + c->magnitude);
+    return known_or_infinite(key_chain(c, c->magnitude, sums->far_dv + sums->largest) +
+                             smallest_normal * (1 + c->magnitude));
 }
 
 bool certificate_exists(const real *results, size_t stride, size_t rows, size_t size) {

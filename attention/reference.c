@@ -228,7 +228,7 @@ static double bias(const AttentionReference *reference, size_t i, size_t j) {
 }
 
 static const Field *field_of(const AttentionReference *reference, size_t i, size_t j) {
-    const bool near = !reference->near_far || (i >= j && i - j < reference->settings.near);
+    const bool near = !reference->near_far || (i > j ? i - j : j - i) < reference->settings.near;
     return near ? &reference->near : &reference->distant;
 }
 

@@ -5,8 +5,8 @@
 //
 // Two functions can be asked for:
 //   plain (near_far = false)  bounded q and k in all logits, weight exp(x): method `exact`;
-//   near and far              j in (i - near, i]: exp of the logit of unbounded q, k (near_bound = none) or bounded
-//                             ones (same); other j ≤ i: the far field of bounded q, k, of which only the far_size
+//   near and far              |i - j| < near: exp of the logit of unbounded q, k (near_bound = none) or bounded
+//                             ones (same); other j: the far field of bounded q, k, of which only the far_size
 //                             dimensions of lowest frequency count (0 or ≥ D: all), with weight exp(x) (far = exact),
 //                             P(x) (polynomial) or 0 (none): methods `lowrank` and `toeplitz`.
 // Cost: T·D per row and 2T·D doubles for the rotations.

@@ -3,8 +3,9 @@
 //     N_i = Σ_q-monomials μ(q_i) Σ_k-monomials (C_μκ * (κ(k)·v))_i,   Z_i likewise with v = 1,   o_i = N_i / Z_i
 //
 // where C_μκ[t] is a polynomial in the sequences W_t[a][b], times exp(b_t), and zero for t < 0 (the causal mask) and
-// for |t| < near (whose pairs are added one by one, with the true exp). Every product with a C is a circular one of a
-// good length (Lemma 3.9 and C.2; toeplitz_terms.h and toeplitz_plan.h say how terms and lengths are organised).
+// for |t| < near (whose pairs are added one by one, with the true exp; so are all pairs of tokens whose far sums the
+// rounding of the transforms would drown: toeplitz_spectra.c). Every product with a C is a circular one of a good length
+// (Lemma 3.9 and C.2; toeplitz_terms.h and toeplitz_plan.h say how terms and lengths are organised).
 //
 // Cost per head: (keys + queries)·(E+1) real transforms forward, twice as many backward, of 2.33 T points in all.
 // For a plain rotation `lowrank` computes the same function without transforms and is much faster.
@@ -200,6 +201,7 @@ static void sum_slice(const ToeplitzPlan *plan, const ToeplitzUnit *unit, Toepli
     const size_t stride = plan->stride, columns = settings->v_size + 1, tokens = settings->tokens;
     const size_t most = plan->terms.most_queries;
     size_t first, last;
+    if (!toeplitz_expands(plan, unit)) return;
     toeplitz_slice(plan, slice, &first, &last);
     for (size_t m = 0; m < plan->group; m++)
         for (size_t c = first; c < last; c++) memset(unit->sum + (m * columns + c) * stride, 0, tokens * sizeof(real));

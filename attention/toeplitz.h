@@ -25,6 +25,9 @@ typedef struct ToeplitzCounts {
 bool toeplitz_counts(const AttentionPlan *plan, ToeplitzCounts *counts);
 // Λ that the plan's polynomial is made for, ‖W_t‖ of a table included; 0 if it has none.
 double toeplitz_interval(const AttentionPlan *plan);
+// ‖W_t‖₂ ≤ *norm for all lags of the settings' position kernel: 1, or of a table at most D^(1/16) times the largest.
+// ERROR_USER, ERROR_MEMORY where the table cannot be read.
+bool toeplitz_kernel_norm(const AttentionSettings *settings, double *norm, Error *error);
 // Seconds that the transforms of one forward (or backward) call take by themselves, on as many threads as the method
 // would use: each length timed in a loop over data that stays in the cache, times its count. Median of `repeats`.
 double toeplitz_bare_seconds(const AttentionPlan *plan, bool backward, size_t repeats);

@@ -80,6 +80,7 @@ static void gradient_slice(const ToeplitzPlan *plan, const ToeplitzUnit *unit, T
     clear_rows(d_query, plan->group * far, stride, tokens);
     clear_rows(d_key, far, stride, tokens);
     clear_rows(unit->d_value + first * stride, last - first, stride, tokens);
+    if (!toeplitz_expands(plan, unit)) return;
     for (size_t n = 0; n < plan->terms.components; n++) {
         const Component *component = &plan->terms.component[n];
         if (component->pairs == 0) continue;

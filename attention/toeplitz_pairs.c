@@ -1,6 +1,6 @@
-// Pairs of tokens one by one: the near field with the true exp, and, for heads that need it, the far field too. Tiles of
-// 64 × 64, logits over the support S as Definition 1.1 writes them, numerator and denominator in common with what the
-// transforms gave. O(T·near·(|S| + E)); O(T²) only for heads whose far field is exact.
+// Pairs of tokens one by one: the near field with the true exp, and, for heads and tokens that need it, the far field
+// too. Tiles of 64 × 64, logits over the support S as Definition 1.1 writes them, numerator and denominator in common
+// with what the transforms gave. O(T·near·(|S| + E)), and O(T) per token whose far field is met so.
 #include <math.h>
 #include <string.h>
 
@@ -16,7 +16,8 @@ typedef struct Tile {
     const ToeplitzUnit *unit;
     ToeplitzWork *work;
     size_t head, member;
-    bool exact_far;
+    bool exact_far;                   // of the whole head
+    bool meets_far;                   // it is, or that of a row of the tile
     size_t i, rows, j, keys, columns; // queries from i, keys from j; columns: keys padded to what the kernels take
     bool has_near, has_far;
 } Tile;
@@ -39,6 +40,8 @@ static void load_queries(Tile *tile, const real *q, size_t q_stride, size_t i) {
     const real scale = (real)settings->logit_scale;
     tile->i = i;
     tile->rows = toeplitz_least(TILE, settings->tokens - i);
+    tile->meets_far = tile->exact_far;
+    for (size_t r = 0; r < tile->rows; r++) tile->meets_far |= toeplitz_is_pair_by_pair(plan, i + r);
     bound_apply(settings->near_bound == NEAR_BOUND_SAME ? plan->bound : none, tile->work->near_query, size,
                 q + (tile->unit->batch * settings->tokens + i) * q_stride + tile->head * size, q_stride, tile->rows,
                 size);
@@ -58,7 +61,7 @@ static PairKind pair_kind(const Tile *tile, size_t r, size_t c) {
     const ptrdiff_t lag = (ptrdiff_t)(tile->i + r) - (ptrdiff_t)(tile->j + c);
     if (c >= tile->keys || (tile->plan->base.settings.causal && lag < 0)) return PAIR_NONE;
     if (toeplitz_is_near(tile->plan, lag)) return PAIR_NEAR;
-    return tile->exact_far ? PAIR_FAR : PAIR_NONE;
+    return tile->exact_far || toeplitz_is_pair_by_pair(tile->plan, tile->i + r) ? PAIR_FAR : PAIR_NONE;
 }
 
 // work->near (rows, TILE) = logits of the tile with keys from j on, -Inf where a pair does not count. False if none does.
@@ -73,7 +76,7 @@ static bool tile_logits(Tile *tile, size_t j) {
     const ptrdiff_t high = (ptrdiff_t)(tile->i + tile->rows - 1) - (ptrdiff_t)j;
     if (settings->causal && high < 0) return false;
     tile->has_near = low < near && high > -near;
-    tile->has_far = tile->exact_far && (high >= near || (!settings->causal && low <= -near));
+    tile->has_far = tile->meets_far && (high >= near || (!settings->causal && low <= -near));
     if (!tile->has_near && !tile->has_far) return false;
     real *near_logits = tile->work->near, *far_logits = tile->work->far;
     memset(near_logits, 0, tile->rows * TILE * sizeof(real));
@@ -102,7 +105,7 @@ static bool tile_logits(Tile *tile, size_t j) {
 // Keys [first, last) that queries [i, i + rows) meet pair by pair; rounded to tiles.
 static void key_range(const Tile *tile, size_t *first, size_t *last) {
     const AttentionSettings *settings = &tile->plan->base.settings;
-    const size_t reach = tile->exact_far ? settings->tokens : settings->near, end = tile->i + tile->rows;
+    const size_t reach = tile->meets_far ? settings->tokens : settings->near, end = tile->i + tile->rows;
     *first = tile->i + 1 > reach ? (tile->i + 1 - reach) / TILE * TILE : 0;
     *last = reach == 0 ? *first : settings->causal ? end : toeplitz_least(settings->tokens, end + reach - 1);
 }
@@ -269,8 +272,10 @@ void toeplitz_keys_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, 
     for (size_t m = 0; m < plan->group; m++) {
         Tile tile = make_tile(plan, unit, work, m);
         const size_t reach = tile.exact_far ? settings->tokens : settings->near;
-        const size_t begin = settings->causal ? first : first + 1 > reach ? (first + 1 - reach) / TILE * TILE : 0;
-        const size_t end = reach == 0 ? begin : toeplitz_least(settings->tokens, first + keys + reach - 1);
+        size_t begin = settings->causal ? first : first + 1 > reach ? (first + 1 - reach) / TILE * TILE : 0;
+        size_t end = reach == 0 ? begin : toeplitz_least(settings->tokens, first + keys + reach - 1);
+        if (plan->pair_by_pair && !settings->causal) begin = 0;
+        if (end < plan->pair_by_pair_end) end = plan->pair_by_pair_end;
         for (size_t i = begin; i < end; i += TILE) {
             load_queries(&tile, io->q, io->q_stride, i);
             if (!tile_logits(&tile, first)) continue;

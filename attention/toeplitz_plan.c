@@ -61,6 +61,20 @@ static void choose_wave(ToeplitzPlan *plan) {
     plan->wave = toeplitz_least(units, small > busy ? small : busy);
 }
 
+static bool create_polynomial(ToeplitzPlan *plan, Error *error) {
+    const AttentionSettings *settings = &plan->base.settings;
+    const double norm = plan->weight_norm;
+    Error narrow = {0};
+    if (polynomial_create(&plan->polynomial, settings->polynomial, settings->degree, bound_interval(settings, norm),
+                          norm < 1.0 ? &narrow : error))
+        return true;
+    error_clear(&narrow);
+    // logits of a table may be 0, or so small that an error of this degree could not be told from rounding: any wider
+    // interval holds them
+    return norm < 1.0 && polynomial_create(&plan->polynomial, settings->polynomial, settings->degree,
+                                           bound_interval(settings, 1.0), error);
+}
+
 // A plan without its terms: sizes of everything that does not depend on them.
 static bool lay_out(ToeplitzPlan *plan, Error *error) {
     const AttentionSettings *settings = &plan->base.settings;
@@ -77,9 +91,7 @@ static bool lay_out(ToeplitzPlan *plan, Error *error) {
         return false;
     plan->bias_heads = plan->position.kind == POSITION_ALIBI ? settings->heads : 1;
     if (!plan->expands) return toeplitz_check_memory(plan, error);
-    return polynomial_create(&plan->polynomial, settings->polynomial, settings->degree,
-                             bound_interval(settings, plan->weight_norm), error) &&
-           toeplitz_terms_create(plan, error);
+    return create_polynomial(plan, error) && toeplitz_terms_create(plan, error);
 }
 
 AttentionPlan *toeplitz_create(const AttentionSettings *settings, Error *error) {
@@ -108,6 +120,7 @@ void toeplitz_destroy(AttentionPlan *base) {
     free(plan->far_place);
     free(plan->weight);
     free(plan->shift);
+    free(plan->pair_by_pair);
     free(plan);
 }
 
@@ -176,8 +189,8 @@ bool toeplitz_check_memory(ToeplitzPlan *plan, Error *error) {
     toeplitz_scratch_at(plan, NULL, &needs->scratch_bytes);
     needs->decode_bytes = toeplitz_decode_bytes(plan);
     needs->features = plan->terms.queries;
-    needs->plan_bytes = plan->spectra_bytes + position_bytes(&plan->position) +
-                        plan->support * plan->position.lag_count * sizeof(real); // W_t
+    needs->plan_bytes = sizeof *plan + plan->spectra_bytes + position_bytes(&plan->position) +
+                        terms_bytes(&plan->terms) + plan->support * plan->position.lag_count * sizeof(real); // W_t
     needs->forward_flops = forward_flops(plan);
     needs->backward_flops = 2.0 * needs->forward_flops;
     CpuInfo cpu;

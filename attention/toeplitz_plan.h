@@ -25,8 +25,8 @@ enum {
     TOEPLITZ_RUNG_LAST = 32, // a rung that ends here or earlier starts at 0
     TOEPLITZ_RUNGS = 34,
     TOEPLITZ_SLICES = 8,
-    TOEPLITZ_TILE = 64,        // queries and keys of a tile of pairs
-    TOEPLITZ_ROUNDING = 1,     // of ε·log₂N·‖C‖₂‖x‖₂: what certificates allow the transforms (toeplitz_report.c)
+    TOEPLITZ_TILE = 64, // queries and keys of a tile of pairs
+    TOEPLITZ_ROUNDING = 1, // of ε·log₂N·‖C‖₂‖x‖₂: what certificates allow the transforms (toeplitz_report.c)
     TOEPLITZ_MIX_BLOCK = 1024, // numbers of a spectrum that are mixed at a time: all operands in the second cache level
 };
 
@@ -58,6 +58,8 @@ typedef struct ToeplitzPlan {
     double absolute_share;    // ‖|W_t|‖₂ / weight_norm at most, with absolute values of the entries: for rounding
     size_t bias_heads;        // heads with a bias of their own: H, or 1
     double *shift;            // (H) largest bias of the far field's lags: kernels hold exp(b_t - shift)
+    bool *pair_by_pair;       // (T) tokens whose far sums the transforms' rounding would drown; NULL: none
+    size_t pair_by_pair_end;  // behind the last of them
     size_t rungs;
     Rung rung[TOEPLITZ_RUNGS]; // longest first
     size_t spectra_bytes;
@@ -181,10 +183,27 @@ void toeplitz_decode(const AttentionPlan *plan, void *state, real *o, const real
 static inline bool toeplitz_is_near(const ToeplitzPlan *plan, ptrdiff_t lag) {
     return (lag < 0 ? -lag : lag) < (ptrdiff_t)plan->base.settings.near;
 }
-// Query i has a key in the far field. The transforms leave rounding noise where there is none; it must not be used.
-static inline bool toeplitz_sees_far(const ToeplitzPlan *plan, size_t i) {
+// Query i meets the keys of its far field one by one, with the true exp: toeplitz_spectra.c says which must.
+static inline bool toeplitz_is_pair_by_pair(const ToeplitzPlan *plan, size_t i) {
+    return i < plan->pair_by_pair_end && plan->pair_by_pair[i];
+}
+// Keys in the far field of query i.
+static inline size_t toeplitz_far_keys(const ToeplitzPlan *plan, size_t i) {
     const AttentionSettings *settings = &plan->base.settings;
-    return i >= settings->near || (!settings->causal && settings->tokens - 1 - i >= settings->near);
+    const size_t near = settings->near, after = settings->tokens - 1 - i;
+    const size_t before = i + 1 > near ? i + 1 - near : 0; // and i itself, if near is 0
+    return before + (!settings->causal && after >= near ? after - (near > 0 ? near - 1 : 0) : 0);
+}
+// Query i takes its far field from the transforms. They leave rounding noise where a token has no key in the far field,
+// or none of weight; it must not be used.
+static inline bool toeplitz_sees_far(const ToeplitzPlan *plan, size_t i) {
+    return toeplitz_far_keys(plan, i) > 0 && !toeplitz_is_pair_by_pair(plan, i);
+}
+// Some head of the unit takes its far field from the transforms; else its sums are not read.
+static inline bool toeplitz_expands(const ToeplitzPlan *plan, const ToeplitzUnit *unit) {
+    bool any = false;
+    for (size_t m = 0; m < plan->group; m++) any |= !unit->exact_far[m];
+    return plan->expands && any;
 }
 static inline size_t toeplitz_spectrum_head(const ToeplitzPlan *plan, size_t head) {
     return plan->bias_heads > 1 ? head : 0;

@@ -10,7 +10,8 @@
 //
 // Rounding of pairs. A logit is one chain over the |S| entries of W, whose magnitudes add up to at most
 // s‖|W|‖‖q‖‖k‖ = absolute_share·s‖W‖‖q‖‖k‖, each with four roundings of its own. A gradient of a key is one chain over
-// the entries of its column of W, over the queries that see it and over the heads of its group.
+// the entries of its column of W, over the queries that see it and over the heads of its group. Tokens whose far keys
+// are met one by one have no far field as certificates see it, and a near one that is longer.
 #include <math.h>
 
 #include "attention/certificate.h"
@@ -98,7 +99,9 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
     // certificate.c allows 6u·A for each pair of |γ| ≤ 2A, where a number of the chain needs u/2·‖|W|‖ of these 2A
     const double sides = settings->causal ? 1.0 : 2.0, numbers = (double)plan->line * sides;
     const double most = fmax(1.0, numbers * plan->absolute_share / 6.0);
-    facts.near = (size_t)ceil(most * (double)settings->near);
+    // keys that one query meets with the true exp at most, and queries that one key does
+    const size_t all = settings->causal ? plan->pair_by_pair_end : tokens;
+    facts.near = (size_t)ceil(most * (double)(settings->near + (plan->pair_by_pair ? all : 0)));
     facts.tokens = facts.polynomial ? tokens : (size_t)ceil(most * (double)tokens);
     if (settings->near == 0) { // no near pair: lengths of the far ones keep infinite certificates infinite, not 0·Inf
         facts.near_key = facts.far_key;
@@ -149,13 +152,10 @@ static size_t rung_of(const ToeplitzPlan *plan, size_t token) {
 // Token i as certificates see it; sets the certificate's rounding to that of i's rung.
 static CertificateToken make_token(Head *head, size_t i) {
     const ToeplitzPlan *plan = head->plan;
-    const AttentionSettings *settings = &plan->base.settings;
     const double log_sum = (double)head->saved->shift[head->at + i] - log((double)head->saved->inverse[head->at + i]);
     CertificateToken token = {(double)head->saved->far_share[head->at + i], log_sum, 0.0};
     if (!head->certificate.facts.polynomial || !toeplitz_sees_far(plan, i)) return token;
-    const size_t near = settings->near, after = settings->tokens - 1 - i;
-    token.far_keys = i + 1 > near ? (double)(i + 1 - near) : 0.0;
-    if (!settings->causal && after >= near) token.far_keys += (double)(after - (near > 0 ? near - 1 : 0));
+    token.far_keys = (double)toeplitz_far_keys(plan, i);
     // far_rounding·n²·Σ|c_t|Λ̂^t is what certificate.c makes of it
     head->certificate.far_rounding = head->noise[rung_of(plan, i)] * exp(plan->shift[head->head]) /
                                      (token.far_keys * token.far_keys * head->certificate.magnitude);
@@ -251,7 +251,7 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
         sums.far_dk += weighted(inverse, gradient.far_dk);
         sums.far_dv += weighted(inverse, gradient.far_dv);
     }
-    const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
+    const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0) + (double)plan->pair_by_pair_end;
     // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
     const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
     head->certificate.far_rounding = TOEPLITZ_ROUNDING * REAL_EPSILON * log2((double)plan->most_length) *
@@ -270,8 +270,7 @@ void toeplitz_report_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit
     const AttentionSettings *settings = &plan->base.settings;
     const size_t row = unit->batch * settings->tokens;
     KeyBounds bounds = {0};
-    bool approximate = false; // a group of exact heads alone is exact: nothing but rounding
-    for (size_t m = 0; m < plan->group; m++) approximate |= plan->expands && !unit->exact_far[m];
+    const bool approximate = toeplitz_expands(plan, unit); // a group of exact heads alone: nothing but rounding
     for (size_t m = 0; approximate && m < plan->group; m++) {
         const size_t h = unit->kv_head * plan->group + m;
         const real *d_o = io->d_o + row * io->o_stride + h * settings->v_size;

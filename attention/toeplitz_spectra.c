@@ -4,14 +4,50 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention/toeplitz.h"
 #include "attention/toeplitz_plan.h"
 
-// W_t as a matrix.
-static void weight_matrix(const ToeplitzPlan *plan, double *w, ptrdiff_t lag) {
-    const size_t size = plan->base.settings.qk_size;
-    memset(w, 0, size * size * sizeof *w);
-    for (size_t e = 0; e < plan->support; e++)
-        w[plan->entry[e].row * size + plan->entry[e].column] = position_weight(&plan->position, e, lag);
+// What is known of ‖W_t‖₂ at one lag without looking closer: √(‖W‖₁‖W‖∞), which bounds ‖|W|‖₂ too. It is ‖W‖₂ itself
+// where every row and column has one entry.
+typedef struct LagNorm {
+    double most, largest; // that bound; the largest |entry|, which ‖W_t‖₂ is not below
+    ptrdiff_t lag;
+} LagNorm;
+
+// sums: room for 2D numbers.
+static LagNorm lag_norm(const Position *position, ptrdiff_t lag, double *sums) {
+    const size_t size = position->qk_size;
+    LagNorm norm = {.lag = lag};
+    memset(sums, 0, 2 * size * sizeof *sums);
+    for (size_t e = 0; e < position_support(position); e++) {
+        const double w = fabs(position_weight(position, e, lag));
+        const PositionEntry entry = position_entry(position, e);
+        sums[entry.row] += w;
+        sums[size + entry.column] += w;
+        norm.largest = fmax(norm.largest, w);
+    }
+    double row = 0.0, column = 0.0;
+    for (size_t a = 0; a < size; a++) {
+        row = fmax(row, sums[a]);
+        column = fmax(column, sums[size + a]);
+    }
+    norm.most = sqrt(row) * sqrt(column); // the product of tiny sums would be 0
+    return norm;
+}
+
+static int by_most(const void *a, const void *b) {
+    const double x = ((const LagNorm *)a)->most, y = ((const LagNorm *)b)->most;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+// out = aᵀa
+static void gram(double *out, const double *a, size_t size) {
+    memset(out, 0, size * size * sizeof *out);
+    for (size_t p = 0; p < size; p++)
+        for (size_t i = 0; i < size; i++) {
+            const double x = a[p * size + i];
+            for (size_t j = 0; x != 0.0 && j < size; j++) out[i * size + j] += x * a[p * size + j];
+        }
 }
 
 // ‖A‖∞, the largest sum of absolute values of a row.
@@ -25,42 +61,47 @@ static double row_norm(const double *a, size_t size) {
     return most;
 }
 
-// out = aᵀa
-static void gram(double *out, const double *a, size_t size) {
-    for (size_t i = 0; i < size; i++)
-        for (size_t j = 0; j < size; j++) {
-            double sum = 0.0;
-            for (size_t p = 0; p < size; p++) sum += a[p * size + i] * a[p * size + j];
-            out[i * size + j] = sum;
-        }
+// A closer upper bound of ‖W_t‖₂: ‖W‖₂^16 is the spectral radius of (WᵀW)^8, at most its ‖·‖∞. W is divided by a power of
+// two first, for the 16th power of small entries would be 0. a: room for 2D² numbers.
+static double closer_norm(const Position *position, const LagNorm *norm, double *a) {
+    const size_t size = position->qk_size;
+    double *b = a + size * size;
+    int exponent;
+    frexp(norm->largest, &exponent);
+    memset(a, 0, size * size * sizeof *a);
+    for (size_t e = 0; e < position_support(position); e++) {
+        const PositionEntry entry = position_entry(position, e);
+        a[entry.row * size + entry.column] = ldexp(position_weight(position, e, norm->lag), -exponent);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        gram(b, a, size);
+        memcpy(a, b, size * size * sizeof *a);
+    }
+    return fmin(norm->most, ldexp(pow(row_norm(a, size), 1.0 / 16.0), exponent));
 }
 
-// An upper bound of the largest ‖W_t‖₂ of a table: ‖W‖₂^16 is the spectral radius of (WᵀW)^8, at most its ‖·‖∞. W is
-// divided by a power of two first, for the 16th power of small entries would be 0.
-static bool table_norm(ToeplitzPlan *plan, Error *error) {
-    const size_t size = plan->base.settings.qk_size;
-    double *a = malloc(2 * size * size * sizeof *a), *b = a + size * size;
-    if (!a) return error_set(error, ERROR_MEMORY, "There is no memory for a %zu × %zu matrix.", size, size);
-    const ptrdiff_t tokens = (ptrdiff_t)plan->base.settings.tokens;
-    for (ptrdiff_t lag = plan->base.settings.causal ? 0 : 1 - tokens; lag < tokens; lag++) {
-        weight_matrix(plan, a, lag);
-        // ‖|W|‖₂ ≤ √(‖W‖₁‖W‖∞); the share becomes one when the norm is known
-        for (size_t i = 0; i < size * size; i++) b[i / size + i % size * size] = a[i];
-        plan->absolute_share = fmax(plan->absolute_share, sqrt(row_norm(a, size) * row_norm(b, size)));
-        double largest = 0.0;
-        for (size_t i = 0; i < size * size; i++) largest = fmax(largest, fabs(a[i]));
-        int exponent;
-        frexp(largest, &exponent);
-        for (size_t i = 0; i < size * size; i++) a[i] = ldexp(a[i], -exponent);
-        for (size_t i = 0; i < 4; i++) {
-            gram(b, a, size);
-            memcpy(a, b, size * size * sizeof *a);
-        }
-        const double norm = ldexp(pow(row_norm(a, size), 1.0 / 16.0), exponent);
-        plan->weight_norm = fmax(plan->weight_norm, norm * (1.0 + 1e-9));
+// *largest ≥ ‖W_t‖₂ and *absolute ≥ ‖|W_t|‖₂ of a table for all lags. Closer looks are for lags that may have the largest
+// norm only, of D³ operations each.
+static bool table_norm(const Position *position, bool causal, double *largest, double *absolute, Error *error) {
+    const ptrdiff_t tokens = (ptrdiff_t)position->tokens, first = causal ? 0 : 1 - tokens;
+    const size_t size = position->qk_size, lags = (size_t)(tokens - first);
+    LagNorm *norm = malloc(lags * sizeof *norm);
+    double *matrices = malloc(2 * size * size * sizeof *matrices);
+    const bool good = norm && matrices;
+    if (!good)
+        error_set(error, ERROR_MEMORY, "There is no memory for the norms of %zu matrices of size %zu.", lags, size);
+    for (size_t i = 0; good && i < lags; i++) norm[i] = lag_norm(position, first + (ptrdiff_t)i, matrices);
+    if (good) qsort(norm, lags, sizeof *norm, by_most);
+    *absolute = good ? norm[0].most * (1.0 + 1e-9) : 0.0;
+    *largest = 0.0;
+    for (size_t i = 0; good && i < lags && norm[i].most * (1.0 + 1e-9) > *largest; i++) {
+        const bool close = norm[i].most <= norm[i].largest * (1.0 + 1e-12);
+        const double here = close ? norm[i].most : closer_norm(position, &norm[i], matrices);
+        *largest = fmax(*largest, here * (1.0 + 1e-9));
     }
-    free(a);
-    return true;
+    free(norm);
+    free(matrices);
+    return good;
 }
 
 static bool find_line(ToeplitzPlan *plan, Error *error) {
@@ -124,10 +165,21 @@ bool toeplitz_support_create(ToeplitzPlan *plan, Error *error) {
     plan->weight_norm = 1.0; // rotations keep lengths; decay and window only shorten
     plan->absolute_share = position->rotates ? sqrt(2.0) : 1.0;
     if (position->kind != POSITION_TABLE) return true;
-    plan->weight_norm = plan->absolute_share = 0.0;
-    if (!table_norm(plan, error)) return false;
-    if (plan->weight_norm > 0.0) plan->absolute_share /= plan->weight_norm;
+    double absolute;
+    if (!table_norm(position, settings->causal, &plan->weight_norm, &absolute, error)) return false;
+    plan->absolute_share = plan->weight_norm > 0.0 ? absolute / plan->weight_norm : 0.0;
     return true;
+}
+
+bool toeplitz_kernel_norm(const AttentionSettings *settings, double *norm, Error *error) {
+    *norm = 1.0;
+    if (position_kind(settings->kernel) != POSITION_TABLE) return true;
+    Position position = {0};
+    double absolute;
+    const bool good =
+        position_create(&position, settings, error) && table_norm(&position, settings->causal, norm, &absolute, error);
+    position_destroy(&position);
+    return good;
 }
 
 // Sequences over lags first_lag … T-1 that the entries of S are multiples of.
@@ -245,38 +297,64 @@ double toeplitz_noise(const Rung *rung, double bias_norm, double magnitude) {
            sqrt((double)rung->inputs) * magnitude;
 }
 
-// Kernels are scaled by the largest far bias. A token that sees only lags of much lower ones has a sum below the
-// rounding of the transforms, which is that of the largest sums: nothing would be left of it. sum: room for T numbers.
-static bool check_biases(const ToeplitzPlan *plan, double *sum, Error *error) {
+// mass (T) = Σ exp(b_t - shift) over the far lags that each token sees.
+static void far_mass(const ToeplitzPlan *plan, double *mass) {
+    const ptrdiff_t tokens = (ptrdiff_t)plan->base.settings.tokens;
+    double total = 0.0;
+    for (ptrdiff_t i = 0; i < tokens; i++) {
+        if (!toeplitz_is_near(plan, i)) total += exp(position_bias(&plan->position, 0, i) - plan->shift[0]);
+        mass[i] = total;
+    }
+    total = 0.0;
+    for (ptrdiff_t i = tokens - 1; !plan->base.settings.causal && i-- > 0;) {
+        const ptrdiff_t lag = i + 1 - tokens;
+        if (!toeplitz_is_near(plan, lag)) total += exp(position_bias(&plan->position, 0, lag) - plan->shift[0]);
+        mass[i] += total;
+    }
+}
+
+// Kernels are scaled by the largest far bias. A token that sees only far lags of much lower ones, as under a mask, has a
+// sum below the rounding of the transforms, which is that of the largest sums, of tokens behind it too. Whether that
+// matters depends on its near weights, which may be as small as they like: such tokens meet their far keys one by one.
+// Refused where that is most of the work. mass: room for T numbers.
+static bool find_pair_by_pair(ToeplitzPlan *plan, double *mass, Error *error) {
     const double least = 1e-30; // products of kernels below it are no numbers of single precision
     const AttentionSettings *settings = &plan->base.settings;
-    const ptrdiff_t tokens = (ptrdiff_t)settings->tokens;
     const Polynomial *polynomial = &plan->polynomial;
-    // as at logits of 0, where those of other tokens are the largest; power has no interval
+    // noise as at the largest logits, sums as at logits of 0; power has no interval
     const double largest = polynomial->kind == POLYNOMIAL_POWER ? 0.0 : polynomial->interval;
-    double total = 0.0;
-    for (ptrdiff_t i = 0; i < tokens; i++) sum[i] = total += exp(position_bias(&plan->position, 0, i) - plan->shift[0]);
-    total = 0.0;
-    for (ptrdiff_t i = tokens - 1; !settings->causal && i-- > 0;)
-        sum[i] += total += exp(position_bias(&plan->position, 0, i + 1 - tokens) - plan->shift[0]);
+    bool *drowned = calloc(settings->tokens, sizeof *drowned);
+    if (!drowned) return error_set(error, ERROR_MEMORY, "There is no memory for %zu tokens.", settings->tokens);
+    far_mass(plan, mass);
+    double pairs = 0.0, all = 0.0;
+    size_t last = 0;
     for (size_t r = 0; r < plan->rungs; r++) {
         const Rung *rung = &plan->rung[r];
         const double norm = toeplitz_bias_norm(plan, 0, rung);
         const double noise = toeplitz_noise(rung, norm, polynomial_magnitude(polynomial, largest));
         for (size_t i = rung->first; i < rung->last; i++) {
-            // the largest bias alone would add 1
-            if (!toeplitz_sees_far(plan, i) || sum[i] >= 1.0) continue;
-            if (noise <= sum[i] / 4.0 && sum[i] >= least) continue;
-            ptrdiff_t peak = settings->causal ? 0 : 1 - tokens;
-            while (toeplitz_is_near(plan, peak) || position_bias(&plan->position, 0, peak) < plan->shift[0]) peak++;
-            return error_set(error, ERROR_USER,
-                             "attention.kernel=%s: the biases of token %zu are so far below that of lag %td, %g, that "
-                             "rounding of the transforms would drown its sums. Set attention.near = %td, so that lags "
-                             "before that one are added one by one, or attention.method = exact.",
-                             settings->kernel, i, peak, plan->shift[0], peak < 0 ? -peak : peak);
+            const double keys = (double)toeplitz_far_keys(plan, i);
+            all += keys;
+            if (keys == 0.0 || (noise <= mass[i] / 16.0 && mass[i] >= least)) continue;
+            drowned[i] = true;
+            pairs += keys;
+            last = i > last ? i : last;
         }
     }
-    return true;
+    if (pairs == 0.0) {
+        free(drowned);
+        return true;
+    }
+    plan->pair_by_pair = drowned;
+    plan->pair_by_pair_end = last + 1;
+    if (pairs <= all / 2.0) return true;
+    ptrdiff_t peak = settings->causal ? 0 : 1 - (ptrdiff_t)settings->tokens;
+    while (toeplitz_is_near(plan, peak) || position_bias(&plan->position, 0, peak) < plan->shift[0]) peak++;
+    return error_set(error, ERROR_USER,
+                     "attention.kernel=%s: the biases that most tokens up to number %zu see are so far below that of "
+                     "lag %td, %g, that rounding of the transforms would drown their sums. Set attention.near = %td, "
+                     "so that lags before that one are added one by one, or attention.method = exact.",
+                     settings->kernel, last, peak, plan->shift[0], peak < 0 ? -peak : peak);
 }
 
 bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
@@ -301,7 +379,7 @@ bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
                         settings->logit_scale, error) &&
            create_rungs(plan, error) && toeplitz_check_memory(plan, error) &&
            // alibi's largest bias is that of the nearest far lag, which every token sees that sees any
-           (!plan->position.table.bias || check_biases(plan, bias, error));
+           (!plan->position.table.bias || find_pair_by_pair(plan, bias, error));
     for (size_t r = 0; good && r < plan->rungs; r++) good = create_rung(plan, &plan->rung[r], &symbols, bias, error);
     free(symbols.values);
     free(entry);

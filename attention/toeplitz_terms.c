@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cpu.h"
+
 typedef struct Term {
     Monomial query, key, symbols;
     double coefficient;
@@ -229,6 +231,12 @@ static void group_pairs(Terms *terms, const Draft *draft, const uint32_t *query_
         qsort(terms->pair_by_key + terms->component[c].pair, terms->component[c].pairs, sizeof(Pair), pair_by_key);
 }
 
+// What is not needed of a list that was allocated for the most it could hold goes back.
+static void *trimmed(void *list, size_t count, size_t size) {
+    void *smaller = realloc(list, (count ? count : 1) * size);
+    return smaller ? smaller : list;
+}
+
 // Everything after the expansion; false when memory is missing.
 static bool arrange(Terms *terms, const Term *term) {
     size_t count = terms->terms;
@@ -263,12 +271,23 @@ static bool arrange(Terms *terms, const Term *term) {
                group_monomials(&terms->key, terms->keys, label + terms->queries, place + terms->queries,
                                terms->components, key_start);
     }
-    if (good) group_pairs(terms, draft, place, place + terms->queries, query_start, key_start);
+    if (good) {
+        group_pairs(terms, draft, place, place + terms->queries, query_start, key_start);
+        terms->part = trimmed(terms->part, terms->parts, sizeof *terms->part);
+        terms->kernel = trimmed(terms->kernel, terms->kernels, sizeof *terms->kernel);
+    }
     free(draft);
     free(order);
     free(label);
     free(query_start);
     return good;
+}
+
+// At most, while they are made: terms, what sorting them takes, and lists that hold one thing for each of them.
+static double peak_bytes(size_t terms) {
+    const size_t lists = 2 * sizeof(Monomial) + sizeof(KernelPart) + sizeof(Draft) + sizeof(Kernel) + 2 * sizeof(Pair);
+    const size_t graph = sizeof(Draft *) + 6 * sizeof(uint32_t) + 4 * sizeof(size_t);
+    return (double)terms * (double)(2 * sizeof(Term) + lists + graph);
 }
 
 bool terms_create(Terms *terms, const TermsEntry *entry, size_t entries, const double *coefficient, size_t degree,
@@ -281,6 +300,15 @@ bool terms_create(Terms *terms, const TermsEntry *entry, size_t entries, const d
                          "A polynomial of degree %zu over %zu entries of the position kernel has more than %d terms. "
                          "Lower attention.degree or attention.far_size, or use attention.method = lowrank.",
                          degree, entries, TERMS_LIMIT);
+    size_t total, available;
+    cpu_memory(&total, &available);
+    if (available > 0 && peak_bytes(count) > (double)available)
+        return error_set(
+            error, ERROR_USER,
+            "A polynomial of degree %zu over %zu entries of the position kernel has %zu terms, which need "
+            "%.0f MiB, but %.0f MiB of memory are available. Lower attention.degree or attention.far_size, "
+            "or use attention.method = lowrank.",
+            degree, entries, count, peak_bytes(count) / 1048576.0, (double)available / 1048576.0);
     Term *term = malloc(count * sizeof *term);
     Term first = {monomial_one, monomial_one, monomial_one, 1.0};
     if (term) {
@@ -303,4 +331,9 @@ void terms_destroy(Terms *terms) {
     free(terms->part);
     free(terms->component);
     *terms = (Terms){0};
+}
+
+size_t terms_bytes(const Terms *terms) {
+    return (terms->queries + terms->keys) * sizeof(Monomial) + 2 * terms->pairs * sizeof(Pair) +
+           terms->kernels * sizeof(Kernel) + terms->parts * sizeof(KernelPart) + terms->components * sizeof(Component);
 }

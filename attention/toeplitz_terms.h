@@ -62,10 +62,11 @@ typedef struct Terms {
 } Terms;
 
 // Expands Σ_n coefficient[n]·scale^n·x^n, n ≤ degree, for x = Σ entries. ERROR_USER when there are more than TERMS_LIMIT
-// terms (with the numbers), ERROR_MEMORY. *terms is empty on failure. Free with terms_destroy.
+// terms, or more than fit into memory while they are sorted (with the numbers), ERROR_MEMORY. *terms is empty on failure. Free with terms_destroy.
 bool terms_create(Terms *terms, const TermsEntry *entry, size_t entries, const double *coefficient, size_t degree,
                   double scale, Error *error);
 void terms_destroy(Terms *terms);
+size_t terms_bytes(const Terms *terms); // that they hold
 size_t monomial_degree(const Monomial *monomial);
 
 #endif

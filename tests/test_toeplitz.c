@@ -1,5 +1,6 @@
 // Method toeplitz in single precision: against the double reference of the same polynomial, against lowrank where both
 // compute the same function, certificates, causality, rounding of long transforms, threads, decoding, refusals.
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ static void test_reference(void **state) {
                 if (k == 4) settings.kernel = table_file_write("reference", 4, 257, true);
                 if (k == 4) settings.logit_scale = 0.2, settings.bound = BOUND_CLIP;
                 settings.causal = causal;
+                settings.near = degree == 2 ? 0 : 9; // on both sides without the mask
                 Polynomial polynomial;
                 Error error = {0};
                 const ReferenceFar far = reference_polynomial(&polynomial);
@@ -373,11 +375,104 @@ static void test_counts(void **state) {
     refuse(&settings, "/nonexistent");
 }
 
+// A plan says what it holds: spectra, tables over positions, or the terms, of which there may be more than of all else.
+static void test_plan_bytes(void **state) {
+    (void)state;
+    const struct { size_t tokens, size, degree; } plans[] = {{64, 12, 4}, {64, 16, 4}, {4096, 8, 2}};
+    for (size_t n = 0; n < sizeof plans / sizeof *plans; n++) {
+        const AttentionSettings settings = base_settings("rope", plans[n].tokens, plans[n].size, plans[n].degree);
+        attention_destroy(attention_plan_new("toeplitz", &settings)); // what FFTW keeps from the first time
+        const struct mallinfo2 before = mallinfo2();
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        const struct mallinfo2 after = mallinfo2();
+        const double held = (double)(after.uordblks + after.hblkhd) - (double)(before.uordblks + before.hblkhd);
+        const double said = (double)attention_needs(plan).plan_bytes;
+        // sanitizers and valgrind have allocators of their own, of which mallinfo2 knows nothing
+        if (held > 0.0 && fabs(said / held - 1.0) > 0.1)
+            fail_msg("plan %zu holds %.0f bytes and says %.0f", n, held, said);
+        check_count("bytes of plans", 1);
+        attention_destroy(plan);
+    }
+}
+
+// ‖W_t‖₂ by the power method on WᵀW.
+static double spectral_norm(const double *w, size_t size) {
+    double x[16], y[16], norm = 0.0;
+    for (size_t a = 0; a < size; a++) x[a] = 1.0 + 0.1 * (double)a;
+    for (size_t n = 0; n < 3000; n++) {
+        memset(y, 0, sizeof y);
+        double length = 0.0;
+        for (size_t a = 0; a < size; a++) length += x[a] * x[a];
+        for (size_t a = 0; a < size; a++) {
+            double sum = 0.0;
+            for (size_t b = 0; b < size; b++) sum += w[a * size + b] * x[b] / sqrt(length);
+            for (size_t b = 0; b < size; b++) y[b] += w[a * size + b] * sum;
+        }
+        norm = 0.0;
+        for (size_t a = 0; a < size; a++) norm += y[a] * y[a];
+        norm = sqrt(sqrt(norm));
+        memcpy(x, y, sizeof x);
+    }
+    return norm;
+}
+
+// The norm of a table is an upper bound of the largest over its lags, and close; of one with an entry in each row and
+// column it is the largest entry.
+static void test_table_norm(void **state) {
+    (void)state;
+    enum { SIZE = 12, TOKENS = 30 };
+    char path[512];
+    snprintf(path, sizeof path, "%s/norms", temporary_directory());
+    for (size_t n = 0; n < 24; n++) {
+        const size_t kind = n % 3; // a permutation, few entries, all of them
+        const Random random = {n, RANDOM_TEST, 9};
+        FILE *file = fopen(path, "w");
+        assert_non_null(file);
+        fprintf(file, "rope-table 1\nsize %d\nlags %d %d\n", SIZE, 1 - TOKENS, TOKENS - 1);
+        bool used[SIZE * SIZE];
+        for (size_t e = 0; e < SIZE * SIZE; e++) {
+            used[e] = kind == 0 ? e % SIZE == (e / SIZE * 5 + 3) % SIZE : kind == 2 || e % 5 == 0;
+            if (used[e]) fprintf(file, "support %zu:%zu\n", e / SIZE, e % SIZE);
+        }
+        fprintf(file, "data\n");
+        double both = 0.0, causal = 0.0;
+        for (int t = 1 - TOKENS; t < TOKENS; t++) {
+            double w[SIZE * SIZE] = {0};
+            fprintf(file, "%d", t);
+            const size_t at = (size_t)(t + TOKENS) * SIZE * SIZE;
+            const double scale = t < 0 ? 1.0 : 0.5 + 0.01 * random_uniform(random, at);
+            for (size_t e = 0; e < SIZE * SIZE; e++) {
+                if (!used[e]) continue;
+                w[e] = scale * (2.0 * random_uniform(random, at + e) - 1.0);
+                fprintf(file, " %.17g", w[e]);
+            }
+            fprintf(file, "\n");
+            const double norm = spectral_norm(w, SIZE);
+            both = fmax(both, norm);
+            if (t >= 0) causal = fmax(causal, norm);
+        }
+        fprintf(file, "end\n");
+        assert_int_equal(fclose(file), 0);
+        AttentionSettings settings = base_settings(path, TOKENS, SIZE, 2);
+        for (size_t c = 0; c < 2; c++) {
+            settings.causal = c;
+            Error error = {0};
+            double norm;
+            assert_true(toeplitz_kernel_norm(&settings, &norm, &error));
+            const double expected = c ? causal : both, above = kind == 0 ? 1.0 + 2e-9 : pow(SIZE, 1.0 / 16.0);
+            if (!(norm >= expected * (1.0 - 1e-13) && norm <= expected * above))
+                fail_msg("table %zu, causal %zu: norm %.12g instead of %.12g", n, c, norm, expected);
+            check_count("norms of tables", 1);
+        }
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_reference),    cmocka_unit_test(test_lowrank),
     cmocka_unit_test(test_certificates), cmocka_unit_test(test_certificates_of_low_logits),
     cmocka_unit_test(test_causality),    cmocka_unit_test(test_growth),
     cmocka_unit_test(test_threads),      cmocka_unit_test(test_decode),
-    cmocka_unit_test(test_counts),
+    cmocka_unit_test(test_counts),       cmocka_unit_test(test_table_norm),
+    cmocka_unit_test(test_plan_bytes),
 };
 TEST_MAIN(tests)

@@ -164,6 +164,33 @@ static void test_mixed_group(void **state) {
     }
 }
 
+// Where every head of a group falls back, nothing of the polynomial is left: the bits are those of far = exact.
+static void test_all_fall_back(void **state) {
+    (void)state;
+    AttentionSettings settings = base_settings(200, 8);
+    settings.bound = BOUND_NONE;
+    AttentionProblem problems[2];
+    for (size_t n = 0; n < 2; n++) {
+        settings.far = n ? FAR_EXACT : FAR_POLYNOMIAL;
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        problems[n] = attention_problem_new(&settings, 0, 3.0, 1);
+        Numbers numbers;
+        AttentionReport report = report_into(&numbers);
+        attention_problem_run(&problems[n], plan, NULL, &report);
+        for (size_t h = 0; h < 2; h++) {
+            assert_true(numbers.fell_back[h] == (n ? 0.0 : 1.0));
+            assert_true(numbers.output[h] + numbers.dq[h] + numbers.dk[h] + numbers.dv[h] == 0.0);
+        }
+        attention_destroy(plan);
+    }
+    const AttentionProblem *a = &problems[0], *b = &problems[1];
+    check_same_bits("a group that falls back", a->o, b->o, a->o_count * sizeof(real));
+    check_same_bits("a group that falls back", a->dq, b->dq, a->q_count * sizeof(real));
+    check_same_bits("a group that falls back", a->dk, b->dk, a->k_count * sizeof(real));
+    check_same_bits("a group that falls back", a->dv, b->dv, a->v_count * sizeof(real));
+    for (size_t n = 0; n < 2; n++) attention_problem_free(&problems[n]);
+}
+
 // What a certificate must be: a number or +Inf, and +Inf where a number that it speaks of is not finite.
 static void check_bound(const char *label, const char *what, double bound, const real *rows, size_t tokens,
                         size_t heads, size_t h, size_t size) {
@@ -235,6 +262,39 @@ static const char *write_table(size_t size, size_t tokens, bool dense, double we
     return path;
 }
 
+// Numbers that are not finite where no gradient shows them: behind entries that are clipped, and in dimensions that the
+// far field does not see.
+static void test_unknown_behind_finite(void **state) {
+    (void)state;
+    for (size_t n = 0; n < 2 * 2 * 3; n++) {
+        const size_t kind = n % 2, near = n / 2 % 2 * 2;
+        AttentionSettings settings = base_settings(3, 4);
+        settings.near = near;
+        settings.bound = BOUND_CLIP;
+        settings.entry_bound = 0.3;
+        settings.logit_bound = 0.0;
+        if (kind == 0) settings.kernel = write_table(4, 3, false, 0.9, NULL);
+        if (kind == 1) settings.far_size = 2, settings.polynomial = POLYNOMIAL_POWER;
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 100.0, n);
+        real *const at = kind == 0 ? &problem.v[4 * (n / 4)] : &problem.q[8 * (n / 4)]; // dimension 0 is a fast one
+        *at = (real)NAN;
+        Numbers numbers;
+        AttentionReport report = report_into(&numbers);
+        attention_problem_run(&problem, plan, NULL, &report);
+        char label[64];
+        snprintf(label, sizeof label, "NaN of kind %zu in token %zu, near %zu", kind, n / 4, near);
+        for (size_t h = 0; h < 2; h++) {
+            check_bound(label, "o", numbers.output[h], problem.o, 3, 2, h, 4);
+            check_bound(label, "dq", numbers.dq[h], problem.dq, 3, 2, h, 4);
+            check_bound(label, "dk", numbers.dk[h], problem.dk, 3, 1, 0, 4);
+            check_bound(label, "dv", numbers.dv[h], problem.dv, 3, 1, 0, 4);
+        }
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // The entry b of a key (b, b, …) near `about` whose logit with a query (a, a, …) under W = 1/D is rounded the most,
 // upwards or downwards, by the kernel that forward uses.
 static real worst_key(size_t size, real a, real about, double direction) {
@@ -293,7 +353,7 @@ static void test_tiny_table(void **state) {
     AttentionSettings settings = base_settings(40, 2);
     settings.logit_scale = 1.0;
     settings.bound = BOUND_NONE;
-    settings.kernel = write_table(2, settings.tokens, false, 1e-21, NULL);
+    settings.kernel = write_table(2, settings.tokens, true, 5e-22, NULL); // of norm 1e-21
     AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
     AttentionProblem problem = attention_problem_new(&settings, 0, 5e10, 3);
     Numbers numbers;
@@ -306,6 +366,33 @@ static void test_tiny_table(void **state) {
     assert_true(numbers.fell_back[0] == 1.0 && fabs(numbers.measured[0] / (1e-21 * query * key) - 1.0) < 1e-6);
     attention_problem_free(&problem);
     attention_destroy(plan);
+}
+
+// The ball is around q and k, and what W makes of them is within the interval whatever its norm: none falls back, and
+// a table so small that no polynomial is good enough for it has that of a larger one.
+static void test_norm_of_table(void **state) {
+    (void)state;
+    const double norms[] = {1e-21, 1e-3, 0.5, 1, 1.5, 2};
+    for (size_t n = 0; n < 2 * 6; n++) {
+        AttentionSettings settings = base_settings(40, 2);
+        settings.degree = 6;
+        settings.bound = n / 6 ? BOUND_CLIP : BOUND_BALL;
+        if (n / 6) settings.logit_bound = 0.0;
+        settings.near_bound = NEAR_BOUND_SAME;
+        settings.kernel = write_table(2, settings.tokens, true, norms[n % 6] / 2.0, NULL);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 3.0, n);
+        Numbers numbers;
+        char label[64];
+        snprintf(label, sizeof label, "a table of norm %g, bound %zu", norms[n % 6], n / 6);
+        certify(&problem, plan, label, &numbers);
+        if (numbers.fell_back[0] + numbers.fell_back[1] > 0.0)
+            fail_msg("%s: fell back with logits of %g, interval %g", label, numbers.measured[0],
+                     toeplitz_interval(plan));
+        assert_true(numbers.output[0] < 0.5);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
 }
 
 // A table of zeros leaves its bias alone; entries that are clipped guarantee logits of 0 then.
@@ -329,12 +416,13 @@ static void test_zero_table(void **state) {
 }
 
 // The lags that the first tokens see are as good as masked, by biases far below those of later lags: their sums would
-// be less than what rounding leaves of the others'. Refused, with a near field that does it; a small difference is not.
+// be less than what rounding leaves of the others', and they meet their keys one by one. Where they are most of the
+// tokens that is refused, with a near field that does the same.
 static void test_low_biases(void **state) {
     (void)state;
     const double low[] = {-1, -5, -12, -20, -50, -1000};
     for (size_t n = 0; n < 2 * 3 * 6; n++) {
-        const size_t lags[] = {1, 3, 150}, first = lags[n % 3], near = n / 3 % 2 ? first : 0; // lags of the low bias
+        const size_t lags[] = {1, 3, 160}, first = lags[n % 3], near = n / 3 % 2 ? first : 0; // lags of the low bias
         double bias[200] = {0};
         for (size_t t = 0; t < first; t++) bias[t] = low[n / 6];
         AttentionSettings settings = base_settings(200, 2);
@@ -342,13 +430,11 @@ static void test_low_biases(void **state) {
         settings.degree = 4;
         settings.logit_bound = 0.5;
         settings.kernel = write_table(2, settings.tokens, false, 0.9, bias);
-        if (near == 0 && bias[0] < -10.0) {
-            char message[32];
-            snprintf(message, sizeof message, "attention.near = %zu,", first);
+        if (near == 0 && first == 160 && bias[0] < -10.0) {
             Error error = {0};
             AttentionPlan *plan = attention_create(&attention_toeplitz, &settings, &error);
-            if (plan || error.kind != ERROR_USER || !strstr(error.message, message))
-                fail_msg("a bias of %g at %zu lags: expected a refusal with '%s', got '%s'", bias[0], first, message,
+            if (plan || error.kind != ERROR_USER || !strstr(error.message, "attention.near = 160,"))
+                fail_msg("a bias of %g at 160 lags: expected a refusal, got '%s'", bias[0],
                          plan ? "a plan" : error.message);
             check_count("refusals", 1);
             continue;
@@ -363,6 +449,72 @@ static void test_low_biases(void **state) {
     }
 }
 
+// A run against the true exp; the polynomial is good to 1e-6.
+static void compare_exact(AttentionProblem *problem, const char *label) {
+    problem->settings.far = FAR_EXACT;
+    AttentionSolution solution = attention_solve(problem, true, NULL);
+    problem->settings.far = FAR_POLYNOMIAL;
+    attention_compare("biases like masks", label, problem, &solution, 1e-4, 1e-4);
+    attention_solution_free(&solution);
+}
+
+static void compare_decode(const AttentionProblem *problem, const AttentionPlan *plan) {
+    const AttentionSettings *s = &problem->settings;
+    const AttentionNeeds needs = attention_needs(plan);
+    const size_t size = s->heads * s->v_size;
+    real *memory = guarded_new(needs.decode_bytes / sizeof(real) + 1);
+    real *scratch = guarded_new(needs.scratch_bytes / sizeof(real) + 1), *o = guarded_new(size);
+    double *expected = malloc(size * sizeof *expected);
+    attention_decode_begin(plan, memory);
+    for (size_t t = 0; t < s->tokens; t++) {
+        attention_decode(plan, memory, o, problem->q + t * problem->q_stride, problem->k + t * problem->k_stride,
+                         problem->v + t * problem->v_stride, t, scratch);
+        for (size_t e = 0; e < size; e++) expected[e] = (double)problem->o[t * problem->o_stride + e];
+        check_close("decoding biases like masks", o, expected, size, 1e-4, 0.0);
+    }
+    free(expected);
+    guarded_free(memory);
+    guarded_free(scratch);
+    guarded_free(o);
+}
+
+// Tokens 0 … 9 see their own key, of a logit that nothing bounds from below unless it is far too, and far ones under a
+// bias that is a mask, or less than one. What they see must come from no later token, and be what decoding sees.
+static void test_masked_far(void **state) {
+    (void)state;
+    enum { TOKENS = 132, FIRST = 10 };
+    const double logits[] = {-1, -4, -9, -12, -16, -60}, masks[] = {-1000, -30, -14};
+    for (size_t n = 0; n < 6 * 3 * 2; n++) {
+        const size_t near = n / 18 ? 0 : 1;
+        double bias[TOKENS] = {0};
+        for (size_t t = near; t < FIRST; t++) bias[t] = masks[n / 6 % 3];
+        AttentionSettings settings = base_settings(TOKENS, 1);
+        settings.near = near;
+        settings.degree = 8;
+        settings.logit_scale = settings.entry_bound = 1.0;
+        settings.bound = BOUND_CLIP;
+        settings.kernel = write_table(1, settings.tokens, false, 1.0, bias);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, n);
+        for (size_t i = 0; i < problem.q_count; i++) problem.q[i] = (real)sqrt(-logits[n % 6]);
+        for (size_t i = 0; i < problem.k_count; i++) problem.k[i] = (real)-sqrt(-logits[n % 6]);
+        Numbers numbers;
+        char label[64];
+        snprintf(label, sizeof label, "self logit %g, mask %g, near %zu", logits[n % 6], masks[n / 6 % 3], near);
+        certify(&problem, plan, label, &numbers);
+        assert_true(numbers.fell_back[0] == 0.0 && numbers.output[0] < 0.1 && isfinite(numbers.dk[0]));
+        compare_exact(&problem, label);
+        compare_decode(&problem, plan);
+        real before[FIRST * 8];
+        memcpy(before, problem.o, sizeof before);
+        for (size_t i = FIRST * problem.v_stride; i < problem.v_count; i++) problem.v[i] *= 1000;
+        attention_problem_run(&problem, plan, NULL, NULL);
+        check_same_bits("tokens that see no later one", problem.o, before, sizeof before);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // The bias of a lag without a mask: the largest at lags that the last tokens, the first, all but the first, or all but
 // the last do not see, and at lags of both signs, one of which every token sees.
 static int two_sided_bias(size_t n, int t, int tokens) {
@@ -370,9 +522,10 @@ static int two_sided_bias(size_t n, int t, int tokens) {
     return high[n] ? 0 : -30;
 }
 
+// Refused where most tokens do not see the largest bias; where one token does not, it meets its keys one by one.
 static void test_low_biases_without_mask(void **state) {
     (void)state;
-    enum { TOKENS = 50 };
+    enum { TOKENS = 150 };
     char path[512];
     snprintf(path, sizeof path, "%s/both", temporary_directory());
     for (size_t n = 0; n < 5; n++) {
@@ -386,13 +539,21 @@ static void test_low_biases_without_mask(void **state) {
         settings.causal = false;
         settings.near = 0;
         settings.kernel = path;
+        settings.degree = 8;
         Error error = {0};
         AttentionPlan *plan = attention_create(&attention_toeplitz, &settings, &error);
-        if (n == 4 ? plan == NULL : plan || error.kind != ERROR_USER || !strstr(error.message, "attention.near"))
+        if (n >= 2 ? plan == NULL : plan || error.kind != ERROR_USER || !strstr(error.message, "attention.near"))
             fail_msg("case %zu: '%s'", n, plan ? "a plan" : error.message);
-        attention_destroy(plan);
+        if (n < 2) check_count("refusals", 1);
         error_clear(&error);
-        check_count("refusals", 1);
+        if (!plan) continue;
+        AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, n);
+        Numbers numbers;
+        certify(&problem, plan, "low biases without a mask", &numbers);
+        assert_true(numbers.fell_back[0] == 0.0 && numbers.output[0] < 0.1);
+        compare_exact(&problem, "low biases without a mask");
+        attention_problem_free(&problem);
+        attention_destroy(plan);
     }
 }
 
@@ -400,11 +561,15 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_largest),
     cmocka_unit_test(test_nan_is_kept),
     cmocka_unit_test(test_mixed_group),
+    cmocka_unit_test(test_all_fall_back),
     cmocka_unit_test(test_unknown),
+    cmocka_unit_test(test_unknown_behind_finite),
     cmocka_unit_test(test_dense_table),
     cmocka_unit_test(test_tiny_table),
+    cmocka_unit_test(test_norm_of_table),
     cmocka_unit_test(test_zero_table),
     cmocka_unit_test(test_low_biases),
+    cmocka_unit_test(test_masked_far),
     cmocka_unit_test(test_low_biases_without_mask),
 };
 TEST_MAIN(tests)

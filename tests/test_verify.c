@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tests/support/check.h"
+#include "tests/support/table_file.h"
 #include "train/command.h"
 
 // Exit code of the command in a child process, its standard output in `path`.
@@ -97,6 +98,40 @@ static void test_limit(void **state) {
     }
 }
 
+// A table whose matrices make vectors longer: Λ and the degree are of its logits, and nothing falls back. One of zeros.
+static void test_table(void **state) {
+    (void)state;
+    char path[512], kernel[600], zeros[512];
+    snprintf(path, sizeof path, "%s/table.json", temporary_directory());
+    snprintf(zeros, sizeof zeros, "%s/zeros", temporary_directory());
+    FILE *file = fopen(zeros, "w");
+    assert_non_null(file);
+    fprintf(file, "rope-table 1\nsize 4\nlags -63 63\nsupport 0:0\ndata\n");
+    for (int t = -63; t < 64; t++) fprintf(file, "%d 0\n", t);
+    fprintf(file, "end\n");
+    assert_int_equal(fclose(file), 0);
+    const char *const kernels[] = {"rope", table_file_write("verify", 4, 64, false), zeros};
+    double bounds[2];
+    for (size_t n = 0; n < 3; n++) {
+        snprintf(kernel, sizeof kernel, "--attention.kernel=%s", kernels[n]);
+        char *arguments[] = {"verify", "--tokens=20,64", "--rounds=1", "--size=4", "--method=toeplitz",
+                             kernel,   "--json",         NULL};
+        assert_int_equal(run(path, 7, arguments), 0);
+        json_t *document = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+        const json_t *rows = json_object_get(document, "rows");
+        assert_int_equal(json_array_size(rows), 2);
+        for (size_t r = 0; r < 2; r++) {
+            const json_t *row = json_array_get(rows, r);
+            assert_true(json_is_false(json_object_get(row, "fell_back")));
+            assert_true(json_is_true(json_object_get(row, "within")));
+            const double bound = json_number_value(json_object_get(row, "logit_bound"));
+            if (n == 0) bounds[r] = bound;
+            assert_true(n != 1 || bound > 1.1 * bounds[r]);
+        }
+        json_decref(document);
+    }
+}
+
 static void test_exit_codes(void **state) {
     (void)state;
     char *poor[] = {"verify", "--tokens=64", "--rounds=1", "--degree=1", "--bound=2", "--epsilon=1e-5", NULL};
@@ -112,6 +147,7 @@ static void test_exit_codes(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_rows),
     cmocka_unit_test(test_limit),
+    cmocka_unit_test(test_table),
     cmocka_unit_test(test_exit_codes),
 };
 TEST_MAIN(tests)

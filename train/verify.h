@@ -15,7 +15,8 @@
 typedef struct Instance {
     size_t n, d;
     double bound;                                              // B
-    double logit_bound;                                        // Λ of this instance: max‖q‖·max‖k‖/d
+    double kernel_norm;                                        // ‖W_t‖ of the kernel: instance_set_kernel
+    double logit_bound;                                        // Λ of this instance: ‖W‖·max‖q‖·max‖k‖/d
     double longest_query, longest_key, value_range, range_sum; // over columns: largest range, sum of ranges
     Arena arena;
     real *a1, *a2, *e; // (n, d)
@@ -36,6 +37,8 @@ typedef struct Answer {
 // Random, a function of n, d, B and seed. Entries of Q, K, V reach B and do not exceed it. ERROR_MEMORY.
 bool instance_create(Instance *instance, size_t n, size_t d, double bound, uint64_t seed, Error *error);
 void instance_destroy(Instance *instance);
+// Takes the norm of the kernel, which is 1 before, into Λ. ERROR_USER when it is a table that does not fit.
+bool instance_set_kernel(Instance *instance, const Config *config, bool causal, Error *error);
 // The attention problem of this instance: one head, s = 1/d, entries clipped at B (which changes none), Λ as measured.
 AttentionSettings instance_settings(const Instance *instance, const Config *config, bool causal, size_t degree);
 // Runs forward, loss, backward `rounds` times. ERROR_USER when the method refuses, with its reason.

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention/toeplitz.h"
 #include "core/blas.h"
 #include "core/clock.h"
 #include "core/random.h"
@@ -65,6 +66,7 @@ bool instance_create(Instance *instance, size_t n, size_t d, double bound, uint6
     }
     instance->longest_query = longest_row(instance->q, n, d);
     instance->longest_key = longest_row(instance->k, n, d);
+    instance->kernel_norm = 1.0;
     instance->logit_bound = instance->longest_query * instance->longest_key / (double)d;
     for (size_t c = 0; c < d; c++) {
         double low = INFINITY, high = -INFINITY;
@@ -102,6 +104,15 @@ AttentionSettings instance_settings(const Instance *instance, const Config *conf
     return settings;
 }
 
+bool instance_set_kernel(Instance *instance, const Config *config, bool causal, Error *error) {
+    const AttentionSettings settings = instance_settings(instance, config, causal, 1);
+    if (!toeplitz_kernel_norm(&settings, &instance->kernel_norm, error)) return false;
+    const double length = instance->longest_query * instance->longest_key / (double)instance->d;
+    // all logits are 0, and any Λ holds them: the polynomial needs one
+    instance->logit_bound = instance->kernel_norm > 0.0 ? instance->kernel_norm * length : length;
+    return true;
+}
+
 // out (d, d) = aᵀ (d, n) · g (n, d)
 static void weight_gradient(real *out, const real *a, const real *g, size_t n, size_t d) {
     gemm_parallel(true, false, d, d, n, 1, a, d, g, d, 0, out, d);
@@ -109,13 +120,13 @@ static void weight_gradient(real *out, const real *a, const real *g, size_t n, s
 
 // Certificates of loss and gradient from those of ô and dq. β bounds |ô - o|; do = ô - E differs from o - E by as much.
 //     |L̂ - L| ≤ β·Σ|do| + ½nd·β²
-//     a change e of do, ‖e‖∞ ≤ β, moves dq_i by at most s·max‖k‖·β·Σ_c range_c, and Σ_j ‖dk_j‖ by n times s·max‖q‖·…
+//     a change e of do, ‖e‖∞ ≤ β, moves dq_i by at most s‖W‖max‖k‖·β·Σ_c range_c, Σ_j ‖dk_j‖ by n times s‖W‖max‖q‖·…
 //     dX₁ = A₁ᵀdq.  dX₂ = A₂ᵀdk: Σ_j |error of dk_j| ≤ Σ_i Σ_j s_ij·(…), and Σ_j s_ij = 1, so a query's error counts
 //     once, as in dq, with max‖q‖ in the place of max‖k‖.
 static void certify(const Instance *instance, const Answer *answer, double beta, double dq, double *loss,
                     double *gradient) {
     const size_t n = instance->n, d = instance->d;
-    const double scale = 1.0 / (double)d, shift = scale * beta * instance->range_sum;
+    const double scale = instance->kernel_norm / (double)d, shift = scale * beta * instance->range_sum;
     double sum = 0.0, heaviest = 0.0, largest = 0.0;
     for (size_t i = 0; i < n * d; i++) {
         sum += fabs((double)answer->o[i] - (double)instance->e[i]);
