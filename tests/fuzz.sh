@@ -19,15 +19,28 @@ fuzz() { # fuzz TARGET
     # new; a finding that is replayed without this shows the whole of its own.
     asan=malloc_context_size=1:quarantine_size_mb=1:thread_local_quarantine_size_kb=64:max_malloc_fill_size=0
     asan=$asan:detect_leaks=$([ "$target" = command_line ] && echo 0 || echo 1)
-    FUZZ_TARGET=$target ASAN_OPTIONS=$asan \
-        "$BUILD/tests/fuzz" -max_total_time="${FUZZ_SECONDS:-20}" -runs="${FUZZ_RUNS:--1}" -max_len="$length" \
-        -timeout=20 -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" \
-        -dict="$corpus/$target.words" "$corpus/$target" >"$log" 2>&1
-    status=$?
-    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-    count=$(ls "$found" | wc -l)
-    [ "$status" -eq 0 ] || [ "$count" -gt 0 ] || count=1 # it can fail without an input to blame
-    echo "$target: ${runs:-0} runs, $count findings"
+    # In processes of 4,000,000 runs: what command lines with mistakes leave behind, where the program would end, adds up.
+    start=$(date +%s)
+    limit=${FUZZ_SECONDS:-20}
+    wanted=${FUZZ_RUNS:--1}
+    runs=0 count=0
+    while :; do
+        left=$((wanted < 0 ? 4000000 : wanted - runs))
+        seconds=$((limit == 0 ? 0 : limit - $(date +%s) + start))
+        [ "$left" -gt 0 ] && { [ "$limit" -eq 0 ] || [ "$seconds" -gt 0 ]; } || break
+        FUZZ_TARGET=$target ASAN_OPTIONS=$asan \
+            "$BUILD/tests/fuzz" -max_total_time="$seconds" -runs=$((left < 4000000 ? left : 4000000)) -max_len="$length" \
+            -timeout=20 -rss_limit_mb=4096 -close_fd_mask=1 -print_final_stats=1 -artifact_prefix="$found/" \
+            -dict="$corpus/$target.words" "$corpus/$target" >"$log" 2>&1
+        status=$?
+        done=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+        runs=$((runs + ${done:-0}))
+        count=$(ls "$found" | wc -l)
+        [ "$status" -eq 0 ] || [ "$count" -gt 0 ] || count=1 # it can fail without an input to blame
+        [ "$count" -eq 0 ] && [ "${done:-0}" -gt 0 ] || break
+        echo "$runs" >"$corpus/$target.runs" # of this call, so far
+    done
+    echo "$target: $runs runs, $count findings"
     [ "$count" -gt 0 ] || return 0
     tail -n 40 "$log" | sed 's/^/    /'
     [ -z "$(ls "$found")" ] || {
