@@ -250,7 +250,8 @@ static double row_weights(const AttentionReference *reference, size_t i, size_t 
         weight[j] = bias(reference, i, j);
         if (field == &reference->near || far == FAR_EXACT) top = fmax(top, slope[j] + weight[j]);
     }
-    if (!(top > -INFINITY)) top = 0.0; // polynomials alone
+    const bool alone = !(top > -INFINITY); // polynomials, which are as large as their biases
+    for (size_t j = 0; alone && j < count; j++) top = fmax(top, weight[j]);
     for (size_t j = 0; j < count; j++) {
         const bool near = field_of(reference, i, j) == &reference->near;
         const double x = slope[j], shift = weight[j] - top;

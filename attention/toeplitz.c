@@ -3,8 +3,8 @@
 //     N_i = Σ_q-monomials μ(q_i) Σ_k-monomials (C_μκ * (κ(k)·v))_i,   Z_i likewise with v = 1,   o_i = N_i / Z_i
 //
 // where C_μκ[t] is a polynomial in the sequences W_t[a][b], times exp(b_t), and zero for t < 0 (the causal mask) and
-// for |t| < near (whose pairs are added one by one, with the true exp; so are all pairs of tokens whose far sums the
-// rounding of the transforms would drown: toeplitz_spectra.c). Every product with a C is a circular one of a good length
+// for |t| < near (whose pairs are added one by one, with the true exp; those of tokens whose far sums the rounding of
+// the transforms would drown are added so too, with the polynomial: toeplitz_spectra.c). Every product with a C is a circular one of a good length
 // (Lemma 3.9 and C.2; toeplitz_terms.h and toeplitz_plan.h say how terms and lengths are organised).
 //
 // Cost per head: (keys + queries)·(E+1) real transforms forward, twice as many backward, of 2.33 T points in all.

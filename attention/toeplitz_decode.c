@@ -100,7 +100,7 @@ static void decode_head(const ToeplitzPlan *plan, const DecodeState *state, real
     const double measured = settings->logit_scale * plan->weight_norm * length * state->norm[g];
     const bool within =
         measured * (1.0 + 64.0 * REAL_EPSILON) <= plan->polynomial.interval || settings->polynomial == POLYNOMIAL_POWER;
-    const bool polynomial = plan->expands && within && !toeplitz_is_pair_by_pair(plan, position);
+    const bool polynomial = plan->expands && within;
     for (size_t j = 0; j <= position; j++) {
         const size_t lag = position - j, row = j * settings->kv_heads + g;
         const real *v = state->value + row * settings->v_size;

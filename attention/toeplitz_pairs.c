@@ -1,5 +1,5 @@
 // Pairs of tokens one by one: the near field with the true exp, and, for heads and tokens that need it, the far field
-// too. Tiles of 64 × 64, logits over the support S as Definition 1.1 writes them, numerator and denominator in common
+// too: with the true exp for heads, with the polynomial for tokens of other heads, as exp(log P). Tiles of 64 × 64, logits over the support S as Definition 1.1 writes them, numerator and denominator in common
 // with what the transforms gave. O(T·near·(|S| + E)), and O(T) per token whose far field is met so.
 #include <math.h>
 #include <string.h>
@@ -64,6 +64,11 @@ static PairKind pair_kind(const Tile *tile, size_t r, size_t c) {
     return tile->exact_far || toeplitz_is_pair_by_pair(tile->plan, tile->i + r) ? PAIR_FAR : PAIR_NONE;
 }
 
+// The far field of row r is met one by one, and the weights are those of the polynomial.
+static bool row_expands(const Tile *tile, size_t r) {
+    return !tile->exact_far && toeplitz_is_pair_by_pair(tile->plan, tile->i + r);
+}
+
 // work->near (rows, TILE) = logits of the tile with keys from j on, -Inf where a pair does not count. False if none does.
 static bool tile_logits(Tile *tile, size_t j) {
     const ToeplitzPlan *plan = tile->plan;
@@ -94,7 +99,11 @@ static bool tile_logits(Tile *tile, size_t j) {
     for (size_t r = 0; r < tile->rows; r++)
         for (size_t c = 0; c < tile->columns; c++) {
             const PairKind kind = pair_kind(tile, r, c);
-            if (kind != PAIR_NEAR) near_logits[r * TILE + c] = kind == PAIR_FAR ? far_logits[r * TILE + c] : -INFINITY;
+            real *logit = &near_logits[r * TILE + c];
+            if (kind == PAIR_NEAR) continue;
+            *logit = kind == PAIR_FAR ? far_logits[r * TILE + c] : -INFINITY;
+            if (kind == PAIR_FAR && row_expands(tile, r))
+                *logit = (real)log(polynomial_value(&plan->polynomial, (double)*logit));
         }
     if (plan->position.bias)
         position_kernels()->apply_lags(near_logits, TILE, tile->rows, tile->columns, NULL,
@@ -110,8 +119,9 @@ static void key_range(const Tile *tile, size_t *first, size_t *last) {
     *last = reach == 0 ? *first : settings->causal ? end : toeplitz_least(settings->tokens, end + reach - 1);
 }
 
-// Adds the tile to sum, total (weights exp(x - shift)), raising the shift of rows where it must.
-static void attend(Tile *tile, const real *v, size_t v_stride) {
+// Adds the tile to sum, total (weights exp(x - shift)), raising the shift of rows where it must. far (rows): likewise the
+// weights of the polynomial alone, of rows that meet them here.
+static void attend(Tile *tile, const real *v, size_t v_stride, real *far) {
     ToeplitzWork *work = tile->work;
     const size_t size = tile->plan->base.settings.v_size;
     for (size_t r = 0; r < tile->rows; r++) {
@@ -126,8 +136,11 @@ static void attend(Tile *tile, const real *v, size_t v_stride) {
             for (size_t e = 0; e < size; e++) work->sum[r * size + e] *= factor;
             work->total[r] *= factor;
             work->shift[r] = most;
+            if (row_expands(tile, r)) far[r] *= factor;
         }
         work->total[r] += toeplitz_kernels()->exponentials(logits, logits, work->shift[r], tile->keys);
+        for (size_t c = 0; row_expands(tile, r) && c < tile->keys; c++)
+            far[r] += pair_kind(tile, r, c) == PAIR_FAR ? logits[c] : 0;
     }
     gemm(false, false, tile->rows, size, tile->keys, 1, work->near, TILE, v, v_stride, 1, work->sum, size);
 }
@@ -150,13 +163,15 @@ void toeplitz_rows_forward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, T
     for (size_t r = 0; r < tile.rows; r++) saved->far_share[at + r] = work->total[r]; // on its way to a share
     size_t j, last;
     for (key_range(&tile, &j, &last); j < last; j += TILE)
-        if (tile_logits(&tile, j)) attend(&tile, io->v + (row + j) * io->v_stride + unit->kv_head * size, io->v_stride);
+        if (tile_logits(&tile, j))
+            attend(&tile, io->v + (row + j) * io->v_stride + unit->kv_head * size, io->v_stride, saved->far_share + at);
     for (size_t r = 0; r < tile.rows; r++) {
         const real inverse = 1 / work->total[r];
         real *o = io->o + (row + first + r) * io->o_stride + tile.head * size;
         for (size_t e = 0; e < size; e++) o[e] = work->sum[r * size + e] * inverse;
         if (saved->far_share[at + r] != 0) // 0·exp(…) could be 0·Inf
-            saved->far_share[at + r] *= inverse * (real)exp(plan->shift[tile.head] - (double)work->shift[r]);
+            saved->far_share[at + r] *=
+                inverse * (row_expands(&tile, r) ? 1 : (real)exp(plan->shift[tile.head] - (double)work->shift[r]));
         saved->shift[at + r] = work->shift[r];
         saved->inverse[at + r] = inverse;
     }
@@ -186,8 +201,12 @@ static void tile_gradients(Tile *tile, const AttentionBackward *io, const Toepli
             const PairKind kind = pair_kind(tile, r, c);
             const size_t n = r * TILE + c;
             const real d = kind == PAIR_NONE ? 0 : work->near[n] * (work->d_weight[n] - delta);
+            double slope = 1.0; // of log P; a weight of 0, as power may have, has none
+            if (kind == PAIR_FAR && row_expands(tile, r) && d != 0)
+                slope = polynomial_derivative(&tile->plan->polynomial, (double)work->far[n]) /
+                        polynomial_value(&tile->plan->polynomial, (double)work->far[n]);
             work->near[n] = kind == PAIR_NEAR ? d : 0;
-            work->far[n] = kind == PAIR_FAR ? d : 0;
+            work->far[n] = kind == PAIR_FAR ? (real)(slope * (double)d) : 0;
         }
     }
 }

@@ -183,7 +183,7 @@ void toeplitz_decode(const AttentionPlan *plan, void *state, real *o, const real
 static inline bool toeplitz_is_near(const ToeplitzPlan *plan, ptrdiff_t lag) {
     return (lag < 0 ? -lag : lag) < (ptrdiff_t)plan->base.settings.near;
 }
-// Query i meets the keys of its far field one by one, with the true exp: toeplitz_spectra.c says which must.
+// Query i meets the keys of its far field one by one: toeplitz_spectra.c says which must.
 static inline bool toeplitz_is_pair_by_pair(const ToeplitzPlan *plan, size_t i) {
     return i < plan->pair_by_pair_end && plan->pair_by_pair[i];
 }

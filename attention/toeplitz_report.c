@@ -11,7 +11,7 @@
 // Rounding of pairs. A logit is one chain over the |S| entries of W, whose magnitudes add up to at most
 // s‖|W|‖‖q‖‖k‖ = absolute_share·s‖W‖‖q‖‖k‖, each with four roundings of its own. A gradient of a key is one chain over
 // the entries of its column of W, over the queries that see it and over the heads of its group. Tokens whose far keys
-// are met one by one have no far field as certificates see it, and a near one that is longer.
+// are met one by one have the rounding of a near field that is longer, and no transforms.
 #include <math.h>
 
 #include "attention/certificate.h"
@@ -99,7 +99,7 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
     // certificate.c allows 6u·A for each pair of |γ| ≤ 2A, where a number of the chain needs u/2·‖|W|‖ of these 2A
     const double sides = settings->causal ? 1.0 : 2.0, numbers = (double)plan->line * sides;
     const double most = fmax(1.0, numbers * plan->absolute_share / 6.0);
-    // keys that one query meets with the true exp at most, and queries that one key does
+    // keys that one query meets pair by pair at most, and queries that one key does
     const size_t all = settings->causal ? plan->pair_by_pair_end : tokens;
     facts.near = (size_t)ceil(most * (double)(settings->near + (plan->pair_by_pair ? all : 0)));
     facts.tokens = facts.polynomial ? tokens : (size_t)ceil(most * (double)tokens);
@@ -154,8 +154,10 @@ static CertificateToken make_token(Head *head, size_t i) {
     const ToeplitzPlan *plan = head->plan;
     const double log_sum = (double)head->saved->shift[head->at + i] - log((double)head->saved->inverse[head->at + i]);
     CertificateToken token = {(double)head->saved->far_share[head->at + i], log_sum, 0.0};
-    if (!head->certificate.facts.polynomial || !toeplitz_sees_far(plan, i)) return token;
+    head->certificate.far_rounding = 0;
+    if (!head->certificate.facts.polynomial) return token;
     token.far_keys = (double)toeplitz_far_keys(plan, i);
+    if (!toeplitz_sees_far(plan, i)) return token;
     // far_rounding·n²·Σ|c_t|Λ̂^t is what certificate.c makes of it
     head->certificate.far_rounding = head->noise[rung_of(plan, i)] * exp(plan->shift[head->head]) /
                                      (token.far_keys * token.far_keys * head->certificate.magnitude);
@@ -238,10 +240,10 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
         const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
         const CertificateGradient gradient = token_gradient(head, &token, &measured);
         raise(io->report->dq_bound, head->head, gradient.dq);
-        // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without far keys there
-        // is no sum over them to round, and L may be so low that e^{-L} is infinite.
-        const double inverse = token.far_keys > 0.0 ? exp(-token.log_sum) : 0.0;
-        const double weight = fmin(1.0, most_weight * inverse);
+        // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without transforms
+        // there is no sum of theirs to round, and L may be so low that e^{-L} is infinite.
+        const double inverse = toeplitz_sees_far(plan, i) ? exp(-token.log_sum) : 0.0;
+        const double weight = toeplitz_is_pair_by_pair(plan, i) ? 1.0 : fmin(1.0, most_weight * inverse);
         far_dk += weighted(weight, gradient.far_dk);
         far_dv += weighted(weight, gradient.far_dv);
         near_dk = larger_or_nan(near_dk, gradient.near_dk);
