@@ -281,6 +281,12 @@ void toeplitz_rows_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, 
             io->q + row * io->q_stride + tile.head * size, io->q_stride, tile.rows);
 }
 
+static bool any_pair_by_pair(const ToeplitzPlan *plan, size_t i) {
+    bool any = false;
+    for (size_t r = 0; r < TILE; r++) any |= toeplitz_is_pair_by_pair(plan, i + r);
+    return any;
+}
+
 void toeplitz_keys_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, ToeplitzWork *work,
                             const AttentionBackward *io, const ToeplitzSaved *saved, size_t first) {
     const AttentionSettings *settings = &plan->base.settings;
@@ -291,11 +297,11 @@ void toeplitz_keys_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, 
     for (size_t m = 0; m < plan->group; m++) {
         Tile tile = make_tile(plan, unit, work, m);
         const size_t reach = tile.exact_far ? settings->tokens : settings->near;
-        size_t begin = settings->causal ? first : first + 1 > reach ? (first + 1 - reach) / TILE * TILE : 0;
-        size_t end = reach == 0 ? begin : toeplitz_least(settings->tokens, first + keys + reach - 1);
-        if (plan->pair_by_pair && !settings->causal) begin = 0;
-        if (end < plan->pair_by_pair_end) end = plan->pair_by_pair_end;
-        for (size_t i = begin; i < end; i += TILE) {
+        const size_t begin = settings->causal ? first : first + 1 > reach ? (first + 1 - reach) / TILE * TILE : 0;
+        const size_t end = reach == 0 ? begin : toeplitz_least(settings->tokens, first + keys + reach - 1);
+        const size_t met_end = end < plan->pair_by_pair_end ? plan->pair_by_pair_end : end;
+        for (size_t i = plan->pair_by_pair && !settings->causal ? 0 : begin; i < met_end; i += TILE) {
+            if ((i < begin || i >= end) && !any_pair_by_pair(plan, i)) continue;
             load_queries(&tile, io->q, io->q_stride, i);
             if (!tile_logits(&tile, first)) continue;
             tile_gradients(&tile, io, saved, work->sum);

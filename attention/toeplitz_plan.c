@@ -165,7 +165,7 @@ double toeplitz_interval(const AttentionPlan *base) {
     return base->method == &attention_toeplitz ? ((const ToeplitzPlan *)base)->polynomial.interval : 0.0;
 }
 
-// Operations of one forward call: transforms, products of pairs, monomials, and the pairs of the near field.
+// Operations of one forward call: transforms, products of pairs, monomials, and pairs of tokens one by one.
 static double forward_flops(const ToeplitzPlan *plan) {
     const AttentionSettings *settings = &plan->base.settings;
     const double units = (double)(settings->batch * settings->kv_heads), columns = (double)settings->v_size + 1.0;
@@ -178,7 +178,8 @@ static double forward_flops(const ToeplitzPlan *plan) {
     }
     flops += (double)plan->slices * unit_transforms(plan) * (double)settings->degree * tokens;
     const double reach = settings->far == FAR_EXACT ? tokens / (settings->causal ? 2.0 : 1.0) : (double)settings->near;
-    flops += group * tokens * fmin(reach, tokens) * 2.0 * (1.5 * (double)plan->support + (double)settings->v_size);
+    const double met = tokens * fmin(reach, tokens) + plan->pair_by_pair_keys;
+    flops += group * met * 2.0 * (1.5 * (double)plan->support + (double)settings->v_size);
     return units * flops;
 }
 
@@ -190,7 +191,8 @@ bool toeplitz_check_memory(ToeplitzPlan *plan, Error *error) {
     needs->decode_bytes = toeplitz_decode_bytes(plan);
     needs->features = plan->terms.queries;
     needs->plan_bytes = sizeof *plan + plan->spectra_bytes + position_bytes(&plan->position) +
-                        terms_bytes(&plan->terms) + plan->support * plan->position.lag_count * sizeof(real); // W_t
+                        terms_bytes(&plan->terms) + plan->support * plan->position.lag_count * sizeof(real) + // W_t
+                        (plan->pair_by_pair ? plan->base.settings.tokens * sizeof *plan->pair_by_pair : 0);
     needs->forward_flops = forward_flops(plan);
     needs->backward_flops = 2.0 * needs->forward_flops;
     CpuInfo cpu;
@@ -210,16 +212,21 @@ bool toeplitz_check_memory(ToeplitzPlan *plan, Error *error) {
 }
 
 void toeplitz_explain(const AttentionPlan *base, char *text, size_t size) {
+    const ToeplitzPlan *plan = (const ToeplitzPlan *)base;
     ToeplitzCounts counts;
+    char met[96] = "";
+    if (plan->pair_by_pair)
+        snprintf(met, sizeof met, "; %zu tokens below the rest meet their far keys one by one, %.3g pairs",
+                 plan->pair_by_pair_count, plan->pair_by_pair_keys);
     if (!toeplitz_counts(base, &counts) || counts.terms == 0) {
         snprintf(text, size, "near field of %zu tokens pair by pair, no transforms", base->settings.near);
         return;
     }
     snprintf(text, size,
              "%zu terms over %zu entries of W (%zu pairs of monomials, %zu kernels), %.0f real transforms forward and "
-             "%.0f backward of up to %zu points, %.1f MiB of spectra",
+             "%.0f backward of up to %zu points, %.1f MiB of spectra%s",
              counts.terms, counts.support, counts.pairs, counts.kernels, counts.forward_transforms,
-             counts.backward_transforms, counts.longest, (double)counts.spectra_bytes / 1048576.0);
+             counts.backward_transforms, counts.longest, (double)counts.spectra_bytes / 1048576.0, met);
 }
 
 static int by_value(const void *a, const void *b) {

@@ -60,6 +60,8 @@ typedef struct ToeplitzPlan {
     double *shift;            // (H) largest bias of the far field's lags: kernels hold exp(b_t - shift)
     bool *pair_by_pair;       // (T) tokens whose far sums the transforms' rounding would drown; NULL: none
     size_t pair_by_pair_end;  // behind the last of them
+    size_t pair_by_pair_count;
+    double pair_by_pair_keys; // far keys that they meet, in all
     size_t rungs;
     Rung rung[TOEPLITZ_RUNGS]; // longest first
     size_t spectra_bytes;

@@ -234,7 +234,7 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
     const double most_weight =
         exp(plan->shift[head->head] + facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
     CertificateSums sums = {0};
-    double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0;
+    double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0, met_dk = 0.0, met_dv = 0.0;
     for (size_t i = 0; i < settings->tokens; i++) {
         const CertificateToken token = make_token(head, i);
         const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
@@ -248,19 +248,23 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
         far_dv += weighted(weight, gradient.far_dv);
         near_dk = larger_or_nan(near_dk, gradient.near_dk);
         near_dv = larger_or_nan(near_dv, gradient.near_dv);
+        if (toeplitz_is_pair_by_pair(plan, i)) { // every key may be one that it meets
+            met_dk += gradient.near_dk;
+            met_dv += gradient.near_dv;
+        }
         sums.norm += inverse * measured.norm;
         sums.largest += inverse * measured.largest;
         sums.far_dk += weighted(inverse, gradient.far_dk);
         sums.far_dv += weighted(inverse, gradient.far_dv);
     }
-    const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0) + (double)plan->pair_by_pair_end;
+    const double reach = (double)settings->near * (settings->causal ? 1.0 : 2.0);
     // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
     const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
     head->certificate.far_rounding = TOEPLITZ_ROUNDING * REAL_EPSILON * log2((double)plan->most_length) *
                                      head->rung_norm * exp(plan->shift[head->head]) * magnitude /
                                      head->certificate.magnitude / (double)settings->tokens;
-    bounds->dk += far_dk + certificate_key_rounding(&head->certificate, &sums);
-    bounds->dv += far_dv + certificate_value_rounding(&head->certificate, &sums);
+    bounds->dk += far_dk + met_dk + certificate_key_rounding(&head->certificate, &sums);
+    bounds->dv += far_dv + met_dv + certificate_value_rounding(&head->certificate, &sums);
     if (reach > 0.0) { // without a near field its shares may be infinite
         bounds->dk += reach * near_dk;
         bounds->dv += reach * near_dv;

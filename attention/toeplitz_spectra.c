@@ -316,7 +316,8 @@ static void far_mass(const ToeplitzPlan *plan, double *mass) {
 // Kernels are scaled by the largest far bias. A token that sees only far lags of much lower ones, as under a mask, has a
 // sum below the rounding of the transforms, which is that of the largest sums, of tokens behind it too. Whether that
 // matters depends on its near weights, which may be as small as they like: such tokens meet their far keys one by one.
-// Refused where that is most of the work. mass: room for T numbers.
+// A token that sees the lag of the largest bias has a sum like any other's, whose rounding certificates know. Refused
+// where pairs are most of the work. mass: room for T numbers.
 static bool find_pair_by_pair(ToeplitzPlan *plan, double *mass, Error *error) {
     const double least = 1e-30; // products of kernels below it are no numbers of single precision
     const AttentionSettings *settings = &plan->base.settings;
@@ -335,8 +336,10 @@ static bool find_pair_by_pair(ToeplitzPlan *plan, double *mass, Error *error) {
         for (size_t i = rung->first; i < rung->last; i++) {
             const double keys = (double)toeplitz_far_keys(plan, i);
             all += keys;
-            if (keys == 0.0 || (noise <= mass[i] / 16.0 && mass[i] >= least)) continue;
+            if (keys == 0.0 || mass[i] >= 1.0) continue; // the largest bias alone adds 1
+            if (noise <= mass[i] / 16.0 && mass[i] >= least) continue;
             drowned[i] = true;
+            plan->pair_by_pair_count++;
             pairs += keys;
             last = i > last ? i : last;
         }
@@ -347,6 +350,7 @@ static bool find_pair_by_pair(ToeplitzPlan *plan, double *mass, Error *error) {
     }
     plan->pair_by_pair = drowned;
     plan->pair_by_pair_end = last + 1;
+    plan->pair_by_pair_keys = pairs;
     if (pairs <= all / 2.0) return true;
     ptrdiff_t peak = settings->causal ? 0 : 1 - (ptrdiff_t)settings->tokens;
     while (toeplitz_is_near(plan, peak) || position_bias(&plan->position, 0, peak) < plan->shift[0]) peak++;
@@ -377,9 +381,9 @@ bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
     good = good &&
            terms_create(&plan->terms, entry, entries, plan->polynomial.coefficient, settings->degree,
                         settings->logit_scale, error) &&
-           create_rungs(plan, error) && toeplitz_check_memory(plan, error) &&
+           create_rungs(plan, error) &&
            // alibi's largest bias is that of the nearest far lag, which every token sees that sees any
-           (!plan->position.table.bias || find_pair_by_pair(plan, bias, error));
+           (!plan->position.table.bias || find_pair_by_pair(plan, bias, error)) && toeplitz_check_memory(plan, error);
     for (size_t r = 0; good && r < plan->rungs; r++) good = create_rung(plan, &plan->rung[r], &symbols, bias, error);
     free(symbols.values);
     free(entry);

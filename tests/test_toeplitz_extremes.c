@@ -449,6 +449,33 @@ static void test_low_biases(void **state) {
     }
 }
 
+// Biases that fall fast, and logits so large that the worst rounding is of the size of a sum: but every token sees the
+// largest bias, so sums are of that size, and certificates say what they are worth. Near ones may carry nearly all.
+static void test_falling_biases(void **state) {
+    (void)state;
+    enum { TOKENS = 2048 };
+    static double bias[TOKENS];
+    for (size_t t = 0; t < TOKENS; t++) bias[t] = fmax(-2.0 * (double)t, -900.0);
+    for (size_t n = 0; n < 2; n++) {
+        AttentionSettings settings = base_settings(TOKENS, 2);
+        char text[512];
+        settings.near = n ? 8 : 0;
+        settings.degree = 10;
+        settings.bound = BOUND_BALL;
+        settings.logit_bound = 8.0;
+        settings.kernel = write_table(2, settings.tokens, false, 1.0, bias);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        attention_explain(plan, text, sizeof text);
+        assert_null(strstr(text, "one by one"));
+        AttentionProblem problem = attention_problem_new(&settings, 0, 0.3, n);
+        Numbers numbers;
+        certify(&problem, plan, "falling biases", &numbers);
+        assert_true(numbers.fell_back[0] == 0.0 && numbers.output[0] < 1.0);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // A run against the same polynomial.
 static void compare_polynomial(const AttentionProblem *problem, const AttentionPlan *plan, const char *label) {
     const AttentionSettings *s = &problem->settings;
@@ -499,6 +526,10 @@ static void test_masked_far(void **state) {
         settings.bound = BOUND_CLIP;
         settings.kernel = write_table(1, settings.tokens, false, 1.0, bias);
         AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        char text[512];
+        attention_explain(plan, text, sizeof text);
+        if (masks[n / 6 % 3] < -20 && !strstr(text, " tokens below the rest meet their far keys one by one"))
+            fail_msg("%s", text);
         AttentionProblem problem = attention_problem_new(&settings, 0, 1.0, n);
         for (size_t i = 0; i < problem.q_count; i++) problem.q[i] = (real)sqrt(-logits[n % 6]);
         for (size_t i = 0; i < problem.k_count; i++) problem.k[i] = (real)-sqrt(-logits[n % 6]);
@@ -575,6 +606,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_norm_of_table),
     cmocka_unit_test(test_zero_table),
     cmocka_unit_test(test_low_biases),
+    cmocka_unit_test(test_falling_biases),
     cmocka_unit_test(test_masked_far),
     cmocka_unit_test(test_low_biases_without_mask),
 };
