@@ -68,6 +68,9 @@ static bool create_polynomial(ToeplitzPlan *plan, Error *error) {
     if (polynomial_create(&plan->polynomial, settings->polynomial, settings->degree, bound_interval(settings, norm),
                           norm < 1.0 ? &narrow : error))
         return true;
+    if (norm > 1.0)
+        error_context(error, "attention.kernel=%s: its W has norm %.4g, by which logits go beyond attention.logit_bound",
+                      settings->kernel, norm);
     error_clear(&narrow);
     // logits of a table may be 0, or so small that an error of this degree could not be told from rounding: any wider
     // interval holds them

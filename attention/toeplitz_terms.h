@@ -62,7 +62,8 @@ typedef struct Terms {
 } Terms;
 
 // Expands Σ_n coefficient[n]·scale^n·x^n, n ≤ degree, for x = Σ entries. ERROR_USER when there are more than TERMS_LIMIT
-// terms, or more than fit into memory while they are sorted (with the numbers), ERROR_MEMORY. *terms is empty on failure. Free with terms_destroy.
+// terms, or more than fit into memory while they are sorted (with the numbers), ERROR_MEMORY. *terms is empty on
+// failure. Free with terms_destroy.
 bool terms_create(Terms *terms, const TermsEntry *entry, size_t entries, const double *coefficient, size_t degree,
                   double scale, Error *error);
 void terms_destroy(Terms *terms);

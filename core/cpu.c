@@ -105,7 +105,8 @@ static void apply_cgroup(const char *folder, bool second, size_t *total, size_t 
     if (limit < *total) *total = limit;
     if (limit == SIZE_MAX || counted == SIZE_MAX) return;
     const size_t reclaimable = cgroup_reclaimable(folder, second);
-    const size_t used = counted > reclaimable ? counted - reclaimable : 0, left = limit > used ? limit - used : 0;
+    const size_t used = counted > reclaimable ? counted - reclaimable : 0;
+    const size_t left = limit > used ? limit - used : 1; // 0 would say that it is not known
     if (left < *available) *available = left;
 }
 

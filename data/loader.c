@@ -95,7 +95,8 @@ static bool count_windows(Loader *loader, const DataSettings *settings, Error *e
     if (loader_windows(loader) == 0)
         return error_set(
             error, ERROR_USER,
-            "%s: a window of %zu tokens needs one more than that in a shard; the longest %s shard has %llu: lower model.tokens, or prepare a longer text",
+            "%s: a window of %zu tokens needs one more than that in a shard; the longest %s shard has %llu: lower "
+            "model.tokens, or prepare a longer text",
             settings->path, loader->tokens, settings->split, (unsigned long long)longest);
     loader->window = malloc((loader->tokens + 1) * sizeof *loader->window); // at most a shard
     if (!loader->window) return error_set(error, ERROR_MEMORY, "%s: out of memory", settings->path);

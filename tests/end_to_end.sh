@@ -449,6 +449,10 @@ mistake 'holds a run: for a comparison choose another --out' "$rope" ab --config
 mistake 'holds a comparison already' "$rope" ab --config run.ini --out contexts --dry-run
 mistake 'is no directory that' $train --data.dir=text.txt --train.out=x
 mistake 'is the same as learning_rate=1e-3' $train --train.out=x --sweep optim.learning_rate=1e-3,0.001
+mistake 'holds a sweep: for a run choose another train.out' $train --train.out=swept
+mistake 'holds a sweep already' $train --train.out=swept --sweep optim.learning_rate=1e-3,2e-3 --dry-run
+mistake 'holds a run: for a sweep choose another train.out' $train --train.out=whole --sweep train.batch=1,2
+mistake 'exists and is not a folder' $train --train.out=text.txt --dry-run
 mistake 'lower model.tokens' $train --train.out=x --sweep model.tokens=16,1000000
 mistake '--out: The path is not UTF-8' "$rope" ab --config run.ini --out "$(printf 'odd/\377')"
 mistake 'A relative path is meant from where rope is started' sh -c "cd parts && '$rope' eval ../whole"

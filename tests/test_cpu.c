@@ -89,7 +89,7 @@ static void test_memory_of_groups(void **state) {
         {"600\n", "590\n", true, 400, 60, 30, 600, 500},
         {"600\n", "590\n", true, 0, 0, 0, 600, 10},
         {"600\n", "590\n", true, 9000, 0, 0, 600, 600},   // counters are not of one moment
-        {"600\n", "700\n", true, 50, 0, 0, 600, 0},       // its limit was lowered
+        {"600\n", "700\n", true, 50, 0, 0, 600, 1},       // its limit was lowered: nothing, which is not unknown
         {"600\n", NULL, true, 50, 0, 0, 600, 900},        // what is used is not known
         {"5000\n", "4500\n", true, 100, 0, 0, 1000, 600}, // a limit above the machine's
         {"\n", "200\n", false, 0, 0, 0, 1000, 900},

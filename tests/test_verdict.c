@@ -56,6 +56,7 @@ static void test_speed(void **state) {
         {1.01, 0.1, "is as fast per step as A (slow)"},
         {1.01, 1, "cannot be told from A (slow) in speed per step at T=512 (ratio 1.01, 95 % interval 0."},
         {1.3, 3, "cannot be told from A (slow)"},
+        {1, 1, "cannot be told from A (slow)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Ab ab;

@@ -243,7 +243,7 @@ int command_ab(int argc, char **argv) {
     bool fine =
         error.kind == ERROR_NONE && make_arms(ab, &line.config, overrides, counts, values[CONTROL] != NULL, &error);
     if (fine) threads_set(ab->arms[0].config.threads);
-    if (fine && values[DRY_RUN]) fine = run_may_use(out, true, values[RESUME] != NULL, &error);
+    if (fine && values[DRY_RUN]) fine = run_may_use(out, USE_COMPARISON, values[RESUME] != NULL, &error);
     for (size_t i = 0; fine && values[DRY_RUN] && i < ab->arm_count; i++)
         fine = batches_check(&ab->arms[i].config, &error);
     fine = fine && check_needs(ab, &error);

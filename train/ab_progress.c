@@ -238,7 +238,7 @@ bool ab_progress_load(Ab *ab, bool resume, bool *found, Error *error) {
     size_t size;
     *found = false;
     if (!path_join(path, sizeof path, ab->run.path, "progress.json", error)) return false;
-    if (!run_may_use(ab->run.path, true, resume, error)) return false;
+    if (!run_may_use(ab->run.path, USE_COMPARISON, resume, error)) return false;
     if (access(path, F_OK) != 0) return true;
     char *text = file_read_all(path, progress_limit, &size, error);
     if (!text) return false;

@@ -249,10 +249,10 @@ static json_t *fidelity_json(const Ab *ab) {
     return fidelity;
 }
 
-// To two decimals, or within five per cent for sure; an interval that holds 1 and much else says nothing.
+// Within five per cent for sure, or not the same but for two decimals; an interval that holds 1 and much else says nothing.
 static bool as_fast(Interval ratio) {
-    return fabs(ratio.value - 1) < 0.005 ||
-           (ratio.low <= 1 && ratio.high >= 1 && ratio.low >= 0.95 && ratio.high <= 1.05);
+    const bool holds_one = ratio.low <= 1 && ratio.high >= 1;
+    return holds_one ? ratio.low >= 0.95 && ratio.high <= 1.05 : fabs(ratio.value - 1) < 0.005;
 }
 
 static void say_speed(FILE *out, const Ab *ab, Interval ratio) {

@@ -79,8 +79,9 @@ void config_value(const Config *config, size_t key, char text[CONFIG_TEXT]);
 size_t config_key_count(void);
 void config_key_name(size_t key, char name[64]); // "section.key"
 
-// Says on standard error that a window was asked for by attention.far=none, and attention.method=exact knows none.
-void config_warn_of_no_window(const Config *config);
+// Says on standard error that a window was asked for by attention.far=none, where attention.method knows none. Whether it
+// did.
+bool config_warn_of_no_window(const Config *config);
 // What the layers below want to know. The settings point into *config, which must outlive what is made from them.
 void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings);
 OptimSettings config_optim(const Config *config);

@@ -42,14 +42,16 @@ static AttentionSettings attention_settings(const Config *config) {
     return settings;
 }
 
-void config_warn_of_no_window(const Config *config) {
+bool config_warn_of_no_window(const Config *config) {
     const ConfigOrigin origin = config_origin(config, "attention.far");
-    if (strcmp(config->far, "none") || strcmp(config->method, "exact") ||
+    if (strcmp(config->far, "none") || strstr(config->method, "lowrank") || strstr(config->method, "toeplitz") ||
         (origin != ORIGIN_FILE && origin != ORIGIN_COMMAND_LINE))
-        return;
-    fputs("rope: attention.far=none changes nothing: attention.method=exact has no far field to leave out. The window "
-          "alone is --attention.method=lowrank --attention.far=none.\n",
-          stderr);
+        return false;
+    fprintf(stderr,
+            "rope: attention.far=none changes nothing: attention.method=%s has no far field to leave out. The window "
+            "alone is --attention.method=lowrank --attention.far=none.\n",
+            config->method);
+    return true;
 }
 
 void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings) {

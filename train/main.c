@@ -25,12 +25,14 @@ static void check_output(int code, void *nothing) {
 
 // `rope help train` is `rope train --help`.
 static int help(int argc, char **argv) {
-    const Command *command = argc > 2 && !strcmp(argv[1], "help") ? command_find(argv[2]) : NULL;
+    const char *about = argc > 2 && !strcmp(argv[1], "help") ? argv[2] : "help";
+    if (!strcmp(about, "help") || *about == '-') {
+        command_usage(stdout);
+        return 0;
+    }
+    const Command *command = command_find(about);
     char option[] = "--help", *arguments[] = {argv[2], option, NULL};
-    if (command) return command->run(2, arguments);
-    if (argc > 2 && !strcmp(argv[1], "help")) return command_unknown(argv[2]);
-    command_usage(stdout);
-    return 0;
+    return command ? command->run(2, arguments) : command_unknown(about);
 }
 
 int main(int argc, char **argv) {

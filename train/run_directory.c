@@ -149,22 +149,31 @@ bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error) {
     return fine;
 }
 
-bool run_may_use(const char *path, bool comparison, bool resume, Error *error) {
-    static const char *const names[] = {"run", "comparison"}, *const outs[] = {"train.out", "--out"};
-    char progress[RUN_PATH];
+bool run_may_use(const char *path, RunUse use, bool resume, Error *error) {
+    static const char *const names[RUN_USES] = {"run", "comparison", "sweep"};
+    static const char *const records[RUN_USES] = {NULL, "progress.json", "sweep.json"};
+    const char *out = use == USE_COMPARISON ? "--out" : "train.out";
+    struct stat status;
     Steps steps = {0};
-    if (access(path, F_OK) != 0) return true; // what else is wrong with it shows when it is made
-    if (!path_join(progress, sizeof progress, path, "progress.json", error) || !list_steps(path, &steps, error))
-        return false;
+    if (stat(path, &status) != 0) return true; // what else is wrong with it shows when it is made
+    if (!S_ISDIR(status.st_mode)) return error_set(error, ERROR_USER, "%s exists and is not a folder.", path);
+    if (!list_steps(path, &steps, error)) return false;
     free(steps.numbers);
-    const bool holds[] = {steps.count > 0, access(progress, F_OK) == 0};
-    if (holds[comparison] && !resume)
+    bool holds[RUN_USES] = {steps.count > 0};
+    for (RunUse kind = USE_COMPARISON; kind < RUN_USES; kind++) {
+        char record[RUN_PATH];
+        if (!path_join(record, sizeof record, path, records[kind], error)) return false;
+        holds[kind] = access(record, F_OK) == 0;
+    }
+    if (holds[use] && resume) return true; // whatever else is there
+    if (holds[use])
         return error_set(error, ERROR_USER,
                          "%s holds a %s already: --resume goes on with it; for a new one choose another %s or remove it.",
-                         path, names[comparison], outs[comparison]);
-    if (holds[!comparison] && !holds[comparison])
-        return error_set(error, ERROR_USER, "%s holds a %s: for a %s choose another %s.", path, names[!comparison],
-                         names[comparison], outs[comparison]);
+                         path, names[use], out);
+    for (RunUse kind = 0; kind < RUN_USES; kind++)
+        if (holds[kind])
+            return error_set(error, ERROR_USER, "%s holds a %s: for a %s choose another %s.", path, names[kind],
+                             names[use], out);
     return true;
 }
 

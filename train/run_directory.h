@@ -17,9 +17,10 @@ typedef struct RunDirectory {
 bool run_open(RunDirectory *run, const char *path, Error *error);
 void run_close(RunDirectory *run);
 bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
-// Whether a directory, there or not, may be written to by `rope train`, or by `rope ab` (comparison): ERROR_USER if it
-// holds what the other one wrote, or without `resume` what the same one did.
-bool run_may_use(const char *path, bool comparison, bool resume, Error *error);
+// Whether a directory, there or not, may be used so: ERROR_USER if it holds something of another kind, or without `resume`
+// of the same.
+typedef enum RunUse { USE_RUN, USE_COMPARISON, USE_SWEEP, RUN_USES } RunUse;
+bool run_may_use(const char *path, RunUse use, bool resume, Error *error);
 
 // Writes step_NNNNNNNN/ of the trainer's state, points `latest` (and `best`, if this step is the best) to it, and
 // removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path once it is

@@ -144,7 +144,7 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     Estimate estimate;
     char name[NAME_SIZE];
     DataIdentity first = {0};
-    bool more = false, others = false;
+    bool more = false, others = false, warned = false;
     bool fine = names || error_set(error, ERROR_MEMORY, "Out of memory.");
     for (size_t run = 0; fine && run < sweep->run_count; run++) {
         fine = run_config(sweep, run, name, config, error) && check_new(sweep, name, config, names, error);
@@ -154,6 +154,7 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
             fine = false;
         }
         if (!fine) break;
+        warned = warned || config_warn_of_no_window(config);
         const DataIdentity data = batches_judge(config);
         if (run == 0) first = data;
         others = others || data.held_out != first.held_out;
@@ -169,18 +170,13 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     return fine;
 }
 
-static bool open_record(Sweep *sweep, bool resume, Error *error) {
+static bool open_record(Sweep *sweep, Error *error) {
     size_t size;
     if (!path_join(sweep->record, sizeof sweep->record, sweep->base->out, "sweep.json", error)) return false;
     if (access(sweep->record, F_OK) != 0) {
         sweep->rows = json_object();
         return sweep->rows || error_set(error, ERROR_MEMORY, "Out of memory.");
     }
-    if (!resume)
-        return error_set(error, ERROR_USER,
-                         "%s holds a sweep already: --resume goes on with it; for a new one choose another --train.out "
-                         "or remove it.",
-                         sweep->base->out);
     char *text = file_read_all(sweep->record, record_limit, &size, error);
     sweep->rows = text ? json_parse(sweep->record, "contents", text, size, error) : NULL;
     free(text);
@@ -322,7 +318,7 @@ static void list_runs(const Sweep *sweep, Config *config, bool json, Error *erro
 
 static void run_sweep(Sweep *sweep, bool resume, bool json, Config *config, Error *error) {
     static TrainOutcome outcome;
-    if (!open_record(sweep, resume, error) || !directory_make(sweep->base->out, error)) return;
+    if (!open_record(sweep, error) || !directory_make(sweep->base->out, error)) return;
     bool fine = run_all(sweep, resume, config, &outcome, error);
     json_t *document = sweep_document(sweep);
     if (json_array_size(json_object_get(document, "rows"))) print_table(document);
@@ -338,7 +334,8 @@ int train_sweep(const Config *base, const char *const *lists, size_t count, bool
         error_set(&error, ERROR_MEMORY, "Out of memory.");
     } else {
         sweep->base = base;
-        if (make_axes(sweep, lists, count, &error) && check_runs(sweep, config, &error)) {
+        if (make_axes(sweep, lists, count, &error) && run_may_use(base->out, USE_SWEEP, resume, &error) &&
+            check_runs(sweep, config, &error)) {
             if (dry_run)
                 list_runs(sweep, config, json, &error);
             else

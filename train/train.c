@@ -225,7 +225,7 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (!run_open(&run->directory, run->config->out, error)) return false;
     const char *path = run->directory.path;
     if (!path_join(file, sizeof file, path, "config.ini", error) ||
-        (!resume && !check_settings_file(run->config, file, error)) || !run_may_use(path, false, resume, error))
+        (!resume && !check_settings_file(run->config, file, error)) || !run_may_use(path, USE_RUN, resume, error))
         return false;
     if (!trainer_create(&run->trainer, run->config, true, error)) return false;
     run->tokenizer = snapshot_data_tokenizer(run->config->data_dir, error);
@@ -350,7 +350,7 @@ static bool find_settings(CommandLine *line, bool resume, bool sweep, Config *co
 
 // What the run would need, unless it could not begin.
 static bool dry(const Config *config, bool resume, Estimate *estimate, Error *error) {
-    if (!run_may_use(config->out, false, resume, error) || !batches_check(config, error)) {
+    if (!run_may_use(config->out, USE_RUN, resume, error) || !batches_check(config, error)) {
         command_fail(error);
         return false;
     }
