@@ -1,6 +1,7 @@
-// Pairs of tokens one by one: the near field with the true exp, and, for heads and tokens that need it, the far field
-// too: with the true exp for heads, with the polynomial for tokens of other heads, as exp(log P). Tiles of 64 × 64, logits over the support S as Definition 1.1 writes them, numerator and denominator in common
-// with what the transforms gave. O(T·near·(|S| + E)), and O(T) per token whose far field is met so.
+// Pairs of tokens one by one: the near field with the true exp, and, where it must be, the far field too: of a head that
+// fell back with the true exp, of single tokens of other heads with the polynomial, as exp(log P). Tiles of 64 × 64,
+// logits over the support S as Definition 1.1 writes them, numerator and denominator in common with what the transforms
+// gave. O(T·near·(|S| + E)), and O(T) per token whose far field is met so.
 #include <math.h>
 #include <string.h>
 
