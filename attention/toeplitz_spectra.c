@@ -106,8 +106,9 @@ static bool table_norm(const Position *position, bool causal, double *largest, d
 
 static bool find_line(ToeplitzPlan *plan, Error *error) {
     const size_t size = plan->base.settings.qk_size;
-    size_t *rows = calloc(2 * size, sizeof *rows), *columns = rows + size;
+    size_t *rows = calloc(2 * size, sizeof *rows);
     if (!rows) return error_set(error, ERROR_MEMORY, "There is no memory for the counts of %zu rows.", size);
+    size_t *columns = rows + size;
     for (size_t e = 0; e < plan->support; e++) {
         const size_t row = ++rows[plan->entry[e].row], column = ++columns[plan->entry[e].column];
         const size_t most = row > column ? row : column;

@@ -259,12 +259,14 @@ static bool arrange(Terms *terms, const Term *term) {
     }
     size_t nodes = terms->queries + terms->keys;
     Draft **order = malloc((terms->pairs + 1) * sizeof *order);
-    uint32_t *label = malloc(3 * (nodes + 1) * sizeof *label), *parent = label + nodes, *place = parent + nodes;
-    size_t *query_start = malloc(2 * (nodes + 2) * sizeof *query_start), *key_start = query_start + nodes + 2;
+    uint32_t *label = malloc(3 * (nodes + 1) * sizeof *label);
+    size_t *query_start = malloc(2 * (nodes + 2) * sizeof *query_start);
     good = good && terms->kernel && terms->pair && terms->pair_by_key && order && label && query_start;
+    uint32_t *place = good ? label + 2 * nodes : NULL;
+    size_t *key_start = good ? query_start + nodes + 2 : NULL;
     if (good) {
         share_kernels(terms, draft, order);
-        find_components(terms, draft, parent, label);
+        find_components(terms, draft, label + nodes, label);
         terms->component = calloc(terms->components, sizeof *terms->component);
         good = terms->component &&
                group_monomials(&terms->query, terms->queries, label, place, terms->components, query_start) &&
