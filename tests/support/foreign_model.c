@@ -36,6 +36,6 @@ void write_foreign_model(const char *path, bool space_prefix, ForeignNewline new
     } else {
         fputc(6, file);
     }
-    fprintf(file, "\x18%c\x20%c\x28\x01", space_prefix, 0);
+    fprintf(file, "\x18%c\x20%c\x28\x01", space_prefix ? 1 : 0, 0);
     assert_int_equal(fclose(file), 0);
 }
