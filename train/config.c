@@ -35,9 +35,13 @@ size_t config_key(const char *name) {
     return index;
 }
 
+static bool was_given(ConfigOrigin origin) { return origin == ORIGIN_FILE || origin == ORIGIN_COMMAND_LINE; }
+
 ConfigOrigin config_origin(const Config *config, const char *name) {
     return (ConfigOrigin)config->origin[config_key(name)];
 }
+
+bool config_is_given(const Config *config, const char *name) { return was_given(config_origin(config, name)); }
 
 void config_value(const Config *config, size_t key, char text[CONFIG_TEXT]) {
     REQUIRE(key < config_keys_count);
@@ -90,8 +94,6 @@ void config_defaults(Config *config) {
         if (config_keys[i].preset) REQUIRE(config_parse_value(config, &config_keys[i], config_keys[i].preset, NULL));
 }
 
-static bool was_given(ConfigOrigin origin) { return origin == ORIGIN_FILE || origin == ORIGIN_COMMAND_LINE; }
-
 // The polynomial methods need bounded far logits; exact needs nothing.
 static bool needs_bound(const Config *config) {
     bool polynomial = false;
@@ -131,8 +133,8 @@ bool config_set_method(Config *config, const char *method, Error *error) {
 }
 
 void config_overlay(Config *base, const Config *over) {
-    if (was_given(config_origin(over, "attention.method"))) forget_bound(base);
-    if (was_given(config_origin(over, "attention.kernel"))) *base->kernel_crc32 = 0;
+    if (config_is_given(over, "attention.method")) forget_bound(base);
+    if (config_is_given(over, "attention.kernel")) *base->kernel_crc32 = 0;
     for (size_t i = 0; i < config_keys_count; i++) {
         if (!was_given((ConfigOrigin)over->origin[i])) continue;
         const ConfigKey *key = &config_keys[i];

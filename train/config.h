@@ -74,6 +74,7 @@ char *config_text(const Config *config);
 // Rows of the table, by name: "attention.bound". The index is REQUIREd to exist.
 size_t config_key(const char *name);
 ConfigOrigin config_origin(const Config *config, const char *name);
+bool config_is_given(const Config *config, const char *name); // by the user: in a file or on the command line
 // The value as config_set takes it. Walks with count and name for those who store or compare whole sections.
 void config_value(const Config *config, size_t key, char text[CONFIG_TEXT]);
 size_t config_key_count(void);

@@ -43,9 +43,8 @@ static AttentionSettings attention_settings(const Config *config) {
 }
 
 bool config_warn_of_no_window(const Config *config) {
-    const ConfigOrigin origin = config_origin(config, "attention.far");
     if (strcmp(config->far, "none") || strstr(config->method, "lowrank") || strstr(config->method, "toeplitz") ||
-        (origin != ORIGIN_FILE && origin != ORIGIN_COMMAND_LINE))
+        !config_is_given(config, "attention.far"))
         return false;
     fprintf(stderr,
             "rope: attention.far=none changes nothing: attention.method=%s has no far field to leave out. The window "

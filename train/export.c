@@ -27,8 +27,7 @@ typedef struct Export {
 
 // The pieces, and as many more as the model has tokens that the tokenizer does not know: vocabulary->pieces is
 // malloc'd, with the spare ones' texts behind it; those without a tokenizer's belong to it.
-static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, bool own, ExportVocabulary *vocabulary,
-                            Error *error) {
+static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, ExportVocabulary *vocabulary, Error *error) {
     enum { SPARE_TEXT = 32 };
     const size_t known = tokenizer_vocabulary(tokenizer);
     if (known > count)
@@ -49,8 +48,6 @@ static bool read_vocabulary(const Tokenizer *tokenizer, size_t count, bool own, 
                                      .eos = tokenizer_eos(tokenizer),
                                      .unknown = tokenizer_unknown(tokenizer),
                                      .space_prefix = tokenizer_space_prefix(tokenizer)};
-    // Models made elsewhere begin with it, and `rope sample` begins theirs so; `rope train` puts nothing in front.
-    vocabulary->bos_prefix = !own && vocabulary->bos >= 0;
     return true;
 }
 
@@ -60,8 +57,11 @@ static bool open_tokenizer(Export *export, Error *error) {
     // A task's tokens are numbers, whatever lies in data.dir.
     if (*loaded->config.task || !loaded_tokenizer_path(loaded, path)) return true;
     export->tokenizer = tokenizer_load(path, error);
-    return export->tokenizer &&
-           read_vocabulary(export->tokenizer, loaded->config.vocabulary, loaded->own, &export->vocabulary, error);
+    if (!export->tokenizer || !read_vocabulary(export->tokenizer, loaded->config.vocabulary, &export->vocabulary, error))
+        return false;
+    // Models made elsewhere begin with it, and `rope sample` begins theirs so; `rope train` puts nothing in front.
+    export->vocabulary.bos_prefix = !loaded->own && export->vocabulary.bos >= 0;
+    return true;
 }
 
 static const ExportVocabulary *vocabulary_of(const Export *export) {

@@ -10,17 +10,12 @@
 #include "model/checkpoint.h"
 #include "train/snapshot.h"
 
-static bool user_set(const Config *overrides, const char *name) {
-    ConfigOrigin origin = config_origin(overrides, name);
-    return origin == ORIGIN_FILE || origin == ORIGIN_COMMAND_LINE;
-}
-
 static bool overlay(Config *config, const Config *overrides, Error *error) {
     static const char *const free_keys[] = {"model.tokens", "model.rope_theta", "model.norm_epsilon"};
     for (size_t i = 0; i < config_key_count(); i++) {
         char name[64], stored[CONFIG_TEXT], wanted[CONFIG_TEXT];
         config_key_name(i, name);
-        if (strncmp(name, "model.", 6) || !user_set(overrides, name)) continue;
+        if (strncmp(name, "model.", 6) || !config_is_given(overrides, name)) continue;
         bool is_free = false;
         for (size_t k = 0; k < sizeof free_keys / sizeof free_keys[0]; k++) is_free |= !strcmp(name, free_keys[k]);
         config_value(config, i, stored);
@@ -51,7 +46,7 @@ static bool fits(const ModelSettings *settings, Error *error) {
 static bool fits_somehow(ModelSettings *settings, const Config *overrides, Error *error) {
     enum { MODEST_BATCH = 8 };
     if (fits(settings, error)) return true;
-    if (user_set(overrides, "train.batch") || settings->batch <= MODEST_BATCH) return false;
+    if (config_is_given(overrides, "train.batch") || settings->batch <= MODEST_BATCH) return false;
     error_clear(error);
     settings->batch = MODEST_BATCH;
     return fits(settings, error);

@@ -17,7 +17,8 @@ typedef struct Loaded {
 // Qwen3 directories made elsewhere have nothing to check it by. The model takes `batch` sequences at a time; 0:
 // config.batch, or fewer where so many do not fit and were not asked for. Close in every case.
 bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, size_t batch, Error *error);
-// Its file: path (RUN_PATH) =. False if there is none.
+// Its file: path (RUN_PATH) =, the checkpoint's own, else that of data.dir, which is said on standard error. False if
+// there is none.
 bool loaded_tokenizer_path(const Loaded *loaded, char *path);
 // The checkpoint's own tokenizer, else that of data.dir. NULL with an error if there is none.
 Tokenizer *loaded_tokenizer(const Loaded *loaded, Error *error);
