@@ -46,6 +46,7 @@ tests '2 kernels' test_vector test_blas test_polynomial test_attention test_atte
     test_layer_kernels test_kernels_training test_model test_optim
 row '3 planted bugs' $((SOAK_SECONDS / 2 + 3600)) sh tests/mutants.sh
 row '4 certificates' 3600 env LOWRANK_CASES=1000000 TEST_FILTER=test_certificates "$BUILD/tests/test_lowrank"
+tests '4 certificates, extremes' test_certificates test_toeplitz test_toeplitz_extremes test_toeplitz_tables
 row '5 resume at every step' 3600 env RESUME_STEPS=200 "$BUILD/tests/test_trainer"
 row '6 determinism' 900 env TEST_FILTER=test_threads "$BUILD/tests/test_trainer"
 row '7, 8, 9, 14 faults' $((SOAK_SECONDS + 7200)) "$BUILD/tests/faults" "$directory/rope-soak.$$" 1 $((SOAK_SECONDS / 3))

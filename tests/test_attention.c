@@ -16,6 +16,7 @@
 #include "core/threads.h"
 #include "tests/support/attention_reference.h"
 #include "tests/support/check.h"
+#include "tests/support/table_file.h"
 
 typedef struct Shape {
     size_t batch, tokens, heads, kv_heads, qk_size, v_size;
@@ -55,28 +56,6 @@ static AttentionPlan *try_create(const AttentionMethod *method, const AttentionS
     snprintf(what, sizeof what, "%s: settings refused", attention_method_name(method));
     check_count(what, 1);
     return NULL;
-}
-
-// A table kernel for size D and T tokens with a bias, arbitrary but fixed: lags of both signs.
-static const char *write_table(const char *name, size_t size, size_t tokens) {
-    static const char *directory;
-    static char path[512];
-    if (!directory) directory = temporary_directory();
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    const long last = (long)tokens - 1;
-    fprintf(file, "rope-table 1\nsize %zu\nlags %ld %ld\nsupport", size, -last, last);
-    for (size_t a = 0; a < size; a++) fprintf(file, " %zu:%zu", a, (a * 3 + 1) % size);
-    fprintf(file, " 0:%zu\nbias\ndata\n", (size_t)0);
-    for (long t = -last; t <= last; t++) {
-        fprintf(file, "%ld", t);
-        for (size_t e = 0; e <= size; e++) fprintf(file, " %.17g", cos((double)t * 0.3 + (double)e) * 0.9);
-        fprintf(file, " %.17g\n", 0.2 * sin((double)t));
-    }
-    fprintf(file, "end\n");
-    assert_int_equal(fclose(file), 0);
-    return path;
 }
 
 static const Shape shapes[] = {
@@ -144,7 +123,7 @@ static void test_against_reference(void **state) {
                     if (bound == BOUND_CLIP && kernel == 4)
                         s.logit_bound = 0.0; // as it guarantees, with the table's norm
                     if (kernel == 4 && (s.tokens > 70 || s.qk_size > 16)) continue;
-                    s.kernel = kernel == 4 ? write_table("table.txt", s.qk_size, s.tokens) : kernels[kernel];
+                    s.kernel = kernel == 4 ? table_file_write("table.txt", s.qk_size, s.tokens, true) : kernels[kernel];
                     if (index % check_share() == 0) compare_case(&s, kernels[kernel], index), tried++;
                     index++;
                 }
@@ -159,7 +138,7 @@ static void test_path_like_a_name(void **state) {
     for (size_t size = 3; size <= 4; size++) {
         AttentionSettings s = make_settings((Shape){1, 20, 2, 1, size, 5});
         s.bound = BOUND_NONE;
-        s.kernel = write_table("rope-decay.txt", size, 20);
+        s.kernel = table_file_write("rope-decay.txt", size, 20, true);
         char directory[1024];
         snprintf(directory, sizeof directory, "%s", s.kernel);
         *strrchr(directory, '/') = '\0';
@@ -269,7 +248,7 @@ static void test_decode(void **state) {
     for (size_t m = 0; m < attention_method_count(); m++)
         for (size_t kernel = 0; kernel < 5; kernel++) {
             AttentionSettings s = make_settings((Shape){1, 150, 4, 2, 6, 9});
-            s.kernel = kernel == 4 ? write_table("table.txt", 6, 150) : kernels[kernel];
+            s.kernel = kernel == 4 ? table_file_write("table.txt", 6, 150, true) : kernels[kernel];
             AttentionPlan *plan = try_create(attention_method_at(m), &s);
             if (!plan) continue;
             AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 11);
@@ -460,7 +439,7 @@ static void test_finite_differences(void **state) {
             for (size_t kernel = 0; kernel < 5; kernel++)
                 for (size_t bound = 0; bound < 3; bound++) {
                     AttentionSettings s = make_settings(tested[i]);
-                    s.kernel = kernel == 4 ? write_table("table.txt", s.qk_size, s.tokens) : kernels[kernel];
+                    s.kernel = kernel == 4 ? table_file_write("table.txt", s.qk_size, s.tokens, true) : kernels[kernel];
                     s.bound = (AttentionBound)bound;
                     s.logit_bound = 1.0;
                     s.entry_bound = sqrt(1.0 / sqrt((double)s.qk_size));

@@ -3,21 +3,10 @@
 // What random inputs say about them is in test_lowrank.c.
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "attention/lowrank.h"
 #include "core/random.h"
-#include "tests/support/attention_reference.h"
+#include "tests/support/certified.h"
 #include "tests/support/check.h"
-
-typedef enum Quantity { OUTPUT, DQ, DK, DV, QUANTITIES } Quantity;
-static const char *const quantity_names[] = {"o", "dq", "dk", "dv"};
-enum { MOST_HEADS = 32 };
-
-typedef struct Outcome {
-    double error[QUANTITIES][MOST_HEADS], bound[QUANTITIES][MOST_HEADS], fell_back[MOST_HEADS];
-} Outcome;
 
 static AttentionSettings base_settings(void) {
     AttentionSettings s = attention_defaults();
@@ -26,51 +15,22 @@ static AttentionSettings base_settings(void) {
     return s;
 }
 
-static void run(AttentionProblem *problem, const char *method, Outcome *outcome) {
-    AttentionPlan *plan = attention_plan_new(method, &problem->settings);
-    AttentionReport report = {.output_bound = outcome->bound[OUTPUT], .dq_bound = outcome->bound[DQ],
-                              .dk_bound = outcome->bound[DK], .dv_bound = outcome->bound[DV],
-                              .fell_back = outcome->fell_back};
-    attention_problem_run(problem, plan, NULL, &report);
+// Method lowrank errs by no more than it certifies.
+static Certified check_case(AttentionProblem *problem, const char *tally, double parameter) {
+    char name[32];
+    snprintf(name, sizeof name, "%g", parameter);
+    AttentionPlan *plan = attention_plan_new("lowrank", &problem->settings);
+    const Certified certified = certified_verify(tally, name, problem, plan);
     attention_destroy(plan);
+    return certified;
 }
 
-// Largest |actual - expected| in each query head of a tensor (tokens, heads, size); those of a group share their keys.
-static void compare(const AttentionProblem *problem, const real *actual, const double *expected, size_t heads,
-                    size_t size, double *error) {
-    const size_t shared = problem->settings.heads / heads;
-    for (size_t h = 0; h < problem->settings.heads; h++) {
-        error[h] = 0;
-        for (size_t t = 0; t < problem->settings.tokens; t++)
-            for (size_t a = 0; a < size; a++) {
-                const size_t at = (t * heads + h / shared) * size + a;
-                error[h] = larger_or_nan(error[h], fabs((double)actual[at] - expected[at]));
-            }
-    }
-}
-
-// Runs the problem and its reference with the true exp far away, and finds the errors.
-static Outcome measure(AttentionProblem *problem, const char *method) {
-    const AttentionSettings s = problem->settings;
-    Outcome outcome = {0};
-    run(problem, method, &outcome);
-    problem->settings.far = FAR_EXACT;
-    AttentionSolution solution = attention_solve(problem, true, NULL);
-    problem->settings.far = s.far;
-    compare(problem, problem->o, solution.o, s.heads, s.v_size, outcome.error[OUTPUT]);
-    compare(problem, problem->dq, solution.dq, s.heads, s.qk_size, outcome.error[DQ]);
-    compare(problem, problem->dk, solution.dk, s.kv_heads, s.qk_size, outcome.error[DK]);
-    compare(problem, problem->dv, solution.dv, s.kv_heads, s.v_size, outcome.error[DV]);
-    attention_solution_free(&solution);
-    return outcome;
-}
-
-static void check_holds(const Outcome *outcome, size_t head, Quantity first, const char *what, double parameter) {
-    for (size_t n = first; n < QUANTITIES; n++)
-        if (!(outcome->error[n][head] <= outcome->bound[n][head]))
-            fail_msg("%s, %g: %s of head %zu errs by %.6g, certified %.6g", what, parameter, quantity_names[n], head,
-                     outcome->error[n][head], outcome->bound[n][head]);
-    check_count(what, QUANTITIES - first);
+// Certificates alone.
+static Certified run(AttentionProblem *problem) {
+    AttentionPlan *plan = attention_plan_new("lowrank", &problem->settings);
+    const Certified certified = certified_run(problem, plan);
+    attention_destroy(plan);
+    return certified;
 }
 
 static double normal(uint64_t seed, size_t n) { return random_normal((Random){seed, RANDOM_TEST, 0}, n); }
@@ -97,10 +57,9 @@ static void test_one_head_falls_back(void **state) {
             problem.k[t * 8 + 7] = (real)(0.3 * normal(3, t));
         }
         problem.q[last * 16 + 11] = (real)lengths[i], problem.q[last * 16 + 15] = (real)(0.1 * lengths[i]);
-        const Outcome outcome = measure(&problem, "lowrank");
-        assert_true(outcome.fell_back[0] == 0 && outcome.fell_back[1] == 1);
-        check_holds(&outcome, 0, OUTPUT, "a head falls back", lengths[i]);
-        assert_true(outcome.bound[DV][0] < 100); // not vacuous: dv is near 1000
+        const Certified certified = check_case(&problem, "a head falls back", lengths[i]);
+        assert_true(certified.fell_back[0] == 0 && certified.fell_back[1] == 1);
+        assert_true(certified.bound[DV][0] < 100); // not vacuous: dv is near 1000
         attention_problem_free(&problem);
     }
 }
@@ -124,10 +83,9 @@ static void test_scales(void **state) {
                 problem.v[t * s.v_size + e] = (real)((t / 2 + e) % 2 ? v : -v);
                 problem.d_o[t * s.v_size + e] *= (real)(t < s.tokens - 2 ? 0 : d_o);
             }
-        const Outcome outcome = measure(&problem, "lowrank");
-        check_holds(&outcome, 0, OUTPUT, "scales of v and do", i);
+        const Certified certified = check_case(&problem, "scales of v and do", (double)i);
         for (size_t n = 0; n < QUANTITIES; n++) {
-            const double bound = outcome.bound[n][0] / scale[n];
+            const double bound = certified.bound[n][0] / scale[n];
             if (i == 0) usual[n] = bound;
             if (!(fabs(bound / usual[n] - 1) < 1e-3))
                 fail_msg("v %g, do %g: %s is certified to %.6g times its scale, not %.6g", v, d_o, quantity_names[n],
@@ -158,11 +116,13 @@ static void test_sums_over_heads(void **state) {
                 problem.d_o[row * s.heads + h] = (real)((double)(t + 1) * share);
                 if (row == t) truth += (double)problem.d_o[row * s.heads + h] / (double)(t + 1);
             }
-        Outcome outcome = {0};
-        run(&problem, "lowrank", &outcome);
-        outcome.error[DV][0] = fabs((double)problem.dv[0] - truth);
-        assert_true(i < 2 || outcome.error[DV][0] > 1e-4); // they are dropped
-        check_holds(&outcome, 0, DV, far ? "far sums over heads" : "near sums over heads", (double)s.heads);
+        const Certified certified = run(&problem);
+        const double error = fabs((double)problem.dv[0] - truth);
+        assert_true(i < 2 || error > 1e-4); // they are dropped
+        if (!(error <= certified.bound[DV][0]))
+            fail_msg("%s sums over %zu heads: dv errs by %.6g, certified %.6g", far ? "far" : "near", s.heads, error,
+                     certified.bound[DV][0]);
+        check_count("sums over heads", 1);
         attention_problem_free(&problem);
     }
 }
@@ -178,43 +138,12 @@ static void test_underflow(void **state) {
             AttentionProblem problem = attention_problem_new(&s, 0, 1, 30 + i);
             for (size_t n = 0; n < problem.v_count; n++) problem.v[n] *= (real)scales[i][0];
             for (size_t n = 0; n < problem.o_count; n++) problem.d_o[n] *= (real)scales[i][1];
-            const Outcome outcome = measure(&problem, "lowrank");
-            check_holds(&outcome, 0, OUTPUT, "underflow", (double)i);
+            check_case(&problem, "underflow", (double)i);
             attention_problem_free(&problem);
         }
 }
 
 // ---- numbers that are not finite -----------------------------------------------------------------------------------
-
-// Whether all numbers of a tensor (tokens, heads, size) that query head h has a part in are finite.
-static bool all_finite(const AttentionSettings *s, const real *values, size_t heads, size_t size, size_t h) {
-    const size_t at = h / (s->heads / heads) * size;
-    bool finite = true;
-    for (size_t t = 0; t < s->tokens; t++)
-        for (size_t a = 0; a < size; a++) finite &= isfinite(values[t * heads * size + at + a]) != 0;
-    return finite;
-}
-
-// No certificate is NaN, and none is finite of what is not. Returns how many certificates of such numbers there were.
-static size_t check_known(const AttentionProblem *problem, const Outcome *outcome, const char *what) {
-    const AttentionSettings *s = &problem->settings;
-    size_t broken = 0;
-    for (size_t h = 0; h < s->heads; h++) {
-        const bool finite[QUANTITIES] = {all_finite(s, problem->o, s->heads, s->v_size, h),
-                                         all_finite(s, problem->dq, s->heads, s->qk_size, h),
-                                         all_finite(s, problem->dk, s->kv_heads, s->qk_size, h),
-                                         all_finite(s, problem->dv, s->kv_heads, s->v_size, h)};
-        for (size_t n = 0; n < QUANTITIES; n++) {
-            const double bound = outcome->bound[n][h];
-            if (isnan(bound)) fail_msg("%s: the certificate of %s of head %zu is NaN", what, quantity_names[n], h);
-            if (!finite[n] && !isinf(bound))
-                fail_msg("%s: %s of head %zu is not finite, and certified to %g", what, quantity_names[n], h, bound);
-            broken += !finite[n];
-        }
-    }
-    check_count("certificates beside numbers that are not finite", QUANTITIES * s->heads);
-    return broken;
-}
 
 // NaN or an infinity anywhere in the inputs. In the second setting head 1 falls back, in the third the far field is
 // exact for all, in the fourth there is none.
@@ -237,12 +166,11 @@ static void test_not_finite(void **state) {
                     const size_t counts[] = {problem.q_count, problem.k_count, problem.v_count, problem.o_count};
                     const Random random = {7, RANDOM_TEST, input};
                     inputs[input][n < 3 ? random_below(random, n, counts[input]) : counts[input] - n] = bad[n % 3];
-                    Outcome outcome;
-                    run(&problem, "lowrank", &outcome);
+                    const Certified certified = run(&problem);
                     char what[64];
                     snprintf(what, sizeof what, "setting %zu, near %zu, %g in %c", i, s.near, (double)bad[n % 3],
                              "qkvd"[input]);
-                    broken += check_known(&problem, &outcome, what);
+                    broken += certified_check_known(what, &problem, &certified);
                     attention_problem_free(&problem);
                 }
     assert_true(broken > 500);
@@ -267,12 +195,11 @@ static void test_extremes(void **state) {
             problem.v[n] = (real)(problem.v[n] < 0 ? -cases[i].v : cases[i].v);
             problem.d_o[n] *= (real)cases[i].d_o;
         }
-        Outcome outcome;
-        run(&problem, "lowrank", &outcome);
+        const Certified certified = run(&problem);
         char what[64];
         snprintf(what, sizeof what, "v %g, do %g, %d", cases[i].v, cases[i].d_o, cases[i].kind);
-        check_known(&problem, &outcome, what);
-        for (size_t n = OUTPUT; cases[i].known && n < DV; n++) assert_true(outcome.bound[n][0] < 1e-30);
+        certified_check_known(what, &problem, &certified);
+        for (size_t n = OUTPUT; cases[i].known && n < DV; n++) assert_true(certified.bound[n][0] < 1e-30);
         attention_problem_free(&problem);
     }
 }
@@ -288,9 +215,13 @@ static void check_at_bound(const AttentionSettings *s, AttentionProblem *problem
     for (size_t m = 0; m < 3; m++) {
         problem->settings = *s;
         if (m == 0) problem->settings.near = s->tokens; // all of it exp, which the reference takes as its near field
-        Outcome outcome = measure(problem, methods[m]);
-        for (size_t n = 0; m == 0 && n < QUANTITIES; n++) outcome.bound[n][0] = 1e-3; // exact certifies nothing
-        check_holds(&outcome, 0, OUTPUT, what, (double)problem->q[0]);
+        AttentionPlan *plan = attention_plan_new(methods[m], &problem->settings);
+        Certified certified = certified_measure(problem, plan);
+        attention_destroy(plan);
+        for (size_t n = 0; m == 0 && n < QUANTITIES; n++) certified.bound[n][0] = 1e-3; // exact certifies nothing
+        char name[48];
+        snprintf(name, sizeof name, "%s, %g", methods[m], (double)problem->q[0]);
+        certified_check(what, name, s, &certified);
     }
 }
 

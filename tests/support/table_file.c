@@ -29,3 +29,27 @@ const char *table_file_write(const char *name, size_t size, size_t tokens, bool 
     assert_int_equal(fclose(file), 0);
     return path;
 }
+
+const char *table_file_write_constant(size_t size, size_t tokens, bool dense, double weight, const double *bias) {
+    static const char *directory;
+    static char path[512];
+    if (!directory) directory = temporary_directory();
+    snprintf(path, sizeof path, "%s/table", directory);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    const size_t entries = dense ? size * size : size;
+    fprintf(file, "rope-table 1\nsize %zu\nlags 0 %zu\n%s", size, tokens - 1, bias ? "bias\n" : "");
+    for (size_t e = 0; e < entries; e++)
+        fprintf(file, "%s %zu:%zu%s", e % 64 ? "" : "support", dense ? e / size : e, dense ? e % size : e,
+                e % 64 == 63 || e + 1 == entries ? "\n" : "");
+    fprintf(file, "data\n");
+    for (size_t t = 0; t < tokens; t++) {
+        fprintf(file, "%zu", t);
+        for (size_t e = 0; e < entries; e++) fprintf(file, " %.17g", weight);
+        if (bias) fprintf(file, " %.17g", bias[t]);
+        fprintf(file, "\n");
+    }
+    fprintf(file, "end\n");
+    assert_int_equal(fclose(file), 0);
+    return path;
+}

@@ -10,4 +10,8 @@
 // next call with the same `name`.
 const char *table_file_write(const char *name, size_t size, size_t tokens, bool bias);
 
+// A table of D×D entries `weight`, all of them or the diagonal alone, at lags 0 … T-1, and a bias of each lag unless
+// that is NULL. The path is valid until the next call.
+const char *table_file_write_constant(size_t size, size_t tokens, bool dense, double weight, const double *bias);
+
 #endif
