@@ -234,7 +234,8 @@ static void group_pairs(Terms *terms, const Draft *draft, const uint32_t *query_
 // What is not needed of a list that was allocated for the most it could hold goes back.
 static void *trimmed(void *list, size_t count, size_t size) {
     void *smaller = realloc(list, (count ? count : 1) * size);
-    return smaller ? smaller : list;
+    if (!smaller) return list;
+    return smaller;
 }
 
 // Everything after the expansion; false when memory is missing.
