@@ -11,8 +11,8 @@ train/config_model.c train/state.c train/snapshot.c train/run_directory.c data/t
 data/tokenizer_model.cc'
 find "$BUILD" -name '*.gcda' -delete
 rm -f "$BUILD/coverage.missing"
-for test in safetensors checkpoint checkpoint_foreign data shards prepare prepare_refused config tokenizer \
-    tokenizer_foreign trainer run_directory resumed fuzz failing_checkpoint failing_config failing_data \
+for test in safetensors checkpoint checkpoint_foreign data shards prepare prepare_refused config config_resolved \
+    tokenizer tokenizer_foreign trainer run_directory resumed best fuzz failing_checkpoint failing_config failing_data \
     failing_run failing_tokenizer; do
     OMP_WAIT_POLICY=passive "$BUILD/tests/test_$test" >"$BUILD/coverage.log" 2>&1 || { cat "$BUILD/coverage.log"; exit 1; }
 done

@@ -1,4 +1,5 @@
 // The configuration: every mistake is refused where it stands with the nearest key, and what is printed reads back.
+// What settings mean together is in test_config_resolved.c.
 #include "tests/support/check.h"
 
 #include <stdio.h>
@@ -56,61 +57,6 @@ static void refuse_setting(const char *assignment, const char *text) {
         fail_msg("expected \"%s\" of %s, got: %s", text, assignment, error.message);
     assert_memory_equal(config.origin, before.origin, sizeof before.origin);
     refusals++;
-}
-
-static void defaults_are_sound(void **state) {
-    (void)state;
-    Config config;
-    Error error = {0};
-    config_defaults(&config);
-    assert_true(config_resolve(&config, &error));
-    assert_string_equal(config.method, "exact");
-    assert_string_equal(config.bound, "none");
-    assert_int_equal(config_origin(&config, "attention.bound"), ORIGIN_DERIVED);
-    assert_int_equal(config.kv_heads, config.heads);
-    assert_int_equal(config.qk_size, config.width / config.heads);
-    assert_int_equal(config.v_size, config.qk_size);
-    assert_int_equal(config.ffn % 64, 0);
-    assert_true(config.ffn * 3 >= config.width * 8);
-    // The table's defaults are those of the attention floor, but for the bound, which follows the method.
-    ModelSettings settings;
-    config_model(&config, 2, true, &settings);
-    AttentionSettings wanted = attention_defaults();
-    assert_int_equal(settings.attention.far_size, wanted.far_size);
-    assert_int_equal(settings.attention.degree, wanted.degree);
-    assert_int_equal(settings.attention.near, wanted.near);
-    assert_int_equal(settings.attention.polynomial, wanted.polynomial);
-    assert_int_equal(settings.attention.far, wanted.far);
-    assert_int_equal(settings.attention.near_bound, wanted.near_bound);
-    assert_true(settings.attention.logit_bound == wanted.logit_bound);
-    assert_string_equal(settings.attention.kernel, wanted.kernel);
-    check_count("derived values", 16);
-}
-
-static void bound_follows_the_method(void **state) {
-    (void)state;
-    static const char *const cases[][2] = {
-        {"exact", "none"}, {"exact,exact", "none"}, {"lowrank", "ball"}, {"auto", "ball"}, {"exact,lowrank", "ball"}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        Config config;
-        Error error = {0};
-        char assignment[64];
-        config_defaults(&config);
-        snprintf(assignment, sizeof assignment, "attention.method=%s", cases[i][0]);
-        if (!config_set(&config, assignment, ORIGIN_COMMAND_LINE, &error)) {
-            assert_non_null(strstr(error.message, "not one of")); // a method that this build does not have
-            continue;
-        }
-        assert_true(config_set(&config, "model.layers=2", ORIGIN_COMMAND_LINE, &error));
-        assert_true(config_resolve(&config, &error));
-        assert_string_equal(config.bound, cases[i][1]);
-        check_count("bounds", 1);
-    }
-    Config config;
-    config_defaults(&config);
-    assert_true(config_set(&config, "attention.bound=clip", ORIGIN_COMMAND_LINE, NULL));
-    assert_true(config_resolve(&config, NULL));
-    assert_string_equal(config.bound, "clip");
 }
 
 static void files_are_read(void **state) {
@@ -220,70 +166,6 @@ static void settings_are_refused(void **state) {
     refuse_setting(assignment, "longer than");
 }
 
-// What only makes sense together.
-static void combinations_are_refused(void **state) {
-    (void)state;
-    static const char *const cases[][3] = {
-        {"model.heads=3", "model.width=100", "qk_size"},
-        {"model.heads=4", "model.kv_heads=3", "kv_heads"},
-        {"model.qk_size=7", "model.heads=4", "qk_size"},
-        {"attention.method=exact,exact", "model.layers=3", "one for each"},
-        {"attention.far_size=7", "model.heads=4", "far_size"},
-        {"attention.far_size=66", "model.qk_size=64", "far_size"},
-        {"optim.warmup=50", "train.steps=50", "optim.warmup = 50 leaves"},
-        {"data.dir=/nowhere/at/all", "model.heads=4", "is no directory that"},
-        {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
-        {"model.width=3", "model.heads=4", "size 0"},
-        {"optim.epsilon=0", "model.heads=4", "optim.epsilon = 0"},
-        {"optim.learning_rate=1", "optim.weight_decay=2", "optim.weight_decay = 2"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        Config config;
-        Error error = {0};
-        config_defaults(&config);
-        if (!config_set(&config, cases[i][0], ORIGIN_COMMAND_LINE, &error)) fail_msg("%s", error.message);
-        assert_true(config_set(&config, cases[i][1], ORIGIN_COMMAND_LINE, &error));
-        if (config_resolve(&config, &error) || error.kind != ERROR_USER || !strstr(error.message, cases[i][2]))
-            fail_msg("%s %s: %s", cases[i][0], cases[i][1], error.message);
-        refusals++;
-    }
-}
-
-// Tokens in all, as whole steps; a product that does not fit is refused.
-static void tokens_become_steps(void **state) {
-    (void)state;
-    static const char *const sizes[] = {"train.batch=3", "train.accumulate=2", "model.tokens=10", "train.tokens=121",
-                                        "data.task="};
-    Config config;
-    Error error = {0};
-    config_defaults(&config);
-    for (size_t i = 0; i < 5; i++) assert_true(config_set(&config, sizes[i], ORIGIN_COMMAND_LINE, &error));
-    if (!config_resolve(&config, &error)) fail_msg("%s", error.message);
-    assert_int_equal(config.steps, 3); // of 60
-    assert_int_equal(config_origin(&config, "train.steps"), ORIGIN_DERIVED);
-    assert_int_equal(config.vocabulary, 4096);
-    config_defaults(&config);
-    assert_true(config_set(&config, "data.task=copy", ORIGIN_COMMAND_LINE, &error) && config_resolve(&config, &error));
-    assert_int_equal(config.vocabulary, 512);
-    config_defaults(&config);
-    for (size_t i = 0; i < 5; i++) assert_true(config_set(&config, sizes[i], ORIGIN_COMMAND_LINE, &error));
-    static const char *const huge[] = {"train.batch=1048576", "train.accumulate=1048576", "model.tokens=1000000000"};
-    for (size_t i = 0; i < 3; i++) assert_true(config_set(&config, huge[i], ORIGIN_COMMAND_LINE, &error));
-    assert_false(config_resolve(&config, &error));
-    assert_true(error.kind == ERROR_USER && strstr(error.message, "does not fit"));
-    // Steps named on the command line outweigh tokens of a file, not tokens that are named there as well.
-    static const ConfigOrigin origins[] = {ORIGIN_FILE, ORIGIN_COMMAND_LINE};
-    for (size_t i = 0; i < 2; i++) {
-        config_defaults(&config);
-        assert_true(config_set(&config, "train.tokens=40960", origins[i], &error));
-        assert_true(config_set(&config, "train.steps=25", ORIGIN_COMMAND_LINE, &error));
-        if (!config_resolve(&config, &error)) fail_msg("%s", error.message);
-        assert_int_equal(config.steps, i == 0 ? 25 : 10); // of 8·512 tokens
-        assert_int_equal(config.train_tokens, i == 0 ? 0 : 40960);
-    }
-    check_count("tokens as steps", 5);
-}
-
 // What is not read as a file at all, and values as long as can be in sections as long as can be.
 static void files_that_cannot_be_read(void **state) {
     (void)state;
@@ -381,87 +263,6 @@ static void overlay_takes_what_was_set(void **state) {
     check_count("overlays", 3);
 }
 
-// A run of exact attention is unbounded, because nothing asked for a bound; one of lowrank, because its user did.
-static void bounds_go_with_their_method(void **state) {
-    (void)state;
-    static const struct {
-        const char *method, *expected;
-    } cases[] = {{"exact", "ball"}, {"exact,exact", "ball"}, {"lowrank", "none"}, {"exact,lowrank", "none"}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        Config base, over;
-        Error error = {0};
-        char assignment[64];
-        snprintf(assignment, sizeof assignment, "attention.method=%s", cases[i].method);
-        config_defaults(&base);
-        config_defaults(&over);
-        assert_true(config_set(&base, "model.layers=2", ORIGIN_FILE, NULL));
-        assert_true(config_set(&base, assignment, ORIGIN_FILE, NULL));
-        assert_true(config_set(&base, "attention.bound=none", ORIGIN_FILE, NULL));
-        assert_true(config_set(&over, "attention.method=lowrank", ORIGIN_COMMAND_LINE, NULL));
-        config_overlay(&base, &over);
-        if (!config_resolve(&base, &error)) fail_msg("%s", error.message);
-        if (strcmp(base.bound, cases[i].expected)) fail_msg("%s, then lowrank: %s", cases[i].method, base.bound);
-        for (int asked = 0; asked < 2; asked++) { // the same for a command that tries methods, unless it is asked for
-            Config tried;
-            config_defaults(&tried);
-            assert_true(config_set(&tried, "model.layers=2", ORIGIN_FILE, NULL));
-            assert_true(config_set(&tried, assignment, ORIGIN_FILE, NULL));
-            assert_true(
-                config_set(&tried, "attention.bound=none", asked ? ORIGIN_COMMAND_LINE : ORIGIN_FILE, NULL));
-            assert_true(config_set_method(&tried, "lowrank", &error) && config_resolve(&tried, &error));
-            assert_string_equal(tried.bound, asked ? "none" : cases[i].expected);
-        }
-    }
-    check_count("bounds of another method", 12);
-}
-
-// What the floors below are told.
-static void models_are_told(void **state) {
-    (void)state;
-    static const struct {
-        const char *text;
-        double scale;
-    } scales[] = {{"1/sqrt(d)", 0}, {"1/d", -1}, {"0.25", 0.25}};
-    Config config;
-    ModelSettings settings;
-    for (size_t i = 0; i < 3; i++) {
-        char assignment[64];
-        config_defaults(&config);
-        snprintf(assignment, sizeof assignment, "attention.logit_scale=%s", scales[i].text);
-        assert_true(config_set(&config, assignment, ORIGIN_COMMAND_LINE, NULL));
-        assert_true(config_set(&config, "attention.method=exact,lowrank,exact", ORIGIN_COMMAND_LINE, NULL));
-        assert_true(config_set(&config, "attention.bound=clip", ORIGIN_COMMAND_LINE, NULL));
-        config_model(&config, 2, true, &settings);
-        assert_true(settings.attention.logit_scale == scales[i].scale && settings.attention.bound == BOUND_CLIP);
-        assert_int_equal(settings.method_count, 3);
-        assert_string_equal(attention_method_name(settings.methods[1]), "lowrank");
-    }
-    const ModelConfig shape = {.vocabulary = 99,
-                               .layers = 3,
-                               .width = 24,
-                               .heads = 2,
-                               .kv_heads = 1,
-                               .qk_size = 12,
-                               .v_size = 8,
-                               .ffn = 30,
-                               .tokens = 77,
-                               .rope_theta = 5,
-                               .norm_epsilon = 1e-3,
-                               .tie = true,
-                               .qk_norm = true,
-                               .token_shift = true};
-    config_take_model(&config, &shape, ORIGIN_DERIVED);
-    config_model(&config, 1, false, &settings);
-    const ModelConfig *told = &settings.config;
-    assert_true(told->vocabulary == 99 && told->layers == 3 && told->width == 24 && told->heads == 2);
-    assert_true(told->kv_heads == 1 && told->qk_size == 12 && told->v_size == 8 && told->ffn == 30);
-    assert_true(told->tokens == 77 && told->rope_theta == 5 && told->norm_epsilon == 1e-3);
-    assert_true(told->tie && told->qk_norm && told->token_shift);
-    assert_int_equal(config_origin(&config, "model.ffn"), ORIGIN_DERIVED);
-    assert_int_equal(config_origin(&config, "attention.bound"), ORIGIN_COMMAND_LINE);
-    check_count("settings of models", 18);
-}
-
 static void words_are_near(void **state) {
     (void)state;
     assert_int_equal(words_distance("layers", "layers"), 0);
@@ -484,12 +285,12 @@ static void words_are_near(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(defaults_are_sound),   cmocka_unit_test(bound_follows_the_method),
-    cmocka_unit_test(files_are_read),       cmocka_unit_test(files_are_refused),
-    cmocka_unit_test(settings_are_refused), cmocka_unit_test(combinations_are_refused),
-    cmocka_unit_test(tokens_become_steps),  cmocka_unit_test(files_that_cannot_be_read),
-    cmocka_unit_test(printed_reads_back),   cmocka_unit_test(overlay_takes_what_was_set),
-    cmocka_unit_test(models_are_told),      cmocka_unit_test(bounds_go_with_their_method),
+    cmocka_unit_test(files_are_read),
+    cmocka_unit_test(files_are_refused),
+    cmocka_unit_test(settings_are_refused),
+    cmocka_unit_test(files_that_cannot_be_read),
+    cmocka_unit_test(printed_reads_back),
+    cmocka_unit_test(overlay_takes_what_was_set),
     cmocka_unit_test(words_are_near),
 };
 TEST_MAIN(tests)

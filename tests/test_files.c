@@ -137,7 +137,11 @@ static void test_writer_remembers_the_first_failure(void **state) {
     check_count("failing writers", 4);
 }
 
-static void do_nothing(int signal_number) { (void)signal_number; }
+static int alarms;
+static void count_alarm(int signal_number) {
+    (void)signal_number;
+    __atomic_add_fetch(&alarms, 1, __ATOMIC_RELAXED);
+}
 
 typedef struct Drain {
     int descriptor;
@@ -145,11 +149,13 @@ typedef struct Drain {
     uint32_t sum;
 } Drain;
 
-// Reads slowly in small pieces, so that the writer blocks and its writes are cut short.
+// Reads slowly in small pieces, so that the writer blocks and its writes are cut short. Before it begins, the writer has
+// long been at a full pipe, where alarms find it with nothing written; 5 s, if it has given up.
 static void *drain(void *argument) {
     Drain *pipe_end = argument;
     unsigned char piece[3001];
     ssize_t got;
+    for (int i = 0; i < 50000 && __atomic_load_n(&alarms, __ATOMIC_RELAXED) < 50; i++) usleep(100);
     while ((got = read(pipe_end->descriptor, piece, sizeof piece)) != 0) {
         if (got < 0) continue; // EINTR
         pipe_end->sum = checksum(pipe_end->sum, piece, (size_t)got);
@@ -165,7 +171,7 @@ static void test_interrupted_and_short_writes(void **state) {
     enum { SIZE = 1500000, LINES = 2000 };
     const char *path = path_in(temporary_directory(), "pipe");
     assert_int_equal(mkfifo(path, 0600), 0);
-    struct sigaction action = {.sa_handler = do_nothing}, before;
+    struct sigaction action = {.sa_handler = count_alarm}, before;
     sigaction(SIGALRM, &action, &before);
     Drain reader = {.descriptor = open(path, O_RDONLY | O_NONBLOCK)};
     FileWriter *writer = file_writer_open(path, NULL);

@@ -206,6 +206,45 @@ static void test_other_shards(void **state) {
     }
 }
 
+// A shard that came from another folder is not what meta.json speaks of: it is neither trained on nor held out.
+static void test_shard_of_other_data(void **state) {
+    (void)state;
+    static const char *const names[] = {"train.bin", "val.bin"}, *const splits[] = {"train", "val"};
+    char input[PATH], out[2][PATH], from[PATH + 32], to[PATH + 32];
+    for (size_t n = 0; n < 2; n++) {
+        size_t size = 20000;
+        char *text = make_text(n, &size, "\n");
+        in_directory(input, "mixed.txt");
+        in_directory(out[n], n ? "mixed_b" : "mixed_a");
+        write_file(input, text, size);
+        free(text);
+        const char *inputs[] = {input};
+        const PrepareSettings settings = settings_for(inputs, 1, out[n], "char");
+        PrepareResult result;
+        Error error = {0};
+        if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    }
+    for (size_t n = 0; n < 6; n++) { // before, in the place of its own, after
+        const DataSettings settings = {.path = out[1], .split = splits[n % 2], .batch = 1, .tokens = 16, .seed = 1};
+        const bool mixed = n / 2 == 1;
+        char aside[PATH + 40];
+        Error error = {0};
+        snprintf(from, sizeof from, "%s/%s", out[0], names[n % 2]);
+        snprintf(to, sizeof to, "%s/%s", out[1], names[n % 2]);
+        snprintf(aside, sizeof aside, "%s.aside", to);
+        if (mixed) assert_true(rename(to, aside) == 0 && link(from, to) == 0);
+        Loader *loader = loader_open(&settings, &error);
+        if ((loader == NULL) != mixed) fail_msg("case %zu: %s", n, mixed ? "accepted" : error.message);
+        if (mixed) {
+            assert_true(error.kind == ERROR_CORRUPT && strstr(error.message, to) && strstr(error.message, "meta.json"));
+            assert_int_equal(rename(aside, to), 0);
+        } else {
+            loader_close(loader);
+        }
+        check_count("shards of one folder or two", 1);
+    }
+}
+
 // Texts that prepare would write over or delete, by that name or through a link, stay as they are.
 static void test_own_names(void **state) {
     (void)state;
@@ -318,6 +357,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_refusals, new_directory),
     cmocka_unit_test_setup(test_meta_refusals, new_directory),
     cmocka_unit_test_setup(test_other_shards, new_directory),
+    cmocka_unit_test_setup(test_shard_of_other_data, new_directory),
     cmocka_unit_test_setup(test_own_names, new_directory),
     cmocka_unit_test_setup(test_stopped, new_directory),
 };

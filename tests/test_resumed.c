@@ -297,7 +297,15 @@ static void test_data_of_another_tokenizer(void **unused) {
         if (snapshot_check_data(checkpoint, data, &error) != cases[i].taken) fail_msg("case %zu: %s", i, error.message);
         if (!cases[i].taken) assert_true(error.kind == ERROR_USER && strstr(error.message, data));
         assert_true(snapshot_check_data(checkpoint, "", &error)); // a task
-        check_count("tokenizers of models and data", 2);
+        char shard[PATH], before[PATH]; // a shard stands for its folder, also where that is this one
+        write_file(data, "train.bin", "");
+        snprintf(shard, sizeof shard, "%s/train.bin", data);
+        assert_true(getcwd(before, sizeof before) && chdir(data) == 0);
+        for (size_t n = 0; n < 2; n++)
+            if (snapshot_check_data(checkpoint, n ? "train.bin" : shard, &error) != cases[i].taken)
+                fail_msg("case %zu, %s: %s", i, n ? "train.bin" : shard, error.message);
+        assert_int_equal(chdir(before), 0);
+        check_count("tokenizers of models and data", 4);
     }
 }
 

@@ -299,6 +299,42 @@ static void test_sealed_nonsense(void **unused) {
     }
 }
 
+// Runs, comparisons and sweeps do not write into each other's directories, and go on only where that is asked for.
+static void test_what_a_directory_is_for(void **unused) {
+    (void)unused;
+    static const char *const holds[] = {"", "step_00000007", "progress.json", "sweep.json"}, // nothing, or what USE has
+        *const names[] = {"run", "comparison", "sweep"}, *const out[] = {"train.out", "--out", "train.out"};
+    for (size_t held = 0; held < 4; held++)
+        for (RunUse use = USE_RUN; use < RUN_USES; use++)
+            for (int resume = 0; resume < 2; resume++) {
+                const char *directory = temporary_directory();
+                char expected[PATH] = "";
+                Error error = {0};
+                if (held == 1)
+                    assert_int_equal(mkdir(below(directory, holds[held]), 0777), 0);
+                else if (held)
+                    write_file(directory, holds[held], "{}");
+                if (held == (size_t)use + 1 && !resume)
+                    snprintf(expected, sizeof expected,
+                             "%s holds a %s already: --resume goes on with it; for a new one choose another %s or "
+                             "remove it.",
+                             directory, names[use], out[use]);
+                else if (held && held != (size_t)use + 1)
+                    snprintf(expected, sizeof expected, "%s holds a %s: for a %s choose another %s.", directory,
+                             names[held - 1], names[use], out[use]);
+                if (run_may_use(directory, use, resume, &error) != !*expected || strcmp(error.message, expected))
+                    fail_msg("expected \"%s\", got \"%s\"", expected, error.message);
+                assert_true(!*expected || error.kind == ERROR_USER);
+                check_count("directories for a use", 1);
+            }
+    const char *directory = temporary_directory();
+    Error error = {0};
+    assert_true(run_may_use(below(directory, "not there yet"), USE_SWEEP, false, &error));
+    write_file(directory, "file", "");
+    assert_false(run_may_use(below(directory, "file"), USE_SWEEP, true, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "file exists and is not a folder."));
+}
+
 static int one_thread(void **unused) {
     (void)unused;
     threads_set(1);
@@ -313,5 +349,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_moved_away),
     cmocka_unit_test(test_copied_links),
     cmocka_unit_test(test_sealed_nonsense),
+    cmocka_unit_test(test_what_a_directory_is_for),
 };
 TEST_MAIN(tests)
