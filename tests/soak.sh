@@ -55,7 +55,6 @@ row '11 changed seeds' $((SOAK_SECONDS / 6 + 600)) env FUZZ_RUNS=$((SOAK_SECONDS
 row '11 fuzz' $((SOAK_SECONDS + 3600)) sh -c 'make --no-print-directory fuzz FUZZ_SECONDS="$1" &&
     make --no-print-directory fuzz FUZZ_TRACED=no FUZZ_RUNS=100000000 FUZZ_SECONDS="$2"' sh \
     $((SOAK_SECONDS / 300 + 1)) $((SOAK_SECONDS / 30))
-tests '12 hostile sizes' test_sizes test_prepare test_prepare_refused test_config \
-    test_config_resolved
+tests '12 hostile sizes' test_sizes test_prepare test_prepare_refused test_config test_config_resolved
 tests '13 numbers' test_not_finite
 [ "$all_failures" -eq 0 ]

@@ -189,7 +189,8 @@ json_t *bench_step(const Config *base, const BenchOptions *options, Error *error
                 100 * times.linear_share, 1e-9 * copy);
         document = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:f, s:f, s:I, s:o}", "data", "random tokens",
                              "vocabulary", (json_int_t)config.vocabulary, "sgemm_gflops", 1e-9 * times.sgemm,
-                             "copy_gb_per_s", 1e-9 * copy, "step_ms", 1e3 * times.step, "tokens_per_s", tokens / times.step, "step_gflops",
+                             "copy_gb_per_s", 1e-9 * copy, "step_ms", 1e3 * times.step, "tokens_per_s",
+                             tokens / times.step, "step_gflops",
                              bench_number(1e-9 * flops / times.step), "sgemm_share", bench_number(times.share),
                              "linear_ms", 1e3 * times.linear, "linear_share", times.linear_share, "fell_back",
                              (json_int_t)times.fell_back, "phases", phases_json(&times, copy));
