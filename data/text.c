@@ -53,8 +53,9 @@ static bool copy(int in, const char *path, int out, const char *directory, uint6
     }
 }
 
-// Copies all of `in` to a nameless file in the directory; its descriptor, or -1.
-static int spool(int in, const char *path, const char *directory, uint64_t *size, Error *error) {
+// For a file system that makes no nameless files (FAT, NFS and others): one that has a name for a moment. Only a program
+// that is killed right then leaves it, or a disk that keeps the name although it was removed.
+static int open_unlinked(const char *directory, Error *error) {
     enum { NAMES = 100 };
     char file[32], name[4096];
     int out = -1;
@@ -66,11 +67,27 @@ static int spool(int in, const char *path, const char *directory, uint64_t *size
     }
     if (out < 0) {
         error_errno(error, "%s: cannot write there", directory);
+    } else if (unlink(name) != 0) {
+        error_errno(error, "%s: cannot remove the name of a copy", name);
+        close(out);
         return -1;
     }
-    // It lives as long as its descriptor, whatever happens to this program.
-    const bool nameless = unlink(name) == 0 || error_errno(error, "%s: cannot remove the name of a copy", name);
-    if (nameless && copy(in, path, out, directory, size, error)) return out;
+    return out;
+}
+
+// The descriptor of a new file in the directory, or -1. It lives as long as its descriptor, whatever happens to this
+// program.
+static int open_nameless(const char *directory, Error *error) {
+    const int out = descriptor_open(directory, O_RDWR | O_TMPFILE);
+    if (out < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) return open_unlinked(directory, error);
+    if (out < 0) error_errno(error, "%s: cannot write there", directory);
+    return out;
+}
+
+// Copies all of `in` to a nameless file in the directory; its descriptor, or -1.
+static int spool(int in, const char *path, const char *directory, uint64_t *size, Error *error) {
+    const int out = open_nameless(directory, error);
+    if (out < 0 || copy(in, path, out, directory, size, error)) return out;
     close(out);
     return -1;
 }

@@ -280,19 +280,6 @@ static void test_own_names(void **state) {
         PrepareSettings settings = settings_for(inputs, 2, out, "char");
         expect_refused(&settings, ERROR_USER, "is there twice");
     }
-    char victim[PATH], spool[PATH + 32]; // what can be read only once is copied, not into somebody's file
-    in_directory(victim, "victim.txt");
-    write_file(victim, "theirs", 6);
-    snprintf(spool, sizeof spool, "%s/input.0.tmp", out);
-    assert_int_equal(symlink(victim, spool), 0);
-    const char *inputs[] = {"/dev/null", path};
-    PrepareSettings settings = settings_for(inputs, 2, out, "char");
-    PrepareResult result;
-    Error error = {0};
-    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
-    check_prepared(out, text, sizeof text, &result, false);
-    struct stat status;
-    assert_true(stat(victim, &status) == 0 && status.st_size == 6 && lstat(spool, &status) == 0);
 }
 
 // A preparation that was stopped among its renames has left the next meta.json under its first name, and no other.

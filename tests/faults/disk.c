@@ -205,9 +205,10 @@ bool disk_apply(const Change *change, const char *path, const char *other, const
     case CHANGE_OPEN: {
         if (descriptor >= DESCRIPTORS) die("descriptor");
         const bool writes = (change->flags & O_ACCMODE) != O_RDONLY;
-        node = folder < 0 ? -1 : node_at(path);
+        const bool nameless = (change->flags & O_TMPFILE) == O_TMPFILE; // the path is the directory's
+        node = nameless ? new_node(NODE_FILE) : folder < 0 ? -1 : node_at(path);
         descriptors[descriptor] = node;
-        if (folder < 0 || !writes) return false;
+        if (nameless || folder < 0 || !writes) return false;
         if (node < 0) {
             descriptors[descriptor] = node = new_node(NODE_FILE);
             set_name(changing(folder), name, node);
