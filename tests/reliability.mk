@@ -84,7 +84,11 @@ soak: $(BUILD)/tests/faults build-tests
 # Branches of what reads files and settings; the tests are built again for it, without optimisation, which would copy
 # functions to where they are called and then count each copy's branches. But for kernels: those would take too long.
 build/coverage/%_kernels.portable.o build/coverage/%_kernels.avx2.o build/coverage/%_kernels.avx512.o: override OPTIMIZE := -O1
-coverage:
+COVERAGE_TESTS := safetensors checkpoint checkpoint_foreign data shards prepare prepare_refused config config_resolved \
+    tokenizer tokenizer_foreign trainer run_directory resumed best fuzz failing_checkpoint failing_config failing_data \
+    failing_run failing_tokenizer
+coverage: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) BUILD=build/coverage OPTIMIZE=-O0 \
-	    CFLAGS='--coverage -DROPE_COVERAGE' CXXFLAGS='--coverage -O0' LDFLAGS=--coverage build-tests
-	@BUILD=build/coverage sh tests/coverage.sh
+	    CFLAGS='--coverage -DROPE_COVERAGE' CXXFLAGS='--coverage -O0' LDFLAGS=--coverage \
+	    $(COVERAGE_TESTS:%=build/coverage/tests/test_%)
+	@BUILD=build/coverage sh tests/coverage.sh $(COVERAGE_TESTS)
