@@ -96,14 +96,42 @@ bool directory_begin(const char *final_path, char *temporary, size_t temporary_s
     return directory_remove(temporary, error) && directory_make(temporary, error);
 }
 
-int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error) {
+static bool is_one_of(const struct dirent *entry, const char *const *names) {
+    const char *name = entry->d_name;
+    const size_t size = strlen(name), length = size > 4 && !strcmp(name + size - 4, ".tmp") ? size - 4 : size;
+    if (!strcmp(name, ".") || !strcmp(name, "..")) return true;
+    if (entry->d_type != DT_REG && entry->d_type != DT_UNKNOWN) return false;
+    for (; *names; names++)
+        if (strlen(*names) == length && !strncmp(*names, name, length)) return true;
+    return false;
+}
+
+// Nothing but files of these names is in it.
+static bool is_leftover(const char *path, const char *const *names, Error *error) {
+    struct dirent **entries = NULL;
+    const int count = scandir(path, &entries, NULL, NULL);
+    bool ours = count >= 0;
+    for (int i = 0; i < count; i++) {
+        ours = ours && is_one_of(entries[i], names);
+        free(entries[i]);
+    }
+    free(entries);
+    if (count < 0) return error_errno(error, "Cannot list %s", path);
+    return ours || error_set(error, ERROR_USER,
+                             "%s is in the way, and is nothing that an interrupted program left there: move it away, or "
+                             "choose another path.",
+                             path);
+}
+
+int directory_begin_alone(const char *final_path, const char *const *names, char *temporary, size_t temporary_size,
+                          Error *error) {
     if (!name_beside(final_path, ".tmp", temporary, temporary_size, error) ||
         !directory_make_parent(final_path, error))
         return -1;
     struct stat status;
     if (lstat(temporary, &status) == 0) { // left by a program that was stopped, or another is at it
         const int lock = directory_lock(temporary, "written", error);
-        const bool removed = lock >= 0 && directory_remove(temporary, error);
+        const bool removed = lock >= 0 && is_leftover(temporary, names, error) && directory_remove(temporary, error);
         if (lock >= 0) close(lock);
         if (!removed) return -1;
     }

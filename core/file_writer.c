@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/descriptor.h"
@@ -90,9 +91,29 @@ bool file_begin(const char *path, char *temporary, size_t temporary_size, Error 
            error_set(error, ERROR_USER, "The path %.100s... is too long.", path);
 }
 
-int file_begin_alone(const char *path, char *temporary, size_t temporary_size, Error *error) {
+// Empty, or cut short within the magic; after a loss of power there may be zeros in its place.
+static bool is_leftover(int descriptor, const char *magic, const char *path, Error *error) {
+    struct stat status;
+    char first[16] = {0};
+    const size_t length = strlen(magic);
+    REQUIRE(length <= sizeof first);
+    if (fstat(descriptor, &status) != 0) return error_errno(error, "Cannot look at %s", path);
+    const size_t size = (uint64_t)status.st_size < length ? (size_t)status.st_size : length;
+    if (S_ISREG(status.st_mode) && !file_read_at(descriptor, path, first, size, 0, error)) return false;
+    if (S_ISREG(status.st_mode) && (!memcmp(first, magic, size) || !memcmp(first, (char[16]){0}, size))) return true;
+    return error_set(error, ERROR_USER,
+                     "%s is in the way, and is nothing that an interrupted program left there: move it away, or choose "
+                     "another path.",
+                     path);
+}
+
+int file_begin_alone(const char *path, const char *magic, char *temporary, size_t temporary_size, Error *error) {
     if (!file_begin(path, temporary, temporary_size, error) || !directory_make_parent(path, error)) return -1;
-    return descriptor_lock(descriptor_open(temporary, O_WRONLY | O_CREAT), temporary, "written", error);
+    const int opened = descriptor_open(temporary, O_RDWR | O_CREAT | O_NOFOLLOW);
+    const int descriptor = descriptor_lock(opened, temporary, "written", error);
+    if (descriptor < 0 || is_leftover(descriptor, magic, temporary, error)) return descriptor;
+    close(descriptor);
+    return -1;
 }
 
 bool file_commit(const char *temporary, const char *path, Error *error) {

@@ -95,6 +95,20 @@ bool file_read_at(int descriptor, const char *path, void *data, size_t size, uin
 
 uint32_t checksum(uint32_t running, const void *data, size_t size) { return (uint32_t)crc32_z(running, data, size); }
 
+bool file_checksum(const char *path, uint32_t *crc, Error *error) {
+    unsigned char block[1 << 16];
+    int descriptor = descriptor_open_to_read(path);
+    if (descriptor < 0) return error_errno(error, "Opening %s", path);
+    ssize_t got = 1;
+    for (*crc = 0; got > 0 || (got < 0 && errno == EINTR);) {
+        got = read(descriptor, block, sizeof block);
+        if (got > 0) *crc = checksum(*crc, block, (size_t)got);
+    }
+    if (got < 0) error_errno(error, "Reading %s", path);
+    close(descriptor);
+    return got == 0;
+}
+
 bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error) {
     size_t length = strlen(directory);
     const char *slash = length == 0 || directory[length - 1] == '/' ? "" : "/";

@@ -24,8 +24,9 @@ void file_writer_abandon(FileWriter *writer);
 // and fsyncs the folder. What cannot be renamed is removed.
 bool file_begin(const char *path, char *temporary, size_t temporary_size, Error *error); // the name alone
 // For a path that several programs may write: makes the temporary file, locked until the descriptor is closed; -1 if
-// another holds it, or after another failure.
-int file_begin_alone(const char *path, char *temporary, size_t temporary_size, Error *error);
+// another holds it, or after another failure. What is there under the temporary name is written over only if it begins
+// as such files do, with `magic`; else it is somebody's, and that is the user's error.
+int file_begin_alone(const char *path, const char *magic, char *temporary, size_t temporary_size, Error *error);
 bool file_commit(const char *temporary, const char *path, Error *error);
 // All of that.
 bool file_write_atomic(const char *path, const void *data, size_t size, Error *error);
@@ -46,8 +47,10 @@ bool file_read_at(int descriptor, const char *path, void *data, size_t size, uin
 bool directory_make(const char *path, Error *error); // mkdir -p
 bool directory_make_parent(const char *path, Error *error); // of the folder that holds the path's last part
 bool directory_begin(const char *final_path, char *temporary, size_t temporary_size, Error *error);
-// As file_begin_alone.
-int directory_begin_alone(const char *final_path, char *temporary, size_t temporary_size, Error *error);
+// As file_begin_alone; what is there is removed only if it holds nothing but files of these names (NULL at the end), with
+// or without .tmp behind them.
+int directory_begin_alone(const char *final_path, const char *const *names, char *temporary, size_t temporary_size,
+                          Error *error);
 bool directory_commit(const char *temporary, const char *final_path, Error *error); // replaces an existing directory
 // Opens a directory and keeps others out that do the same, until the descriptor is closed. -1 if that fails; what
 // another program holds is the user's error, "PATH is being WHAT by another process." File systems without locks keep
@@ -64,6 +67,8 @@ bool directory_list(DirectoryList *list, const char *path, Error *error);
 void directory_list_free(DirectoryList *list);
 
 uint32_t checksum(uint32_t running, const void *data, size_t size); // zlib crc32; start with 0
+// The crc32 of a file. ERROR_SYSTEM if it cannot be read.
+bool file_checksum(const char *path, uint32_t *crc, Error *error);
 bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error);
 
 #ifdef __cplusplus

@@ -29,6 +29,8 @@ Loader *loader_open(const DataSettings *settings, Error *error);
 bool loader_next(Loader *loader, int32_t *inputs, int32_t *targets, Error *error);
 uint64_t loader_windows(const Loader *loader); // per epoch; `tokens` apart, the last, partial one is dropped
 uint64_t loader_tokens(const Loader *loader);  // in all shards
+// What meta.json says of exactly these shards: all 0 if it speaks of others, or if there is none.
+const struct PrepareResult *loader_meta(const Loader *loader);
 // Of the tokens in all shards; where they have none (llm.c's own files), of their number alone.
 uint32_t loader_checksum(const Loader *loader);
 DataPosition loader_position(const Loader *loader);
@@ -61,6 +63,7 @@ typedef struct PrepareResult {
     size_t vocabulary;
     uint64_t lossy_bytes; // of both parts, that the tokens do not give back; 0 for tokenizers that prepare trained
     uint32_t train_crc, val_crc; // crc32 of the ids, as in the shards' headers; 0: unknown
+    uint32_t tokenizer_crc;      // crc32 of tokenizer.model; 0: unknown
     double unigram_loss;  // nats per held-out token of the add-one smoothed unigram model of the training tokens
 } PrepareResult;
 bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error *error);

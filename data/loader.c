@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "core/files.h"
 #include "core/random.h"
@@ -24,6 +25,7 @@ struct Loader {
     size_t shard_count;
     DataPosition position;
     int32_t *window; // (tokens + 1)
+    PrepareResult meta; // see loader_meta
 };
 
 static bool add_shard(Loader *loader, const char *path, size_t vocabulary, Error *error) {
@@ -56,17 +58,36 @@ static bool add_shards(Loader *loader, const DataSettings *settings, const Direc
                      settings->path, settings->split, settings->path);
 }
 
-// A folder that was copied in part, or into another, has a shard that its meta.json does not speak of.
-static bool check_described(const Loader *loader, const DataSettings *settings, Error *error) {
-    PrepareResult meta;
-    const Shard *shard = &loader->shards[0];
-    if (loader->shard_count != 1 || !shard->summed) return true; // not as prepare makes them
-    if (!data_find_meta(settings->path, &meta, error)) return false;
-    const uint32_t described = strcmp(settings->split, "train") ? meta.val_crc : meta.train_crc;
-    return !described || described == shard->crc ||
+static bool check_tokenizer(const DataSettings *settings, uint32_t described, Error *error) {
+    char path[4096];
+    uint32_t crc;
+    if (!path_join(path, sizeof path, settings->path, "tokenizer.model", error)) return false;
+    if (!described || access(path, F_OK) != 0) return true;
+    if (!file_checksum(path, &crc, error)) return false;
+    return crc == described ||
            error_set(error, ERROR_CORRUPT,
-                     "%s: it is not the file that meta.json beside it speaks of; make both again with `rope prepare`",
-                     shard->path);
+                     "%s: it is not the tokenizer that meta.json beside it speaks of, so the shards' tokens mean "
+                     "something else; make them all again with `rope prepare`",
+                     path);
+}
+
+// A folder that was copied in part, or into another, has files that its meta.json does not speak of. More shards than the
+// one that prepare makes were put there on purpose: meta.json speaks of none of them then.
+static bool check_described(Loader *loader, const DataSettings *settings, Error *error) {
+    PrepareResult meta;
+    if (!data_find_meta(settings->path, &meta, error) || !check_tokenizer(settings, meta.tokenizer_crc, error))
+        return false;
+    if (loader->shard_count != 1) return true;
+    const Shard *shard = &loader->shards[0];
+    const bool train = !strcmp(settings->split, "train");
+    const uint32_t crc = train ? meta.train_crc : meta.val_crc;
+    if (crc && shard->summed && crc != shard->crc)
+        return error_set(
+            error, ERROR_CORRUPT,
+            "%s: it is not the file that meta.json beside it speaks of; make both again with `rope prepare`",
+            shard->path);
+    if ((!crc || shard->summed) && shard->count == (train ? meta.train_tokens : meta.val_tokens)) loader->meta = meta;
+    return true;
 }
 
 static bool open_shards(Loader *loader, const DataSettings *settings, Error *error) {
@@ -168,6 +189,8 @@ uint64_t loader_tokens(const Loader *loader) {
     for (size_t i = 0; i < loader->shard_count; i++) total += loader->shards[i].count;
     return total;
 }
+
+const PrepareResult *loader_meta(const Loader *loader) { return &loader->meta; }
 
 uint32_t loader_checksum(const Loader *loader) {
     uint32_t crc = 0;

@@ -26,15 +26,14 @@ static json_t *describe_shard(const char *file, uint64_t bytes, uint64_t tokens,
                      "crc32", (json_int_t)crc);
 }
 
-static json_t *describe(const PrepareSettings *settings, const PrepareResult *result, uint32_t tokenizer_crc,
-                        size_t sample_bytes) {
+static json_t *describe(const PrepareSettings *settings, const PrepareResult *result, size_t sample_bytes) {
     double tokens = (double)(result->train_tokens + result->val_tokens);
     double bytes = (double)(result->train_bytes + result->val_bytes);
     json_t *train = describe_shard("train.bin", result->train_bytes, result->train_tokens, result->train_crc);
     json_t *validation = describe_shard("val.bin", result->val_bytes, result->val_tokens, result->val_crc);
     json_t *tokenizer =
         json_pack("{s:s, s:s, s:I}", "file", "tokenizer.model", "type", settings->tokenizer ? "given" : settings->type,
-                  "crc32", (json_int_t)tokenizer_crc);
+                  "crc32", (json_int_t)result->tokenizer_crc);
     json_t *made_with = json_pack("{s:o, s:I, s:f, s:I}", "inputs", describe_inputs(settings), "vocabulary",
                                   (json_int_t)settings->vocabulary, "validation_share", settings->validation_share,
                                   "sample_bytes", (json_int_t)sample_bytes);
@@ -44,10 +43,10 @@ static json_t *describe(const PrepareSettings *settings, const PrepareResult *re
                      "tokens_per_byte", tokens / bytes, "unigram_loss", result->unigram_loss, "settings", made_with);
 }
 
-bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result, uint32_t tokenizer_crc,
-                size_t sample_bytes, Error *error) {
+bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result, size_t sample_bytes,
+                Error *error) {
     json_watch();
-    json_t *meta = describe(settings, result, tokenizer_crc, sample_bytes);
+    json_t *meta = describe(settings, result, sample_bytes);
     char *text = json_print(meta, JSON_INDENT(2));
     json_decref(meta);
     if (!text) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
@@ -61,14 +60,14 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
     json_t *root = json_parse(path, "contents", text, size, error);
     int version = 0;
     json_int_t vocabulary = 0, train_bytes = 0, train_tokens = 0, val_bytes = 0, val_tokens = 0;
-    json_int_t lossy_bytes = 0, train_crc = 0, val_crc = 0; // some files do not speak of them
+    json_int_t lossy_bytes = 0, train_crc = 0, val_crc = 0, tokenizer_crc = 0; // some files do not speak of them
     double unigram_loss = 0.0;
     if (!root) return false;
-    bool good = json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I, s?I}, s:{s:I, s:I, s?I}, s:F, s?I}",
+    bool good = json_unpack_ex(root, &problem, 0, "{s:i, s:I, s:{s:I, s:I, s?I}, s:{s:I, s:I, s?I}, s:F, s?I, s?{s?I}}",
                                "version", &version, "vocabulary", &vocabulary, "train", "bytes", &train_bytes, "tokens",
                                &train_tokens, "crc32", &train_crc, "validation", "bytes", &val_bytes, "tokens",
                                &val_tokens, "crc32", &val_crc, "unigram_loss", &unigram_loss, "lossy_bytes",
-                               &lossy_bytes) == 0;
+                               &lossy_bytes, "tokenizer", "crc32", &tokenizer_crc) == 0;
     json_decref(root);
     if (!good && !json_whole()) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     if (!good) return error_set(error, ERROR_CORRUPT, "%s: line %d: %s", path, problem.line, problem.text);
@@ -85,6 +84,7 @@ static bool parse(const char *path, const char *text, size_t size, PrepareResult
                             .lossy_bytes = (uint64_t)lossy_bytes,
                             .train_crc = (uint32_t)train_crc,
                             .val_crc = (uint32_t)val_crc,
+                            .tokenizer_crc = (uint32_t)tokenizer_crc,
                             .unigram_loss = unigram_loss};
     return true;
 }

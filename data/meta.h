@@ -11,8 +11,8 @@
 // it put them in their places. Folders with no sign of `rope prepare` are fine.
 bool meta_check_whole(const char *directory, Error *error);
 
-// Writes path atomically. tokenizer_crc: crc32 of tokenizer.model; sample_bytes: the limit of text that it was trained on.
-bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result, uint32_t tokenizer_crc,
-                size_t sample_bytes, Error *error);
+// Writes path atomically. sample_bytes: the limit of text that the tokenizer was trained on.
+bool meta_write(const char *path, const PrepareSettings *settings, const PrepareResult *result, size_t sample_bytes,
+                Error *error);
 
 #endif

@@ -298,8 +298,10 @@ static double unigram_loss(const uint64_t *train, const uint64_t *val, const Pre
 
 static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
     uint64_t total = text_size(p->text);
-    *result = (PrepareResult){
-        .train_bytes = p->split, .val_bytes = total - p->split, .vocabulary = tokenizer_vocabulary(p->tokenizer)};
+    *result = (PrepareResult){.train_bytes = p->split,
+                              .val_bytes = total - p->split,
+                              .vocabulary = tokenizer_vocabulary(p->tokenizer),
+                              .tokenizer_crc = p->tokenizer_crc};
     uint64_t *train = calloc(result->vocabulary, sizeof *train), *val = calloc(result->vocabulary, sizeof *val);
     bool good = train && val;
     if (!good) error_set(error, ERROR_MEMORY, "out of memory for %zu counts", result->vocabulary);
@@ -320,7 +322,7 @@ static bool encode_all(Preparation *p, PrepareResult *result, Error *error) {
 // The new meta.json is on disk under another name before the old one goes, and gets its own name when all other files
 // have theirs: that name without the other says that the files do not belong together (meta_check_whole).
 static bool commit(Preparation *p, const PrepareResult *result, Error *error) {
-    if (!meta_write(p->new_meta, p->settings, result, p->tokenizer_crc, SAMPLE_BYTES, error)) return false;
+    if (!meta_write(p->new_meta, p->settings, result, SAMPLE_BYTES, error)) return false;
     p->replacing = true;
     if (unlink(p->meta) != 0 && errno != ENOENT) return error_errno(error, "%s: cannot replace", p->meta);
     for (size_t i = 0; i < FILE_COUNT; i++)

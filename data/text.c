@@ -18,8 +18,9 @@ typedef struct Part {
     const char *path; // the caller's
     int descriptor;   // -1: not open at the moment
     bool spooled;     // the descriptor cannot be opened again
+    bool regular;     // a file that may be there under another name, too
     uint64_t start, size;
-    Stamp stamp; // of what is not spooled
+    Stamp stamp; // of what is regular
 } Part;
 
 struct Text {
@@ -92,19 +93,26 @@ static int spool(int in, const char *path, const char *directory, uint64_t *size
     return -1;
 }
 
+// Files of /proc and their like say that they are empty.
+static bool size_is_unknown(int descriptor, const struct stat *status) {
+    char byte;
+    return status->st_size == 0 && pread(descriptor, &byte, 1, 0) > 0;
+}
+
 static bool add_part(Text *text, const char *path, const char *spool_directory, Error *error) {
     Part *part = &text->parts[text->count];
     *part = (Part){.path = path, .descriptor = -1, .start = text->size};
     int descriptor;
     struct stat status;
     bool good = open_input(path, &descriptor, &status, error);
-    part->spooled = good && (is_standard_input(path) || !S_ISREG(status.st_mode));
+    part->regular = good && S_ISREG(status.st_mode);
+    if (part->regular) part->stamp = stamp_of(&status);
+    part->spooled = good && (is_standard_input(path) || !part->regular || size_is_unknown(descriptor, &status));
     if (part->spooled) {
         part->descriptor = spool(descriptor, path, spool_directory, &part->size, error);
         good = part->descriptor >= 0;
     } else if (good) {
         part->size = (uint64_t)status.st_size;
-        part->stamp = stamp_of(&status);
     }
     if (descriptor >= 0) close(descriptor);
     text->count++;
@@ -123,7 +131,7 @@ static bool check_different(const Text *text, Error *error) {
     size_t count = 0;
     bool good = sorted || error_set(error, ERROR_MEMORY, "out of memory for the names of %zu texts", text->count);
     for (size_t i = 0; good && i < text->count; i++)
-        if (!text->parts[i].spooled) sorted[count++] = &text->parts[i];
+        if (text->parts[i].regular) sorted[count++] = &text->parts[i];
     if (good) qsort(sorted, count, sizeof *sorted, by_file);
     for (size_t i = 1; good && i < count; i++)
         if (by_file(&sorted[i - 1], &sorted[i]) == 0)

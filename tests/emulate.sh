@@ -70,7 +70,7 @@ make_disc() {
 boot() {
     cat >"$work/bochsrc" <<END
 cpu: model=corei7_skylake_x, ips=50000000
-memory: guest=1024, host=1024
+memory: guest=2048, host=2048
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 ata0-master: type=cdrom, path="$work/disc.iso", status=inserted

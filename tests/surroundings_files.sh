@@ -16,7 +16,7 @@ expect 0 'eval of what the first prepared' "$rope" eval run --data data
 ok 'two that prepare one folder'
 
 for format in gguf bf16; do
-    if [ $format = gguf ]; then echo half >exported.tmp; else mkdir exported.tmp; fi
+    if [ $format = gguf ]; then echo GGUF and half of it >exported.tmp; else mkdir exported.tmp; fi
     expect 2 "two that export, $format" flock exported.tmp "$rope" export run --format $format --out exported
     says "two that export, $format" "exported.tmp is being written by another process"
     [ ! -e exported ] && [ -e exported.tmp ] || fail "two that export, $format: what it left"
@@ -25,6 +25,26 @@ for format in gguf bf16; do
     rm -r exported
 done
 ok 'two that export to one path'
+
+# What has the temporary name and is none of ours stays.
+mkdir -p theirs.tmp/precious hidden.tmp && echo kept | tee theirs.tmp/precious/file hidden.tmp/.file >theirs.gguf.tmp
+ln -s "$PWD/text.txt" linked.gguf.tmp && cp text.txt before.txt
+for out in theirs hidden theirs.gguf linked.gguf; do
+    case $out in *.gguf) format=gguf ;; *) format=bf16 ;; esac
+    "$rope" export run --format $format --out $out >out 2>err && fail "export over somebody's $out.tmp"
+    says "export over somebody's $out.tmp" "$out.tmp"
+    [ ! -e $out ] || fail "export over somebody's $out.tmp: what it left"
+done
+[ "$(cat theirs.tmp/precious/file hidden.tmp/.file theirs.gguf.tmp)" = "$(printf 'kept\nkept\nkept')" ] &&
+    cmp -s text.txt before.txt || fail "export over somebody's files: they are not what they were"
+mkdir ours.tmp && echo x | tee ours.tmp/model.safetensors >ours.tmp/config.json.tmp && printf GGU >ours.gguf.tmp
+printf '\0\0\0\0\0\0' >empty.gguf.tmp # after a loss of power
+expect 0 'export over a half-written directory' "$rope" export run --format bf16 --out ours
+expect 0 'export over a half-written file' "$rope" export run --format gguf --out ours.gguf
+expect 0 'export over a file whose data are lost' "$rope" export run --format gguf --out empty.gguf
+[ ! -e ours.tmp ] && [ ! -e ours.gguf.tmp ] && [ ! -e empty.gguf.tmp ] && [ ! -e ours/config.json.tmp ] ||
+    fail 'export over what is half written'
+ok 'export beside files of the temporary names'
 
 expect 0 'install' make -s -C "$checkout" -o all install BUILD="$BUILD" DESTDIR="$work/two words"
 [ -x "two words/usr/local/bin/rope" ] && [ -f "two words/usr/local/share/rope/configs/tiny.ini" ] ||
@@ -120,6 +140,23 @@ says 'training on a file' 'would be trained on and held out as well'
 expect 0 'eval on a shard' "$rope" eval run --data data/val.bin
 expect 2 'eval on a shard of another tokenizer' "$rope" eval run --data foreign/val.bin
 says 'eval on a shard of another tokenizer' 'another tokenizer'
+# Nor do their figures, or their tokenizer.
+expect 0 'eval of its data' "$rope" eval run --data data --json
+"$get" bits_per_byte <out >value && "$get" unigram_loss <out >value || fail 'eval of its data: no bits per byte'
+cp -r data both && cp other/val.bin both/val_2.bin
+expect 0 'eval of shards that meta.json does not speak of' "$rope" eval run --data both --json
+grep -q -e per_byte -e unigram out && fail 'eval of shards that meta.json does not speak of: figures of others'
+cp -r data mixed_tokens && cp other/tokenizer.model mixed_tokens/
+cmp -s data/tokenizer.model other/tokenizer.model && fail 'a tokenizer of other data: it is the same'
+expect 1 'a tokenizer of other data' $train --data.dir=mixed_tokens --train.out=mixed_run
+says 'a tokenizer of other data' 'mixed_tokens/tokenizer.model: it is not the tokenizer that meta.json'
+cp -r data again
+expect 0 'a run whose data are prepared again' $train --data.dir=again --train.out=seen --train.steps=2
+expect 0 'eval of it before' "$rope" eval seen
+grep -q 'may have seen' err && fail 'eval of a run: its data are those that it was trained on'
+expect 0 'data prepared again' "$rope" prepare text.txt --out again --tokenizer seen/latest/tokenizer.model --validation 0.5
+expect 0 'eval of a run whose data were prepared again' "$rope" eval seen
+says 'eval of a run whose data were prepared again' 'may have seen what is held out'
 ok 'shards of other data, and files in the place of directories'
 
 sweep="$train --train.out=sweep --sweep optim.learning_rate=1e-3,3e-3 --train.steps=4"
@@ -131,6 +168,9 @@ cp -r data copy
 expect 0 'a sweep that goes on with a copy of its data' $sweep --data.dir=copy --resume
 expect 0 'a sweep over data' $train --train.out=over --sweep data.dir=data,other --model.vocabulary=300 --dry-run
 says 'a sweep over data' 'will be of different data'
+mkdir data_of && cp -r data data_of/x && cp -r data data_of_x
+expect 2 'a sweep of two names that are one' $train --train.out=over --sweep data.dir=data_of/x,data_of_x
+says 'a sweep of two names that are one' 'two runs would have the directory dir=data_of_x'
 ab="$rope ab --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.batch=2 --train.eval_batches=2
     --train.steps=6 --out compared"
 expect 0 'a comparison' $ab --data.dir=data
@@ -138,6 +178,19 @@ expect 2 'a comparison that goes on with other data' $ab --data.dir=other --resu
 says 'a comparison that goes on with other data' 'is of other data'
 expect 0 'a comparison that goes on' $ab --data.dir=data --resume --seeds 2
 ok 'sweeps and comparisons of one and the same data'
+
+# run.c puts a space in front of every prompt.
+for i in $(seq 400); do echo ACGTTGCAACGGTCA; done >dna.txt
+expect 0 'a text without spaces' "$rope" prepare dna.txt --out dna --type char --vocab 280
+expect 0 'a model without spaces' $train --data.dir=dna --train.out=dna_run --train.steps=2
+for format in llama2.c gguf; do
+    expect 0 "a model without spaces as $format" "$rope" export dna_run --format $format --out dna.$format
+    [ "$(grep -c 'no token for a space' err)" = "$([ $format = gguf ]; echo $?)" ] ||
+        fail "a model without spaces as $format: whether that is said"
+done
+expect 0 'a model with spaces' "$rope" export run --format llama2.c --out spaces
+grep -q 'no token for a space' err && fail 'a model with spaces: they are missed'
+ok 'a tokenizer without a space'
 
 # The budget of tokens is that of the whole run, whatever a step takes.
 expect 0 'ten steps' $train --data.dir=data --train.out=budget --train.steps=10 # 640 tokens

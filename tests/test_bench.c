@@ -285,6 +285,8 @@ static void test_lengths(void **state) {
     assert_int_equal(list_words(text, words, 4), 2);
     assert_string_equal(words[0], "exact");
     assert_string_equal(words[1], "lowrank");
+    char longer[] = "exact,lowrank,toeplitz,auto,exact";
+    assert_int_equal(list_words(longer, words, 4), 0);
 }
 
 static const struct CMUnitTest tests[] = {

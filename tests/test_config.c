@@ -112,6 +112,7 @@ static void files_are_refused(void **state) {
     refuse_file("[model]\rlayers = 3\r", ":1:", "carriage return");
     refuse_file("; comment\r[model]\rlayers = 3\r", ":1:", "carriage return");
     refuse_file("[model] layers = 3\n", ":1:", "follow the [section]");
+    refuse_file("\xEF\xBB\xBF[model] layers = 3\n", ":1:", "follow the [section]");
     char line[2048] = "[data]\ndir = ";
     memset(line + strlen(line), 'x', 1500);
     refuse_file(line, ":2:", "longer than");

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/files.h"
 #include "train/config.h"
 
 static void defaults_are_sound(void **state) {
@@ -261,6 +262,42 @@ static void models_are_told(void **state) {
     check_count("settings of models", 18);
 }
 
+// A later file gives the earlier one's settings up as the command line would, with what follows from them.
+static void later_files_win(void **state) {
+    (void)state;
+    static const struct {
+        const char *first, *second, *bound;
+        size_t steps;
+    } cases[] = {
+        {"[attention]\nmethod = exact\nbound = none\n", "[attention]\nmethod = lowrank\n", "ball", 1000},
+        {"[attention]\nmethod = exact\nbound = none\n", "[attention]\nmethod = lowrank\nbound = none\n", "none", 1000},
+        {"[attention]\nmethod = lowrank\nbound = none\n", "[attention]\nmethod = lowrank\n", "none", 1000},
+        {"[attention]\nbound = none\n", "[train]\nseed = 2\n", "none", 1000},
+        {"[train]\ntokens = 10000\n", "[train]\nsteps = 7\n", "none", 7},
+        {"[train]\ntokens = 10000\nsteps = 3\n", "[train]\nseed = 2\n", "none", 25},
+        {"[train]\nsteps = 3\n", "[train]\ntokens = 10000\nsteps = 7\n", "none", 25},
+        {"[train]\nsteps = 3\n", "[train]\ntokens = 10000\n", "none", 25},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *texts[] = {cases[i].first, cases[i].second};
+        Config config;
+        Error error = {0};
+        config_defaults(&config);
+        for (size_t file = 0; file < 2; file++) {
+            char path[512];
+            snprintf(path, sizeof path, "%s/%zu_%zu.ini", temporary_directory(), i, file);
+            assert_true(file_write_atomic(path, texts[file], strlen(texts[file]), &error));
+            if (!config_read(&config, path, &error)) fail_msg("%s", error.message);
+        }
+        assert_true(config_set(&config, "train.batch=4", ORIGIN_FILE, NULL) &&
+                    config_set(&config, "model.tokens=100", ORIGIN_FILE, NULL));
+        if (!config_resolve(&config, &error)) fail_msg("case %zu: %s", i, error.message);
+        if (strcmp(config.bound, cases[i].bound) || config.steps != cases[i].steps)
+            fail_msg("case %zu: bound %s, %zu steps", i, config.bound, config.steps);
+        check_count("files over files", 1);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(defaults_are_sound),
     cmocka_unit_test(bound_follows_the_method),
@@ -270,5 +307,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(windows_are_asked_for),
     cmocka_unit_test(tokens_become_steps),
     cmocka_unit_test(models_are_told),
+    cmocka_unit_test(later_files_win),
 };
 TEST_MAIN(tests)

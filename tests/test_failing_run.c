@@ -262,7 +262,7 @@ static void test_long_paths(void **state) {
     for (size_t length = RUN_PATH - TRIES; length < RUN_PATH; length++) {
         Error errors[WAYS] = {0};
         const char *path = behind_slashes(folder, length);
-        bool fine[WAYS] = {snapshot_check(path, &errors[0]), snapshot_load(path, &c.other, &errors[1]),
+        bool fine[WAYS] = {snapshot_check(path, NULL, &errors[0]), snapshot_load(path, &c.other, &errors[1]),
                            snapshot_save(path, &c.trainer, c.tokenizer, &errors[2])};
         fine[4] = state_write(path, &sealed, c.config.seed, 6, config_fingerprint(&c.config), &errors[4]);
         fine[3] = run_find_checkpoint(behind_slashes(c.directory, length), found, &errors[3]);

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/files.h"
+#include "data/data.h"
 #include "data/text.h"
 
 static void expect_message(const PrepareSettings *settings, ErrorKind kind, const char *message) {
@@ -245,6 +247,85 @@ static void test_shard_of_other_data(void **state) {
     }
 }
 
+static void change_in_file(const char *path, const char *from, const char *to) {
+    size_t size;
+    char *text = file_read_all(path, 1 << 20, &size, NULL);
+    assert_non_null(text);
+    for (char *at = text; (at = strstr(at, from)); at += strlen(to)) memcpy(at, to, strlen(to));
+    write_file(path, text, size);
+    free(text);
+}
+
+static PrepareResult described(const char *path, const char *split) {
+    const DataSettings settings = {.path = path, .split = split, .batch = 1, .tokens = 16};
+    Error error = {0};
+    Loader *loader = loader_open(&settings, &error);
+    if (!loader) fail_msg("%s", error.message);
+    const PrepareResult meta = *loader_meta(loader);
+    loader_close(loader);
+    check_count("what meta.json says of shards", 1);
+    return meta;
+}
+
+// What meta.json says is said of its own shards alone: its bits per byte are nobody else's. Its tokenizer is the only one
+// that may lie beside it.
+static void test_described(void **state) {
+    (void)state;
+    const PrepareResult nothing = {0};
+    char input[PATH], out[PATH], paths[5][PATH + 32];
+    static const char *const names[] = {"val.bin", "val_2.bin", "train.bin", "meta.json", "tokenizer.model"};
+    size_t size = 20000;
+    char *text = make_text(0, &size, "\n");
+    in_directory(input, "described.txt");
+    in_directory(out, "described");
+    for (size_t i = 0; i < 5; i++) snprintf(paths[i], sizeof paths[i], "%s/%s", out, names[i]);
+    write_file(input, text, size);
+    free(text);
+    const char *inputs[] = {input}, *val = paths[0], *second = paths[1], *train = paths[2], *json = paths[3],
+               *tokenizer = paths[4];
+    const PrepareSettings settings = settings_for(inputs, 1, out, "char");
+    PrepareResult result;
+    Error error = {0};
+    if (!data_prepare(&settings, &result, &error)) fail_msg("%s", error.message);
+    for (size_t i = 0; i < 2; i++) {
+        const PrepareResult meta = described(out, i ? "val" : "train");
+        check_same_result(&meta, &result);
+    }
+    PrepareResult meta = described(val, "val"); // a shard alone
+    check_same_result(&meta, &nothing);
+    assert_int_equal(link(val, second), 0);
+    meta = described(out, "val");
+    check_same_result(&meta, &nothing);
+    assert_int_equal(described(out, "train").val_tokens, result.val_tokens);
+    assert_int_equal(unlink(second), 0);
+
+    int file = open(val, O_WRONLY); // as llm.c writes it, without checksums
+    char old[12];
+    const int again = open(val, O_RDONLY);
+    assert_true(pread(again, old, sizeof old, 12) == 12 && pwrite(file, (char[12]){0}, 12, 12) == 12);
+    meta = described(out, "val");
+    check_same_result(&meta, &nothing);
+    assert_int_equal(pwrite(file, old, sizeof old, 12), 12);
+    close(file);
+    close(again);
+
+    // Another tokenizer's tokens mean something else.
+    file = open(tokenizer, O_RDWR | O_APPEND);
+    assert_int_equal(write(file, "\n", 1), 1);
+    const DataSettings loading = {.path = out, .split = "val", .batch = 1, .tokens = 16};
+    assert_null(loader_open(&loading, &error));
+    assert_true(error.kind == ERROR_CORRUPT && strstr(error.message, tokenizer));
+    change_in_file(json, "crc32", "other"); // as before there were checksums: the number of tokens must do
+    assert_int_equal(described(out, "val").val_tokens, result.val_tokens);
+    assert_true(unlink(val) == 0 && link(train, val) == 0);
+    meta = described(out, "val");
+    check_same_result(&meta, &nothing);
+    change_in_file(json, "other", "crc32");
+    assert_int_equal(unlink(tokenizer), 0);
+    assert_int_equal(described(out, "train").train_tokens, result.train_tokens);
+    close(file);
+}
+
 // Texts that prepare would write over or delete, by that name or through a link, stay as they are.
 static void test_own_names(void **state) {
     (void)state;
@@ -279,6 +360,36 @@ static void test_own_names(void **state) {
         const char *inputs[] = {path, linked ? link : path};
         PrepareSettings settings = settings_for(inputs, 2, out, "char");
         expect_refused(&settings, ERROR_USER, "is there twice");
+    }
+    const int saved = dup(STDIN_FILENO), opened = open(path, O_RDONLY); // nor as what is read only once
+    assert_true(saved >= 0 && dup2(opened, STDIN_FILENO) == STDIN_FILENO);
+    static const char *const ways[] = {"-", "/dev/stdin"};
+    for (size_t i = 0; i < 3; i++) {
+        const char *inputs[] = {i == 2 ? "/dev/stdin" : path, ways[i % 2]};
+        PrepareSettings settings = settings_for(inputs, 2, out, "char");
+        expect_refused(&settings, ERROR_USER, "is there twice");
+    }
+    dup2(saved, STDIN_FILENO);
+    close(saved);
+    close(opened);
+}
+
+// What says that it is empty, and is not.
+static void test_sizes_that_lie(void **state) {
+    (void)state;
+    const char *paths[] = {"/proc/version", "/proc/self/limits"};
+    Error error = {0};
+    for (size_t i = 0; i < 2; i++) {
+        size_t size;
+        char *expected = file_read_all(paths[i], 1 << 16, &size, NULL), read[1 << 16];
+        if (!expected) continue; // no such file system
+        Text *text = text_open(&paths[i], 1, directory, &error);
+        if (!text) fail_msg("%s", error.message);
+        assert_int_equal(text_size(text), size);
+        assert_true(size > 0 && text_read(text, 0, read, size, &error));
+        check_same_bits("files of /proc", read, expected, size);
+        text_close(text);
+        free(expected);
     }
 }
 
@@ -345,7 +456,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_meta_refusals, new_directory),
     cmocka_unit_test_setup(test_other_shards, new_directory),
     cmocka_unit_test_setup(test_shard_of_other_data, new_directory),
+    cmocka_unit_test_setup(test_described, new_directory),
     cmocka_unit_test_setup(test_own_names, new_directory),
+    cmocka_unit_test_setup(test_sizes_that_lie, new_directory),
     cmocka_unit_test_setup(test_stopped, new_directory),
 };
 TEST_MAIN(tests)

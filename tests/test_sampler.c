@@ -97,6 +97,11 @@ static void test_nothing_to_begin_with(void **state) {
                 if (!write_text(trainer.model, tokenizer, &writing, &error)) fail_msg("%s", error.message);
                 assert_true(writing.prompt_tokens > 0);
                 drawn += writing.drawn;
+                // Of a model made elsewhere <s> comes before the prompt, and is all there is without one.
+                const size_t without = newline == NEWLINE_DROPPED || size == 0 ? 0 : writing.prompt_tokens;
+                writing.from_bos = true;
+                if (!write_text(trainer.model, tokenizer, &writing, &error)) fail_msg("%s", error.message);
+                assert_int_equal(writing.prompt_tokens, 1 + without);
             }
             if (drawn == 0 || bytes == 0) fail_msg("line ends %d, prompt of %zu: nothing is drawn", newline, size);
             tokenizer_free(tokenizer);

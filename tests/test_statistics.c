@@ -207,8 +207,8 @@ static void test_lists(void **state) {
                                         ",1", "1x", "1K2", "1,2,3,4,5", "16777217", "x"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) assert_int_equal(list_lengths(wrong[i], lengths, 4), 0);
     char text[] = "exact,lowrank,,auto";
-    const char *words[3];
-    assert_int_equal(list_words(text, words, 3), 3);
+    const char *words[4];
+    assert_int_equal(list_words(text, words, 4), 4);
     assert_string_equal(words[1], "lowrank");
     assert_string_equal(words[2], "");
     check_count("lists", 2 + sizeof wrong / sizeof *wrong);

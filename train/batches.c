@@ -115,6 +115,10 @@ uint32_t batches_checksum(const Batches *batches) {
     return batches->loader ? loader_checksum(batches->loader) : task_checksum(&batches->task);
 }
 
+PrepareResult batches_meta(const Batches *batches) {
+    return batches->loader ? *loader_meta(batches->loader) : (PrepareResult){0};
+}
+
 DataPosition batches_position(const Batches *batches) {
     return batches->loader ? loader_position(batches->loader) : (DataPosition){.window = batches->example};
 }

@@ -23,6 +23,8 @@ bool batches_next(Batches *batches, int32_t *inputs, int32_t *targets, Error *er
 const int32_t *batches_distances(const Batches *batches);
 uint64_t batches_windows(const Batches *batches);  // sequences in one pass over the data, or in a task's held-out set
 uint32_t batches_checksum(const Batches *batches); // of all their tokens; of a task, of what they are made from
+// What `rope prepare` said of exactly these data; all 0 if it said nothing of them, and for tasks.
+PrepareResult batches_meta(const Batches *batches);
 DataPosition batches_position(const Batches *batches);
 void batches_seek(Batches *batches, DataPosition position);
 void batches_close(Batches *batches);

@@ -56,6 +56,8 @@ int command_bench(int argc, char **argv) {
     json_t *document = NULL;
     if (!check_options(what, values, table, &error))
         document = NULL;
+    else if (!options.method_count)
+        error_set(&error, ERROR_USER, "--method: at most %d methods.", BENCH_MAX_METHODS);
     else if (!options.length_count)
         error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.", lengths);
     else if (strcmp(what, "attention") == 0)

@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 
 #include "attention/position.h"
+#include "core/files.h"
 #include "data/data.h"
-#include "train/state.h"
 #include "train/words.h"
 
 static void full_name(const ConfigKey *key, char name[64]) { snprintf(name, 64, "%s.%s", key->section, key->key); }
@@ -106,9 +106,11 @@ static bool needs_bound(const Config *config) {
     return polynomial;
 }
 
-// Unbounded because its method needed no bound: another method derives its own.
+bool config_needed_no_bound(const Config *config) { return !strcmp(config->bound, "none") && !needs_bound(config); }
+
+// Another method derives its own.
 static void forget_bound(Config *config) {
-    if (!strcmp(config->bound, "none") && !needs_bound(config)) *config->bound = 0;
+    if (config_needed_no_bound(config)) *config->bound = 0;
 }
 
 bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Error *error) {

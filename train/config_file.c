@@ -20,6 +20,8 @@ typedef struct Reading {
 
 // inih drops what follows the bracket of a "[section]": a setting there would be missed by nobody.
 static bool drops_text(const char *line) {
+    static const char mark[] = "\xEF\xBB\xBF"; // of UTF-8, at the beginning of the file
+    if (!strncmp(line, mark, sizeof mark - 1)) line += sizeof mark - 1;
     const char *bracket = strchr(line, ']');
     if (line[strspn(line, " \t")] != '[' || !bracket) return false;
     bracket += 1 + strspn(bracket + 1, " \t\r\n");
@@ -104,6 +106,14 @@ static const char *keep_path(const char *path) {
     return kept->path;
 }
 
+// What an earlier file says, or what follows from it, gives way to this one as it does to the command line.
+static void override_earlier(const Reading *reading, bool needed_no_bound) {
+    Config *config = reading->config;
+    if (needed_no_bound && reading->seen[config_key("attention.method")] && !reading->seen[config_key("attention.bound")])
+        *config->bound = 0;
+    if (reading->seen[config_key("train.steps")] && !reading->seen[config_key("train.tokens")]) config->train_tokens = 0;
+}
+
 bool config_read(Config *config, const char *path, Error *error) {
     FILE *stream = fopen(path, "rb");
     if (!stream) return error_set(error, ERROR_USER, "The configuration %s cannot be read: %s.", path, strerror(errno));
@@ -115,11 +125,13 @@ bool config_read(Config *config, const char *path, Error *error) {
     ini_max_line = ini_initial_alloc = CONFIG_TEXT + 160;
     Error why = {0};
     Reading reading = {.config = config, .path = keep_path(path), .stream = stream, .error = &why};
+    const bool needed_no_bound = config_needed_no_bound(config);
     int line = ini_parse_stream(read_line, &reading, take_value, &reading);
     fclose(stream);
     if (why.kind == ERROR_NONE && line < 0) error_set(&why, ERROR_MEMORY, "Out of memory while reading %s.", path);
     if (why.kind == ERROR_NONE && line > 0)
         error_set(&why, ERROR_USER, "%s:%d: the line is neither [section], key = value, nor a comment.", path, line);
+    override_earlier(&reading, needed_no_bound);
     if (why.kind == ERROR_NONE) return true;
     return error_set(error, why.kind, "%s", why.message);
 }

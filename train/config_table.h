@@ -33,6 +33,8 @@ extern const size_t config_keys_count;
 // that name.
 bool config_assign(Config *config, const char *section, const char *name, const char *text, ConfigOrigin origin,
                    const char *file, unsigned line, size_t *index, Error *error);
+// It has no bound because its method needs none.
+bool config_needed_no_bound(const Config *config);
 
 // config_value.c: text to field and back.
 bool config_parse_value(Config *config, const ConfigKey *key, const char *text, Error *error);

@@ -76,16 +76,27 @@ static void print_report(const Loaded *loaded, const Evaluation *evaluation, con
                    evaluation->distance_targets, evaluation->distances, out);
 }
 
+// Prepared again with another share or another tokenizer, the held-out part holds what the model was trained on.
+static void warn_of_other_data(const Loaded *loaded, const Config *overrides) {
+    if (!loaded->trained_on || *loaded->config.task || config_is_given(overrides, "data.dir")) return;
+    Batches *train = batches_open(&loaded->config, BATCHES_TRAIN, 1, NULL); // it may be gone, and is not evaluated
+    if (train && batches_checksum(train) != loaded->trained_on)
+        fprintf(stderr,
+                "rope: The data in %s are not those that %s was trained on: it may have seen what is held out there.\n",
+                loaded->config.data_dir, loaded->path);
+    batches_close(train);
+}
+
 static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *error) {
     Evaluation evaluation;
-    PrepareResult meta;
     if (!loaded_open(loaded, line->positional[0], &line->config, 0, error) ||
         !snapshot_check_data(loaded->path, loaded->config.data_dir, error))
         return false;
     config_warn_of_no_window(&loaded->config);
-    if (!data_find_meta(loaded->config.data_dir, &meta, error)) return false;
+    warn_of_other_data(loaded, &line->config);
     // A batch is what the run calls one, however many sequences fit into the model at a time.
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, model_settings(loaded->model)->batch, error);
+    const PrepareResult meta = held_out ? batches_meta(held_out) : (PrepareResult){0};
     bool fine = held_out && evaluate(loaded->model, held_out, limit * loaded->config.batch, NULL, &evaluation, error);
     batches_close(held_out);
     if (fine && line->json) return command_print_json(report(loaded, &evaluation, &meta), error);

@@ -102,14 +102,15 @@ typedef struct Format {
     const char *name;
     bool directory; // else one file
     bool merges;    // its reader joins pieces by their scores, whatever the tokenizer is
+    bool spaces;    // its reader puts a space in front of every prompt, and crashes where there is no token for it
     bool (*write)(const Export *export, const char *path, Error *error);
     const char *(*hindrance)(const ModelSettings *settings, const ExportVocabulary *vocabulary); // NULL: holds all
 } Format;
 
 static const Format formats[] = {
-    {"gguf", false, true, write_gguf, hindrance_of_gguf},
-    {"llama2.c", true, true, write_llama2, export_llama2_inexpressible},
-    {"bf16", true, false, write_bf16, NULL},
+    {"gguf", false, true, false, write_gguf, hindrance_of_gguf},
+    {"llama2.c", true, true, true, write_llama2, export_llama2_inexpressible},
+    {"bf16", true, false, false, write_bf16, NULL},
 };
 enum { FORMATS = sizeof formats / sizeof *formats };
 
@@ -140,11 +141,17 @@ static bool must_be_free(const char *out, Error *error) {
     return error_set(error, ERROR_USER, "%s exists already: choose another --out or remove it.", out);
 }
 
+// What the formats' temporary files begin with, and the names in their directories.
+static const char gguf_magic[] = "GGUF";
+static const char *const written_names[] = {"config.json",   "model.safetensors", "tokenizer.model", "model.bin",
+                                            "tokenizer.bin", NULL};
+
 // All of it or nothing, and by one program at a time: what is temporary is locked.
 static bool write_whole(const Export *export, const Format *format, Error *error) {
     char temporary[RUN_PATH];
-    const int lock = format->directory ? directory_begin_alone(export->out, temporary, sizeof temporary, error)
-                                       : file_begin_alone(export->out, temporary, sizeof temporary, error);
+    const int lock = format->directory
+                         ? directory_begin_alone(export->out, written_names, temporary, sizeof temporary, error)
+                         : file_begin_alone(export->out, gguf_magic, temporary, sizeof temporary, error);
     if (lock < 0) return false;
     bool written = must_be_free(export->out, error);
     if (format->directory)
@@ -177,11 +184,22 @@ static bool count_bytes(const char *out, bool directory, uint64_t *bytes, Error 
     return fine;
 }
 
+static bool has_space(const ExportVocabulary *vocabulary, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(vocabulary->pieces[i].text, "\u2581")) return true; // how SentencePiece writes it
+    return false;
+}
+
 static bool report(const Export *export, const Format *format, uint64_t bytes, bool json, Error *error) {
     const size_t parameters = model_tensors(export->loaded->model)->parameters;
     if (export->tokenizer && format->merges && !tokenizer_merges(export->tokenizer))
         fprintf(stderr,
                 "rope: tokenizer.model is no bpe or char model: readers of %s may split texts into other tokens.\n",
+                format->name);
+    if (export->tokenizer && format->spaces && !has_space(&export->vocabulary, export->loaded->config.vocabulary))
+        fprintf(stderr,
+                "rope: tokenizer.model has no token for a space, which run.c of %s puts in front of every prompt: it will "
+                "crash with one.\n",
                 format->name);
     if (json)
         return command_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I}", "checkpoint", export->loaded->path, "format",

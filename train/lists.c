@@ -28,6 +28,7 @@ size_t list_lengths(const char *text, size_t *lengths, size_t capacity) {
 
 size_t list_words(char *text, const char **words, size_t capacity) {
     size_t count = 0;
-    for (char *rest = text, *word; (word = strsep(&rest, ",")) && count < capacity;) words[count++] = word;
+    for (char *rest = text, *word; (word = strsep(&rest, ",")); words[count++] = word)
+        if (count == capacity) return 0;
     return count;
 }

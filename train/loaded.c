@@ -57,7 +57,8 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
     ModelSettings settings;
     json_t *rope_c = NULL;
     *loaded = (Loaded){0};
-    if (!run_hold_checkpoint(argument, loaded->path, &loaded->held, error) || !snapshot_check(loaded->path, error) ||
+    if (!run_hold_checkpoint(argument, loaded->path, &loaded->held, error) ||
+        !snapshot_check(loaded->path, &loaded->trained_on, error) ||
         !checkpoint_read_config(loaded->path, &shape, &rope_c, error))
         return false;
     Config *config = &loaded->config;

@@ -8,6 +8,7 @@ typedef struct Loaded {
     char path[RUN_PATH]; // the checkpoint directory
     int held;            // descriptor: its run does not remove it meanwhile; 0 or less: none
     bool own;            // made by rope.c, which leaves its settings in config.json
+    uint32_t trained_on; // checksum of its run's training data; 0: unknown
     Config config;       // resolved: the checkpoint's shape and settings, then the user's
     Model *model;        // for evaluation; its settings point into config
 } Loaded;

@@ -316,6 +316,8 @@ int command_profile(int argc, char **argv) {
     }
     if (line.positional_count)
         fine = error_set(&error, ERROR_USER, "profile takes no arguments, only options.");
+    else if (!profile.method_count)
+        fine = error_set(&error, ERROR_USER, "--methods: at most %d methods.", PROFILE_MAX_METHODS);
     else if (!profile.length_count)
         fine = error_set(&error, ERROR_USER, "--tokens: '%s' is not a list of ascending lengths such as 512,1K,4K.",
                          lengths);

@@ -140,7 +140,10 @@ static bool begin_text(const Tokenizer *tokenizer, Text *text, Writing *writing,
     int32_t bos = tokenizer_bos(tokenizer), *ids;
     size_t count;
     const char *prompt = writing->prompt_size ? writing->prompt : "\n";
-    if (writing->prompt_size == 0 && writing->from_bos && bos >= 0) return text_add(text, bos, error);
+    if (writing->from_bos && bos >= 0) {
+        if (!text_add(text, bos, error)) return false;
+        if (writing->prompt_size == 0) return true;
+    }
     if (!tokenizer_encode(tokenizer, prompt, writing->prompt_size ? writing->prompt_size : 1, &ids, &count, error))
         return false;
     bool fine = true;

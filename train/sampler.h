@@ -22,8 +22,9 @@ void sampler_destroy(Sampler *sampler);
 typedef struct Writing {
     const SamplerSettings *sampling;
     const char *prompt; // "" starts from a new line
-    bool from_bos;      // or, if the tokenizer has one, from the beginning-of-text token, which our training never shows:
-                        // where there is no token for a new line, or for the prompt, that is all there is
+    bool from_bos;      // if the tokenizer has one, the beginning-of-text token comes first, and stands for the new line:
+                        // our training never shows it, but where there is no token for a new line, or for the prompt,
+                        // that is all there is
     size_t prompt_size;
     size_t tokens;                                               // to draw at most; stops at the end-of-text token
     void (*write)(void *context, const char *text, size_t size); // whole characters, as they come

@@ -110,11 +110,14 @@ static bool same_model(const ModelConfig *a, const ModelConfig *b) {
            a->tie == b->tie && a->qk_norm == b->qk_norm && a->token_shift == b->token_shift;
 }
 
-bool snapshot_check(const char *directory, Error *error) {
-    char state[PATH_SIZE];
-    if (!path_join(state, sizeof state, directory, "state.json", error)) return false;
-    if (access(state, F_OK) != 0 && errno == ENOENT) return true;
-    return state_read(directory, NULL, NULL, NULL, NULL, error);
+bool snapshot_check(const char *directory, uint32_t *data_checksum, Error *error) {
+    char path[PATH_SIZE];
+    RunState state = {0};
+    if (!path_join(path, sizeof path, directory, "state.json", error)) return false;
+    const bool ours = access(path, F_OK) == 0 || errno != ENOENT;
+    const bool whole = !ours || state_read(directory, &state, NULL, NULL, NULL, error);
+    if (data_checksum) *data_checksum = state.data_checksum;
+    return whole;
 }
 
 // The checksum of a directory's tokenizer.model; *there is false if it has none.
@@ -163,7 +166,7 @@ bool snapshot_check_data(const char *directory, const char *data_dir, Error *err
 bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error) {
     const ModelConfig *wanted = &model_settings(trainer->model)->config;
     ModelConfig shape;
-    if (!snapshot_check(directory, error) || !checkpoint_read_config(directory, &shape, NULL, error)) return false;
+    if (!snapshot_check(directory, NULL, error) || !checkpoint_read_config(directory, &shape, NULL, error)) return false;
     shape.tokens = wanted->tokens;
     shape.rope_theta = wanted->rope_theta;
     shape.norm_epsilon = wanted->norm_epsilon;

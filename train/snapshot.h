@@ -12,8 +12,9 @@ bool snapshot_save(const char *directory, Trainer *trainer, const Tokenizer *tok
 // Weights, moments and state. Nothing of the trainer is relied upon after a failure; ERROR_USER if the checkpoint is
 // of another model or seed than the configuration says.
 bool snapshot_load(const char *directory, Trainer *trainer, Error *error);
-// A checkpoint of ours is checked against its checksums; one made elsewhere has nothing to check it by.
-bool snapshot_check(const char *directory, Error *error);
+// A checkpoint of ours is checked against its checksums; one made elsewhere has nothing to check it by. *data_checksum
+// (may be NULL) = of the data that it was trained on, 0 if that is not known.
+bool snapshot_check(const char *directory, uint32_t *data_checksum, Error *error);
 // Weights alone, from a checkpoint of the same shape: context length, rope_theta and norm_epsilon may differ.
 bool snapshot_load_weights(const char *directory, Trainer *trainer, Error *error);
 

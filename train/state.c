@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "core/descriptor.h"
 #include "core/files.h"
 #include "core/json_text.h"
 
@@ -34,20 +33,6 @@ uint32_t config_fingerprint(const Config *config) {
         crc = checksum(crc, value, strlen(value) + 1);
     }
     return crc;
-}
-
-bool file_checksum(const char *path, uint32_t *crc, Error *error) {
-    unsigned char block[1 << 16];
-    int descriptor = descriptor_open_to_read(path);
-    if (descriptor < 0) return error_errno(error, "Opening %s", path);
-    ssize_t got = 1;
-    for (*crc = 0; got > 0 || (got < 0 && errno == EINTR);) {
-        got = read(descriptor, block, sizeof block);
-        if (got > 0) *crc = checksum(*crc, block, (size_t)got);
-    }
-    if (got < 0) error_errno(error, "Reading %s", path);
-    close(descriptor);
-    return got == 0;
 }
 
 static bool seal_file(json_t *files, const char *directory, const char *name, Error *error) {

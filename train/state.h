@@ -13,7 +13,5 @@ bool state_read(const char *directory, RunState *state, uint64_t *seed, uint64_t
                 uint32_t *fingerprint, Error *error);
 // Checksum of the settings that a run's numbers depend on: not of threads, names of directories, or how often it saves.
 uint32_t config_fingerprint(const Config *config);
-// The crc32 of a file. ERROR_SYSTEM if it cannot be read.
-bool file_checksum(const char *path, uint32_t *crc, Error *error);
 
 #endif

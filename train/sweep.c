@@ -48,8 +48,7 @@ static bool add_axis(Sweep *sweep, const char *list, Error *error) {
     axis->key = axis->text;
     axis->label = strchr(axis->key, '.') ? strchr(axis->key, '.') + 1 : axis->key;
     axis->count = list_words(axis->text + key + 1, axis->values, SWEEP_VALUES);
-    if (axis->count == SWEEP_VALUES)
-        return error_set(error, ERROR_USER, "--sweep %s: at most %d values.", axis->key, SWEEP_VALUES - 1);
+    if (!axis->count) return error_set(error, ERROR_USER, "--sweep %s: at most %d values.", axis->key, SWEEP_VALUES);
     if (!strcmp(axis->key, "train.out"))
         return error_set(error, ERROR_USER,
                          "train.out cannot be swept: the runs' directories follow from their values.");
@@ -132,6 +131,11 @@ static bool check_new(const Sweep *sweep, const char *name, const Config *config
     if (before)
         fine = strcmp(before, name) ? error_set(error, ERROR_USER, "--sweep: %s is the same as %s.", name, before)
                                     : error_set(error, ERROR_USER, "--sweep lists %s twice.", name);
+    const char *other;
+    json_t *named;
+    json_object_foreach(names, other, named)
+        if (fine && !strcmp(json_string_value(named), name)) // of other values: a name has no slashes
+            fine = error_set(error, ERROR_USER, "--sweep: two runs would have the directory %s.", name);
     if (fine && json_object_set_new(names, values, json_string(name)) != 0)
         fine = error_set(error, ERROR_MEMORY, "Out of memory.");
     free(values);

@@ -62,9 +62,8 @@ bool trainer_create(Trainer *trainer, const Config *config, bool held_out, Error
     // Data first: what is missing there is found before memory is taken.
     trainer->train = batches_open(config, BATCHES_TRAIN, config->batch, error);
     if (trainer->train && held_out) trainer->held_out = batches_open(config, BATCHES_HELD_OUT, config->batch, error);
-    const bool data =
-        trainer->train && (trainer->held_out || !held_out) && data_find_meta(config->data_dir, &trainer->meta, error);
-    if (data) trainer->model = model_create(&settings, error);
+    if (trainer->held_out) trainer->meta = batches_meta(trainer->held_out);
+    if (trainer->train && (trainer->held_out || !held_out)) trainer->model = model_create(&settings, error);
     if (trainer->model) trainer->optim = create_optim(config, trainer->model, error);
     trainer->inputs = malloc(trainer_buffer_bytes(config) / 2);
     trainer->targets = malloc(trainer_buffer_bytes(config) / 2);

@@ -265,6 +265,7 @@ static void name_unused(const Config *config) {
 }
 
 static bool check_methods(const Verify *verify, Error *error) {
+    if (!verify->method_count) return error_set(error, ERROR_USER, "--method: at most %d methods.", MOST_METHODS);
     for (size_t m = 0; m < verify->method_count; m++)
         if (strcmp(verify->methods[m], "toeplitz") && strcmp(verify->methods[m], "lowrank"))
             return error_set(error, ERROR_USER, "--method: '%s' is not one of the fast methods, toeplitz and lowrank.",
