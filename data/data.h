@@ -31,7 +31,7 @@ uint64_t loader_windows(const Loader *loader); // per epoch; `tokens` apart, the
 uint64_t loader_tokens(const Loader *loader);  // in all shards
 // What meta.json says of exactly these shards: all 0 if it speaks of others, or if there is none.
 const struct PrepareResult *loader_meta(const Loader *loader);
-// Of the tokens in all shards; where they have none (llm.c's own files), of their number alone.
+// Of the tokens in all shards.
 uint32_t loader_checksum(const Loader *loader);
 DataPosition loader_position(const Loader *loader);
 void loader_seek(Loader *loader, DataPosition position);

@@ -107,7 +107,7 @@ void shard_abandon(ShardWriter *writer) {
     free(writer);
 }
 
-static bool check_ids_crc(const Shard *shard, uint32_t expected, Error *error) {
+static bool sum_ids(const Shard *shard, uint32_t *sum, Error *error) {
     unsigned char buffer[1 << 16];
     uint64_t bytes = shard->count * shard->width;
     uint32_t crc = 0;
@@ -117,6 +117,13 @@ static bool check_ids_crc(const Shard *shard, uint32_t expected, Error *error) {
         crc = checksum(crc, buffer, chunk);
         done += chunk;
     }
+    *sum = crc;
+    return true;
+}
+
+static bool check_ids_crc(const Shard *shard, uint32_t expected, Error *error) {
+    uint32_t crc;
+    if (!sum_ids(shard, &crc, error)) return false;
     if (crc == expected) return true;
     return error_set(error, ERROR_CORRUPT, "%s: the tokens do not match their checksum (%08x, expected %08x)",
                      shard->path, crc, expected);
@@ -162,7 +169,7 @@ static bool check_header(Shard *shard, uint64_t file_bytes, Error *error) {
             file_bytes < expected ? "truncated" : "bytes after the last token", (unsigned long long)shard->count,
             (unsigned long long)expected, (unsigned long long)file_bytes);
     bool own = header[WORD_VOCABULARY] || header[WORD_IDS_CRC] || header[WORD_HEADER_CRC];
-    return !own || check_own_header(shard, header, error);
+    return own ? check_own_header(shard, header, error) : sum_ids(shard, &shard->crc, error);
 }
 
 bool shard_is_name(const char *name, const char *split) {
@@ -197,14 +204,15 @@ static bool check_stamp(Shard *shard, bool *same, Error *error) {
     if (fstat(shard->descriptor, &status) != 0) return error_errno(error, "%s: cannot look at it", shard->path);
     *same = stamp_holds(&shard->stamp, &status);
     if (*same) return true;
-    if (shard->summed && check_ids_crc(shard, shard->crc, &why)) {
+    if (check_ids_crc(shard, shard->crc, &why)) {
         shard->stamp = stamp_of(&status);
         return true;
     }
     if (why.kind == ERROR_SYSTEM) return error_set(error, why.kind, "%s", why.message);
     return error_set(error, ERROR_CORRUPT,
-                     "%s: another program wrote to it while it was in use, and its tokens %s; run `rope prepare` again",
-                     shard->path, shard->summed ? "are not what they were" : "have no checksum");
+                     "%s: another program wrote to it while it was in use, and its tokens are not what they were; make it "
+                     "again",
+                     shard->path);
 }
 
 // Bytes that the file had when it was opened.

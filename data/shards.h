@@ -13,15 +13,15 @@ typedef struct Shard {
     uint64_t count;    // ids
     size_t width;      // bytes of an id: 2 or 4
     size_t vocabulary; // from the header; 0 in llm.c's own files
-    bool summed;       // crc is that of the ids, which were checked; else there is none, as in llm.c's own files
-    uint32_t crc;
+    bool summed;       // the header has a checksum of the ids, which was checked; llm.c's own files have none
+    uint32_t crc;      // of the ids
     Stamp stamp; // of when the ids were last known to be those
 } Shard;
 
 // Is a file of this name in a folder of data one of the split's shards: train*.bin, val*.bin?
 bool shard_is_name(const char *name, const char *split);
 // Opens and checks everything that the file says about itself: magic, version, size against count, checksums where
-// there are any (reads the whole file then, streaming). Corrupt or truncated: ERROR_CORRUPT naming the file; absent:
+// there are any. Reads the whole file, streaming. Corrupt or truncated: ERROR_CORRUPT naming the file; absent:
 // ERROR_USER. On failure nothing is left open.
 bool shard_open(Shard *shard, const char *path, Error *error);
 // ids (count) = those from `first` on, which must lie within the shard. Ids at or above `limit` are ERROR_USER, naming

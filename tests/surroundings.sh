@@ -199,25 +199,38 @@ expect 1 'a pipe for weights' "$rope" eval piped --data data
 says 'a pipe for weights' 'is damaged'
 ok 'pipes in the place of files'
 
-# The directory of a run is moved while it goes on: it is made again, but never shared with another run.
+# The directory of a run is moved or removed while it goes on: it goes on there, or makes it again, but never shares it
+# with another run.
 long="$train --data.dir=data --train.steps=100000 --train.save_every=0 --train.eval_every=0"
 $long --train.out=removed >out 2>err & pid=$!
 wait_for removed/metrics.jsonl $pid
-mv removed moved
+while [ "$(wc -l <removed/metrics.jsonl)" -lt 3 ] && kill -0 $pid; do sleep 0.02; done
+cp removed/metrics.jsonl lines && rm -r removed
 kill -TERM $pid
-wait $pid || fail "a run that was moved: exit code $?"
-says 'a run that was moved' 'removed or moved'
-expect 0 'a run that was moved can be resumed' "$rope" train --resume removed --dry-run
+wait $pid || fail "a run that was removed: exit code $?"
+says 'a run that was removed' 'is made again'
+[ "$(head -c "$(wc -c <lines)" removed/metrics.jsonl | cksum)" = "$(cksum <lines)" ] || fail 'a run that was removed: its metrics'
+expect 0 'a run that was removed can be resumed' "$rope" train --resume removed --dry-run
 cp -a run other_run
 $long --train.out=first >out 2>err & pid=$!
 wait_for first/metrics.jsonl $pid
 mv first away && mv other_run first # another run, which must stay as it is
 kill -TERM $pid
-wait $pid
-[ $? -eq 2 ] || fail "a run whose place is taken: exit code"
-says 'a run whose place is taken' 'holds another run'
+wait $pid || fail "a run whose place is taken: exit code $?"
+says 'a run whose place is taken' 'the run goes on there'
+says 'a run whose place is taken' "rope train --resume $PWD/away"
+expect 0 'a run that was moved can be resumed' "$rope" train --resume away --dry-run
 [ "$(cat run/latest/* | cksum)" = "$(cat first/latest/* | cksum)" ] ||
     fail 'a run whose place is taken: it changed the other'
+$long --train.out=second >out 2>err & pid=$!
+wait_for second/metrics.jsonl $pid
+rm -r second && cp -a run second
+kill -TERM $pid
+wait $pid
+[ $? -eq 2 ] || fail "a run that was removed and whose place is taken: exit code"
+says 'a run that was removed and whose place is taken' 'holds another run'
+[ "$(cat run/latest/* | cksum)" = "$(cat second/latest/* | cksum)" ] ||
+    fail 'a run that was removed and whose place is taken: it changed the other'
 ok 'a run that is moved, or whose place is taken'
 
 echo "$checks checks passed"

@@ -157,6 +157,32 @@ grep -q 'may have seen' err && fail 'eval of a run: its data are those that it w
 expect 0 'data prepared again' "$rope" prepare text.txt --out again --tokenizer seen/latest/tokenizer.model --validation 0.5
 expect 0 'eval of a run whose data were prepared again' "$rope" eval seen
 says 'eval of a run whose data were prepared again' 'may have seen what is held out'
+cp -r data bare
+expect 0 'a run whose data lose their tokenizer' $train --data.dir=bare --train.out=kept_tokens --train.steps=2
+rm bare/tokenizer.model
+expect 0 'a run whose data have lost their tokenizer' "$rope" train --resume kept_tokens --train.steps=4
+says 'a run whose data have lost their tokenizer' 'bare has no tokenizer.model; that of kept_tokens/step_00000002 is kept'
+cmp -s data/tokenizer.model kept_tokens/latest/tokenizer.model || fail 'a run whose data have lost their tokenizer: it has gone'
+expect 0 'weights to begin with, and data without a tokenizer' $train --data.dir=bare --train.out=init_tokens --train.steps=2 \
+    --train.init=kept_tokens
+cmp -s data/tokenizer.model init_tokens/latest/tokenizer.model || fail 'weights to begin with: their tokenizer'
+# Files of llm.c, which have no checksums, of one length: they are other data all the same.
+for name in a b; do
+    mkdir plain_$name && cp data/meta.json data/tokenizer.model plain_$name/
+    for split in train val; do
+        { head -c 12 data/$split.bin && head -c 1012 /dev/zero && tail -c +1025 data/$split.bin; } >plain_$name/$split.bin
+    done
+done
+printf '\1\0' | dd of=plain_b/train.bin bs=1 seek=2000 conv=notrunc status=none
+expect 0 'a run on files without checksums' $train --data.dir=plain_a --train.out=plain --train.steps=2
+expect 0 'the same' "$rope" train --resume plain --train.steps=4
+grep -q 'data differ' err && fail 'a run on files without checksums: they do not differ'
+expect 0 'a run on other files without checksums' "$rope" train --resume plain --data.dir=plain_b --train.steps=6
+says 'a run on other files without checksums' 'The data differ'
+mkdir not_ours && echo 'colour: blue' >not_ours/config.ini
+expect 2 "a run in somebody's directory" $train --data.dir=data --train.out=not_ours --train.steps=2
+says "a run in somebody's directory" 'not_ours/config.ini'
+[ "$(cat not_ours/config.ini)" = 'colour: blue' ] || fail "a run in somebody's directory: it wrote over a file"
 ok 'shards of other data, and files in the place of directories'
 
 sweep="$train --train.out=sweep --sweep optim.learning_rate=1e-3,3e-3 --train.steps=4"
@@ -199,9 +225,12 @@ for batch in 1 8; do
     expect 0 "a budget of tokens, batches of $batch" "$rope" train --resume budget_$batch --train.tokens=1280 \
         --train.batch=$batch --json
     steps=$((10 + (640 + 32 * batch - 1) / (32 * batch)))
+    cp out budget.json
     [ "$("$get" step <out) $("$get" steps <out)" = "$steps $steps" ] ||
         fail "a budget of tokens, batches of $batch: $("$get" step <out) steps of $("$get" steps <out), not $steps"
-    [ "$("$get" tokens <out)" -ge 1280 ] || fail "a budget of tokens, batches of $batch: $("$get" tokens <out)"
+    expect 0 "a budget of tokens, batches of $batch, again" "$rope" train --resume budget_$batch
+    grep -q 'settings differ' err && fail "a budget of tokens, batches of $batch: nothing differs"
+    [ "$("$get" tokens <budget.json)" -ge 1280 ] || fail "a budget of tokens, batches of $batch: $("$get" tokens <budget.json)"
 done
 ok 'train.tokens of a run whose batches change'
 

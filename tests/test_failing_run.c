@@ -119,7 +119,9 @@ static void two_saved(void *context) {
 static bool save(void *context, Error *error) {
     Case *c = context;
     snprintf(c->saved, sizeof c->saved, "step_00000002");
-    return run_save(&c->run, &c->trainer, c->tokenizer, c->saved, error);
+    bool anew;
+    return run_keep_place(&c->run, c->trainer.config, c->saved, &anew, error) &&
+           run_save(&c->run, &c->trainer, c->tokenizer, c->saved, error);
 }
 
 // Step 2 or step 3, whole, and nothing half-made once the run has been opened again.

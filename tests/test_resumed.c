@@ -7,7 +7,10 @@
 #include <jansson.h>
 #include <math.h>
 
+#include "core/files.h"
 #include "model/checkpoint.h"
+#include "train/batches.h"
+#include "train/metrics.h"
 #include "train/signals.h"
 #include "train/loaded.h"
 #include "train/snapshot.h"
@@ -216,13 +219,14 @@ static void test_starts_from_weights(void **unused) {
                  {"step_00000002", "train.seed=5", "cannot be read"},
                  {"config.ini", "train.seed=5", "cannot be read"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char init[2 * PATH];
+        char init[2 * PATH], from[RUN_PATH];
         snprintf(init, sizeof init, "train.init=%s/%s", directory, cases[i].name);
         Config other = settings((const char *const[]){init, cases[i].setting, NULL});
         toy_trainer_create(&trainer, &other);
         error_clear(&error);
-        const bool taken = run_initialise(&trainer, &error);
+        const bool taken = run_initialise(&trainer, from, &error);
         if (taken != !cases[i].refusal) fail_msg("%s, %s: %s", cases[i].name, cases[i].setting, error.message);
+        assert_true(!taken || strstr(from, "/step_00000001"));
         if (taken)
             check_same_bits("weights begun with", model_parameters(trainer.model), model_parameters(trained.model),
                             elements(&trained) * sizeof(real));
@@ -236,7 +240,8 @@ static void test_starts_from_weights(void **unused) {
     }
     toy_trainer_create(&trainer, &config); // nothing to begin with
     Copy before = copy_of(&trainer);
-    assert_true(run_initialise(&trainer, &error) && same_numbers(&trainer, &before));
+    char from[RUN_PATH] = "from";
+    assert_true(run_initialise(&trainer, from, &error) && !*from && same_numbers(&trainer, &before));
     free_copy(&before);
     trainer_destroy(&trainer);
     trainer_destroy(&trained);
@@ -376,6 +381,80 @@ static void test_figures_of_a_finished_run(void **unused) {
     assert_true(again.finished && isnan(again.loss) && isnan(again.step_seconds) && isfinite(again.held_out_loss));
 }
 
+// The line of an evaluation that is still due goes with those of later steps: it comes again. A directory that is made
+// anew has all lines until then.
+static void test_lines_of_evaluations(void **unused) {
+    (void)unused;
+    static const char lines[] = "{\"step\":4,\"loss\":1}\n{\"step\":4,\"held_out_loss\":2}\n{\"step\":5,\"loss\":1}\n";
+    const char *directory = temporary_directory();
+    const size_t step = strcspn(lines, "\n") + 1, evaluation = step + strcspn(lines + step, "\n") + 1;
+    for (int due = 0; due < 2; due++) {
+        RunDirectory run = {.lock = -1};
+        Metrics metrics;
+        Error error = {0};
+        size_t size;
+        snprintf(run.path, sizeof run.path, "%s", directory);
+        write_file(directory, "metrics.jsonl", lines);
+        if (!metrics_open(&metrics, &run, 4, due, &error)) fail_msg("%s", error.message);
+        snprintf(run.path, sizeof run.path, "%s", below(directory, due ? "due" : "done"));
+        assert_true(directory_make(run.path, &error) && metrics_move(&metrics, &run, &error));
+        assert_true(file_append_line(metrics.descriptor, "{}", 2, &error));
+        metrics_close(&metrics);
+        char *text = file_read_all(below(run.path, "metrics.jsonl"), 1 << 10, &size, &error);
+        assert_int_equal(size, (due ? step : evaluation) + 3);
+        check_same_bits("lines of metrics", text, lines, size - 3);
+        assert_string_equal(text + size - 3, "{}\n");
+        free(text);
+    }
+}
+
+// A token whose embedding is so large that no step with it is sound: a run that is asked to stop in such a step goes on to
+// the next one without it, and saves that.
+static void test_stopped_while_skipping(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    char out[2 * PATH];
+    snprintf(out, sizeof out, "train.out=%s", directory);
+    const Config config = settings((const char *const[]){"model.tie=false", "train.steps=40", "train.eval_every=0",
+                                                         "train.eval_batches=1", "train.save_every=0", out, NULL});
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    enum { STEPS = 8 };
+    int32_t inputs[16], targets[16];
+    bool has[32][STEPS] = {{false}};
+    Batches *batches = batches_open(&config, BATCHES_TRAIN, 1, &error);
+    assert_non_null(batches);
+    for (size_t step = 0; step < STEPS; step++) {
+        assert_true(batches_next(batches, inputs, targets, &error));
+        for (size_t t = 0; t < 16; t++) has[inputs[t]][step] = true;
+    }
+    batches_close(batches);
+    size_t token = 0, sound = 0; // one that is in the first step, and not in all
+    for (; token < 32 && !sound; token++)
+        for (size_t step = 1; step < STEPS && !sound && has[token][0]; step++) sound = has[token][step] ? 0 : step + 1;
+    assert_true(sound);
+    toy_trainer_create(&trainer, &config);
+    real *embedding = model_parameters(trainer.model) + tensor_of(model_tensors(trainer.model), TENSOR_EMBEDDING, -1)->offset;
+    for (size_t i = 0; i < config.width; i++) embedding[(token - 1) * config.width + i] = (real)1e25;
+    assert_true(run_open(&run, directory, &error));
+    save(&run, &trainer);
+    run_close(&run);
+    trainer_destroy(&trainer);
+    static TrainOutcome outcome;
+    signals_stop = 1;
+    const bool fine = train_run(&config, true, &outcome, &error);
+    signals_stop = 0;
+    if (!fine) fail_msg("%s", error.message);
+    assert_int_equal(outcome.step, sound);
+    assert_int_equal(outcome.skipped, sound - 1);
+    char saved[40];
+    snprintf(saved, sizeof saved, "step_%08zu", sound);
+    assert_true(strstr(outcome.checkpoint, saved) && there(directory, saved));
+    check_link(directory, "latest", saved);
+    check_count("runs stopped while steps are skipped", 1);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_batch_of_a_run),
     cmocka_unit_test(test_other_runs),
@@ -386,5 +465,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_data_of_another_tokenizer),
     cmocka_unit_test(test_costs_are_kept),
     cmocka_unit_test(test_figures_of_a_finished_run),
+    cmocka_unit_test(test_lines_of_evaluations),
+    cmocka_unit_test(test_stopped_while_skipping),
 };
 TEST_MAIN(tests)

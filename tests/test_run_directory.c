@@ -186,37 +186,89 @@ static void test_held_by_a_reader(void **unused) {
     trainer_destroy(&trainer);
 }
 
-// A directory that is moved away while its run goes on is made again; another run that has taken its place is left alone.
+// A run whose directory is moved goes on where it is; one that is removed is made again; another run that has taken its
+// place is left alone.
 static void test_moved_away(void **unused) {
     (void)unused;
     const char *directory = temporary_directory();
-    char path[PATH], saved[RUN_PATH];
+    char path[PATH], moved[PATH], saved[RUN_PATH];
     Config config = settings(NULL);
     Trainer trainer;
     RunDirectory run, other;
     Error error = {0};
+    bool anew;
     snprintf(path, sizeof path, "%s/run", directory);
+    snprintf(moved, sizeof moved, "%s/moved", directory);
     toy_trainer_create(&trainer, &config);
     assert_true(run_open(&run, path, &error));
     save(&run, &trainer);
-    assert_int_equal(rename(path, below(directory, "moved")), 0);
+    snprintf(saved, sizeof saved, "%s/step_00000000", path);
+    assert_int_equal(rename(path, moved), 0);
+    assert_true(run_keep_place(&run, &config, saved, &anew, &error) && !anew);
+    assert_true(strstr(run.path, "/moved") && strstr(saved, "/moved/step_00000000"));
     toy_trainer_step(&trainer);
     save(&run, &trainer);
-    assert_true(there(directory, "moved/step_00000000") && !there(directory, "moved/step_00000001"));
-    assert_true(there(path, "step_00000001") && there(path, "config.ini"));
-    check_link(path, "latest", "step_00000001");
-    assert_false(run_open(&other, path, &error)); // the new directory is locked as the old one was
+    assert_true(there(moved, "step_00000000") && there(moved, "step_00000001") && !there(directory, "run"));
+    check_link(moved, "latest", "step_00000001");
+
+    assert_true(directory_remove(moved, &error));
+    assert_true(run_keep_place(&run, &config, saved, &anew, &error) && anew && !*saved);
+    save(&run, &trainer);
+    assert_true(there(moved, "step_00000001") && there(moved, "config.ini") && !there(moved, "step_00000000"));
+    assert_false(run_open(&other, moved, &error)); // the new directory is locked as the old one was
     assert_int_equal(error.kind, ERROR_USER);
 
-    assert_int_equal(rename(path, below(directory, "moved again")), 0);
-    assert_int_equal(rename(below(directory, "moved"), path), 0);
+    assert_true(directory_remove(moved, NULL) && mkdir(moved, 0777) == 0);
+    assert_int_equal(mkdir(below(moved, "step_00000000"), 0777), 0);
     error_clear(&error);
-    assert_false(run_save(&run, &trainer, NULL, saved, &error));
+    snprintf(saved, sizeof saved, "%s/step_00000001", moved);
+    assert_false(run_keep_place(&run, &config, saved, &anew, &error));
     assert_true(error.kind == ERROR_USER && strstr(error.message, "holds another run now") && !*saved);
-    assert_true(there(path, "step_00000000") && !there(path, "step_00000001"));
+    assert_true(there(moved, "step_00000000") && !there(moved, "config.ini"));
     run_close(&run);
     trainer_destroy(&trainer);
-    check_count("directories that were moved", 2);
+    check_count("directories that were moved or removed", 3);
+}
+
+// Between the two renames that take a checkpoint's place, neither the old one nor the new one has its name: one of them
+// must come back. A checkpoint under another's name, and a file in the place of a link, are named.
+static void test_names_that_are_not_theirs(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    char step[2 * PATH], other[2 * PATH];
+    Config config = settings(NULL);
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    bool found;
+    toy_trainer_create(&trainer, &config);
+    assert_true(run_open(&run, directory, &error));
+    toy_trainer_step(&trainer);
+    save(&run, &trainer);
+    run_close(&run);
+    snprintf(step, sizeof step, "%s", below(directory, "step_00000001"));
+    snprintf(other, sizeof other, "%s", below(directory, "step_00000001.old"));
+    assert_int_equal(rename(step, other), 0);
+    assert_int_equal(mkdir(below(directory, "step_00000001.tmp"), 0777), 0);
+    assert_true(run_open(&run, directory, &error));
+    if (!run_load_latest(&run, &trainer, &found, &error)) fail_msg("%s", error.message);
+    assert_true(found && trainer.state.step == 1);
+    assert_false(there(directory, "step_00000001.old") || there(directory, "step_00000001.tmp"));
+
+    snprintf(other, sizeof other, "%s", below(directory, "step_00000100"));
+    assert_int_equal(rename(step, other), 0);
+    assert_false(run_load_latest(&run, &trainer, &found, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "step_00000100 is the checkpoint of step 1"));
+    run_close(&run);
+
+    write_file(directory, "best", "mine"); // a link until now, to nothing
+    assert_int_equal(remove(below(directory, "latest")), 0);
+    write_file(directory, "latest", "mine");
+    error_clear(&error);
+    assert_false(run_open(&run, directory, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "/latest is a file in the place of a link"));
+    trainer_destroy(&trainer);
+    check_count("names that are not theirs", 3);
 }
 
 // Copies that followed the links: a whole checkpoint in the place of a link goes to its step, anything else is named.
@@ -347,6 +399,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_finds),
     cmocka_unit_test(test_held_by_a_reader),
     cmocka_unit_test(test_moved_away),
+    cmocka_unit_test(test_names_that_are_not_theirs),
     cmocka_unit_test(test_copied_links),
     cmocka_unit_test(test_sealed_nonsense),
     cmocka_unit_test(test_what_a_directory_is_for),

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "core/json_text.h"
 #include "train/figures.h"
@@ -27,17 +28,18 @@ static void take_figures(Metrics *metrics, const json_t *line) {
     metrics->step_seconds = figure_of(time, "step_ms") / 1e3;
 }
 
-// Bytes up to the end of the last line that is JSON and belongs to a step up to `step`, in front of any later step's;
-// metrics has the figures of what is kept. A damaged line between whole ones stays where it is: its followers are not to
+// Bytes up to the end of the last line that is JSON and belongs to a step up to `step`, in front of any later step's, and
+// of an evaluation of that step if one is due; metrics has the figures of what is kept. A damaged line between whole ones stays where it is: its followers are not to
 // be lost with it. Means nothing if memory ran out since json_watch.
-static size_t kept_bytes(const char *text, size_t size, uint64_t step, Metrics *metrics) {
+static size_t kept_bytes(const char *text, size_t size, uint64_t step, bool eval_due, Metrics *metrics) {
     const char *kept = text, *end;
     bool later = false;
     json_watch();
     for (const char *at = text; !later && (end = memchr(at, '\n', size - (size_t)(at - text))); at = end + 1) {
         json_t *line = json_read(at, (size_t)(end - at), 0, NULL);
         json_t *number = json_object_get(line, "step");
-        later = json_is_integer(number) && (uint64_t)json_integer_value(number) > step;
+        const uint64_t of = (uint64_t)json_integer_value(number);
+        later = json_is_integer(number) && (of > step || (of == step && eval_due && json_object_get(line, "held_out_loss")));
         const bool keep = json_is_integer(number) && !later;
         if (keep) kept = end + 1;
         if (keep) take_figures(metrics, line);
@@ -46,7 +48,7 @@ static size_t kept_bytes(const char *text, size_t size, uint64_t step, Metrics *
     return (size_t)(kept - text);
 }
 
-bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Error *error) {
+bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, bool eval_due, Error *error) {
     *metrics = (Metrics){.descriptor = -1,
                          .start = clock_seconds(),
                          .loss = NAN,
@@ -63,12 +65,31 @@ bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Erro
     size_t size;
     char *text = file_read_all(path, metrics_limit, &size, error);
     if (!text) return false;
-    size_t kept = kept_bytes(text, size, step, metrics);
+    size_t kept = kept_bytes(text, size, step, eval_due, metrics);
     free(text);
     if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
     if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0)
         return error_errno(error, "Cutting %s back", path);
     return true;
+}
+
+bool metrics_move(Metrics *metrics, const RunDirectory *run, Error *error) {
+    char path[RUN_PATH], block[1 << 14];
+    if (!path_join(path, sizeof path, run->path, "metrics.jsonl", error)) return false;
+    const int to = descriptor_open(path, O_RDWR | O_CREAT | O_APPEND | O_TRUNC);
+    if (to < 0) return error_errno(error, "Opening %s", path);
+    uint64_t done = 0;
+    ssize_t got = 1;
+    bool fine = true;
+    while (fine && (got > 0 || (got < 0 && errno == EINTR))) {
+        got = pread(metrics->descriptor, block, sizeof block, (off_t)done);
+        if (got > 0) fine = descriptor_write(to, path, block, (size_t)got, done, error);
+        if (got > 0) done += (uint64_t)got;
+    }
+    if (fine && got < 0) fine = error_errno(error, "Cannot read metrics.jsonl");
+    close(fine ? metrics->descriptor : to);
+    if (fine) metrics->descriptor = to;
+    return fine;
 }
 
 void metrics_close(Metrics *metrics) {

@@ -20,8 +20,11 @@ typedef struct Metrics {
     bool terminal, live; // standard error is a terminal; a live line is on it
 } Metrics;
 
-// Opens OUT/metrics.jsonl and drops every line after `step`, which a resumed run will write again, and a torn last one.
-bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, Error *error);
+// Opens OUT/metrics.jsonl and drops every line after `step`, which a resumed run will write again, and a torn last one;
+// also an evaluation of that step, if it is still due.
+bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, bool eval_due, Error *error);
+// The directory was made anew: all lines until now go into it.
+bool metrics_move(Metrics *metrics, const RunDirectory *run, Error *error);
 // Appends the line of a step (mean loss and time since the last line, then reset), or of an evaluation.
 bool metrics_step(Metrics *metrics, Trainer *trainer, const StepResult *result, Error *error);
 bool metrics_evaluation(Metrics *metrics, const Trainer *trainer, const Evaluation *evaluation, Error *error);

@@ -77,15 +77,34 @@ static bool is_half_written(const char *name) {
     return written && !strcmp(suffix, ".tmp");
 }
 
+// Where directories cannot change names, the older of two stands aside while the newer gets its name (directory_commit): a
+// program that was killed in between has left neither under it.
+static bool take_back(const RunDirectory *run, const char *name, bool *taken, Error *error) {
+    char aside[RUN_PATH], step[RUN_PATH];
+    const size_t length = strlen(name) - strlen(".old");
+    *taken = false;
+    if (strncmp(name, "step_", 5) || strcmp(name + length, ".old")) return true;
+    path_in(run, name, aside);
+    snprintf(step, sizeof step, "%.*s", (int)(strlen(aside) - strlen(".old")), aside);
+    if (access(step, F_OK) == 0) return true;
+    Error why = {0};
+    if (!state_read(aside, NULL, NULL, NULL, NULL, &why)) // not whole, and so of no use
+        return why.kind == ERROR_CORRUPT || error_set(error, why.kind, "%s", why.message);
+    if (rename(aside, step) != 0) return error_errno(error, "Cannot rename %s to %s", aside, step);
+    *taken = true;
+    return file_sync(run->lock, run->path, error);
+}
+
 // Nobody else writes while we hold the lock.
 static bool sweep(const RunDirectory *run, Error *error) {
     DirectoryList list;
     bool fine = directory_list(&list, run->path, error);
     for (size_t i = 0; fine && i < list.count; i++) {
         char path[RUN_PATH];
+        bool taken = false;
         if (!is_half_written(list.entries[i]->d_name)) continue;
         path_in(run, list.entries[i]->d_name, path);
-        fine = directory_remove(path, error);
+        fine = take_back(run, list.entries[i]->d_name, &taken, error) && (taken || directory_remove(path, error));
     }
     directory_list_free(&list);
     return fine;
@@ -112,7 +131,9 @@ static bool take_copies_for_links(const RunDirectory *run, Error *error) {
         RunState state;
         Error why = {0};
         path_in(run, links[i], path);
-        if (lstat(path, &status) != 0 || !S_ISDIR(status.st_mode)) continue;
+        if (lstat(path, &status) != 0 || S_ISLNK(status.st_mode)) continue;
+        if (!S_ISDIR(status.st_mode))
+            return error_set(error, ERROR_USER, "%s is a file in the place of a link; move it away.", path);
         if (!state_read(path, &state, NULL, NULL, NULL, &why))
             return error_set(error, why.kind == ERROR_MEMORY ? ERROR_MEMORY : ERROR_USER,
                              "%s is a directory in the place of a link, and no whole checkpoint; move it away: %s",
@@ -123,9 +144,10 @@ static bool take_copies_for_links(const RunDirectory *run, Error *error) {
     return true;
 }
 
+enum { ROOM = 2 * (NAME_MAX + 1) }; // behind the path, for a checkpoint and a file in it
+
 bool run_open(RunDirectory *run, const char *path, Error *error) {
     *run = (RunDirectory){.lock = -1};
-    enum { ROOM = 2 * (NAME_MAX + 1) }; // for a checkpoint and a file in it
     if (snprintf(run->path, sizeof run->path, "%s", path) >= RUN_PATH - ROOM || !*path)
         return error_set(error, ERROR_USER, "train.out is empty or too long.");
     if (!directory_make(path, error)) return false;
@@ -229,6 +251,22 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
     return fine;
 }
 
+static bool is_locked_one(const RunDirectory *run, const char *path) {
+    struct stat locked, named;
+    return fstat(run->lock, &locked) == 0 && stat(path, &named) == 0 && locked.st_dev == named.st_dev &&
+           locked.st_ino == named.st_ino;
+}
+
+// Where the directory was moved to; false if it is gone, or cannot be found.
+static bool find_moved(const RunDirectory *run, char path[RUN_PATH]) {
+    char link[40];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", run->lock);
+    const ssize_t size = readlink(link, path, RUN_PATH - ROOM);
+    if (size <= 0 || size >= RUN_PATH - ROOM) return false;
+    path[size] = '\0';
+    return text_valid(path, (size_t)size) && is_locked_one(run, path);
+}
+
 // Is the directory of that name still the one that is locked?
 static bool find_place(const RunDirectory *run, bool *same, Error *error) {
     struct stat locked, named = {0};
@@ -238,7 +276,7 @@ static bool find_place(const RunDirectory *run, bool *same, Error *error) {
     return true;
 }
 
-// Makes and locks the directory again that was removed or moved while the run went on, unless another run is there.
+// Makes and locks the directory again that was removed while the run went on, unless another run is there.
 static bool begin_again(RunDirectory *run, const Config *config, Error *error) {
     RunDirectory again;
     char path[RUN_PATH];
@@ -246,27 +284,39 @@ static bool begin_again(RunDirectory *run, const Config *config, Error *error) {
     path_in(run, "config.ini", path);
     if (!run_open(&again, run->path, error)) return false;
     if (!run_has_checkpoints(&again, &any, error) ||
-        (any && !error_set(error, ERROR_USER, "%s was removed or moved, and holds another run now.", run->path)) ||
+        (any && !error_set(error, ERROR_USER, "%s was removed, and holds another run now.", run->path)) ||
         !config_write(config, path, error)) {
         run_close(&again);
         return false;
     }
-    fprintf(stderr, "rope: %s was removed or moved; it is made again, for this checkpoint and those that follow.\n",
-            run->path);
+    fprintf(stderr, "rope: %s was removed; it is made again, for this checkpoint and those that follow.\n", run->path);
     run_close(run);
     run->lock = again.lock;
     return true;
 }
 
+bool run_keep_place(RunDirectory *run, const Config *config, char *saved, bool *anew, Error *error) {
+    char moved[RUN_PATH];
+    bool same = false;
+    *anew = false;
+    if (!find_place(run, &same, error)) return false;
+    if (same) return true;
+    if (find_moved(run, moved)) {
+        const char *name = strrchr(saved, '/');
+        fprintf(stderr, "rope: %s was moved to %s; the run goes on there.\n", run->path, moved);
+        memcpy(run->path, moved, sizeof moved);
+        if (*saved) path_in(run, name ? name + 1 : saved, moved);
+        if (*saved) memcpy(saved, moved, sizeof moved);
+        return true;
+    }
+    *saved = '\0'; // what was saved is no longer there
+    *anew = true;
+    return begin_again(run, config, error);
+}
+
 bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error) {
     const RunState *state = &trainer->state;
     char path[RUN_PATH];
-    bool same = false;
-    if (!find_place(run, &same, error)) return false;
-    if (!same) {
-        *saved = '\0'; // what was saved is no longer there
-        if (!begin_again(run, trainer->config, error)) return false;
-    }
     step_path(run, state->step, path);
     if (!snapshot_save(path, trainer, tokenizer, error)) return false;
     strcpy(saved, path);
@@ -296,6 +346,9 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
         Error why = {0};
         step_path(run, steps.numbers[i], path);
         *found = may_be_read(path, &why) && snapshot_load(path, trainer, &why);
+        if (*found && trainer->state.step != steps.numbers[i])
+            *found = error_set(&why, ERROR_USER, "%s is the checkpoint of step %llu: give it its name back, or move it away.",
+                               path, (unsigned long long)trainer->state.step);
         if (*found) break;
         refused = why.kind == ERROR_USER || why.kind == ERROR_MEMORY;
         if (refused)
@@ -368,16 +421,16 @@ bool run_hold_checkpoint(const char *argument, char *path, int *held, Error *err
     }
 }
 
-bool run_initialise(Trainer *trainer, Error *error) {
+bool run_initialise(Trainer *trainer, char *from, Error *error) {
     const Config *config = trainer->config;
-    char path[RUN_PATH];
     int held = -1;
+    *from = '\0';
     if (!*config->init) return true;
-    const bool fine = run_hold_checkpoint(config->init, path, &held, error) &&
-                      snapshot_load_weights(path, trainer, error) && snapshot_check_data(path, config->data_dir, error);
+    const bool fine = run_hold_checkpoint(config->init, from, &held, error) &&
+                      snapshot_load_weights(from, trainer, error) && snapshot_check_data(from, config->data_dir, error);
     if (held >= 0) close(held);
     if (fine)
-        fprintf(stderr, "starting from the weights of %s\n", path);
+        fprintf(stderr, "starting from the weights of %s\n", from);
     else
         error_context(error, "train.init");
     return fine;

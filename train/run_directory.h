@@ -12,8 +12,9 @@ typedef struct RunDirectory {
     int lock; // descriptor of the locked directory
 } RunDirectory;
 
-// Makes the directory if need be, locks it against a second trainer, removes what a killed run left half-written, and
-// puts a copy's directories `latest` and `best`, if whole, in the place of their steps.
+// Makes the directory if need be, locks it against a second trainer, removes what a killed run left half-written, gives a
+// checkpoint that stepped aside for one that never came its name back, and puts a copy's directories `latest` and `best`,
+// if whole, in the place of their steps.
 bool run_open(RunDirectory *run, const char *path, Error *error);
 void run_close(RunDirectory *run);
 bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
@@ -22,13 +23,16 @@ bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
 typedef enum RunUse { USE_RUN, USE_COMPARISON, USE_SWEEP, RUN_USES } RunUse;
 bool run_may_use(const char *path, RunUse use, bool resume, Error *error);
 
+// Where the directory is now, for what is to be written next. Moved, the run goes on where it is: path and saved (RUN_PATH,
+// the last checkpoint or "") name the new place. Removed, it is made again with config.ini and *anew is set, saved is empty;
+// ERROR_USER if another run is there by now. Says so on standard error.
+bool run_keep_place(RunDirectory *run, const Config *config, char *saved, bool *anew, Error *error);
 // Writes step_NNNNNNNN/ of the trainer's state, points `latest` (and `best`, if this step is the best) to it, and
 // removes older checkpoints beyond config->keep. `tokenizer` may be NULL. saved (RUN_PATH) receives its path once it is
-// whole, though links or the removal may fail then; until then it is left alone, unless the directory was removed or
-// moved: then it is empty, and the directory is made again, or the save fails if another run is there.
+// whole, though links or the removal may fail then; until then it is left alone.
 bool run_save(RunDirectory *run, Trainer *trainer, const Tokenizer *tokenizer, char *saved, Error *error);
 // Loads the newest checkpoint that is whole into the trainer; says on standard error which ones it passed over.
-// *found is false if there is none: the trainer is as it was.
+// *found is false if there is none: the trainer is as it was. ERROR_USER if it is under another step's name.
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error);
 
 // A checkpoint directory from what people type: itself, or of a run directory the newest (else the best). A link is
@@ -38,7 +42,7 @@ bool run_find_checkpoint(const char *argument, char *path, Error *error);
 // long as *held, the caller's to close, is open. *held < 0, with success: it can be read and not be held.
 bool run_hold_checkpoint(const char *argument, char *path, int *held, Error *error);
 // The weights of train.init, if it is set, for a run that begins: a longer context, another attention or other data from
-// there on. Says so on standard error.
-bool run_initialise(Trainer *trainer, Error *error);
+// there on. Says so on standard error. from (RUN_PATH) = the checkpoint, "" if there is none.
+bool run_initialise(Trainer *trainer, char *from, Error *error);
 
 #endif

@@ -26,6 +26,7 @@ uint32_t config_fingerprint(const Config *config) {
         config_key_name(i, name);
         bool counts = true;
         for (size_t k = 0; k < sizeof without / sizeof without[0]; k++) counts &= strcmp(name, without[k]) != 0;
+        if (config->train_tokens && !strcmp(name, "train.steps")) counts = false; // they follow from the tokens that are left
         if (!counts) continue;
         config_value(config, i, value);
         if (!*value && !strcmp(name, "attention.kernel_crc32")) continue; // as before there was that setting

@@ -34,8 +34,12 @@ typedef struct Run {
 
 static bool save(Run *run, Error *error) {
     Phase before = phase_enter(PHASE_CHECKPOINT);
-    bool saved = metrics_flush(&run->metrics, error) &&
-                 run_save(&run->directory, &run->trainer, run->tokenizer, run->outcome->checkpoint, error);
+    char *checkpoint = run->outcome->checkpoint;
+    bool anew;
+    bool saved = run_keep_place(&run->directory, run->config, checkpoint, &anew, error) &&
+                 (!anew || metrics_move(&run->metrics, &run->directory, error)) &&
+                 metrics_flush(&run->metrics, error) &&
+                 run_save(&run->directory, &run->trainer, run->tokenizer, checkpoint, error);
     phase_enter(before);
     return saved;
 }
@@ -131,6 +135,7 @@ static bool end_unsaved(Run *run, Error *error) {
 static bool run_steps(Run *run, Error *error) {
     RunState *state = &run->trainer.state;
     size_t steps = run->config->steps;
+    bool late = false; // a checkpoint was due in a step that was skipped
     while (state->step < steps || state->eval_due) {
         bool improved = false;
         if (!state->eval_due && !run_step(run, error)) return false;
@@ -138,13 +143,16 @@ static bool run_steps(Run *run, Error *error) {
         bool stop = signals_stop != 0;
         if (!stop && due(state->step, run->config->sample_every)) show_sample(run);
         bool ended = state->step == steps && !state->eval_due;
-        bool wanted = stop || improved || due(state->step, run->config->save_every) || state->step == steps;
+        bool wanted = stop || improved || late || due(state->step, run->config->save_every) || state->step == steps;
         // While steps are being skipped the last good checkpoint stays the last one, unless held-out data show at the
         // end that the weights are good.
         bool sound = !state->skipped_in_row || (ended && isfinite(run->outcome->held_out_loss));
         if (wanted && sound && !save(run, error)) return false;
         if (ended && !sound) return end_unsaved(run, error);
-        if (stop) break;
+        late = wanted && !sound;
+        // A run that is asked to stop while steps are being skipped goes on until one is not, which can be saved, or until
+        // they are too many; but for an evaluation, which waits for its end.
+        if (stop && (sound || state->eval_due)) break;
     }
     return true;
 }
@@ -185,11 +193,18 @@ json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
     return document;
 }
 
-// config.ini is written into the run directory; a file there that somebody wrote by hand would be lost.
+// config.ini is written into the run directory; a file there that somebody wrote by hand would be lost, or one of another
+// program.
 static bool check_settings_file(const Config *config, const char *path, Error *error) {
+    static Config read;
     struct stat ours, theirs;
     const char *before = NULL;
+    Error why = {0};
     if (stat(path, &ours) != 0) return true;
+    config_defaults(&read);
+    if (!config_read(&read, path, &why))
+        return error_set(error, why.kind, "It would be written over, and is no run's; choose another train.out: %s",
+                         why.message);
     for (size_t i = 0; i < config_key_count(); i++) {
         const char *file = config->origin[i] == ORIGIN_FILE ? config->file[i] : NULL;
         if (!file || file == before) continue;
@@ -218,6 +233,15 @@ static void keep_token_budget(Run *run) {
     run->trainer.schedule = config_schedule(config);
 }
 
+// Data without one, copied in part perhaps, do not take the tokenizer from a model that has one.
+static bool keep_tokenizer(Run *run, const char *checkpoint, Error *error) {
+    if (run->tokenizer || *run->config->task || !*checkpoint) return true;
+    run->tokenizer = snapshot_data_tokenizer(checkpoint, error);
+    if (run->tokenizer)
+        fprintf(stderr, "rope: %s has no tokenizer.model; that of %s is kept.\n", run->config->data_dir, checkpoint);
+    return error->kind == ERROR_NONE;
+}
+
 // Opens or continues the run directory; after it, trainer and metrics stand at the same step.
 static bool begin(Run *run, bool resume, Error *error) {
     bool found = false;
@@ -244,8 +268,14 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (found && step > run->config->steps)
         fprintf(stderr, "rope: %s is past train.steps = %zu already: there is nothing left to do.\n", path,
                 run->config->steps);
-    if (!found && !run_initialise(&run->trainer, error)) return false;
-    return metrics_open(&run->metrics, &run->directory, step, error) && config_write(run->config, file, error);
+    char from[RUN_PATH];
+    if (found)
+        strcpy(from, run->outcome->checkpoint);
+    else if (!run_initialise(&run->trainer, from, error))
+        return false;
+    return keep_tokenizer(run, from, error) &&
+           metrics_open(&run->metrics, &run->directory, step, run->trainer.state.eval_due, error) &&
+           config_write(run->config, file, error);
 }
 
 // The figures of a run that has come to its end, or not.

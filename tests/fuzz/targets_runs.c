@@ -202,12 +202,12 @@ static void put(const char *root, const char *line) {
     }
 }
 
-// A directory in the place of a link, which is no checkpoint: nothing is done there.
+// A directory in the place of a link, which is no checkpoint, or a file: nothing is done there.
 static bool in_the_way(const char *root, const char *link) {
     char path[PATH_SIZE + 128];
     struct stat status;
     snprintf(path, sizeof path, "%s/%s", root, link);
-    return lstat(path, &status) == 0 && S_ISDIR(status.st_mode);
+    return lstat(path, &status) == 0 && !S_ISLNK(status.st_mode);
 }
 
 // Opening removes what was left half-written and nothing else; no step is listed that has no directory of its name.
@@ -260,8 +260,9 @@ static bool run_run_directory(const uint8_t *data, size_t size) {
 }
 
 static void seeds_run_directory(void) {
-    seed_text("/step_00000004\n/step_00000008.tmp\n/step_123456789\nmetrics.jsonl\nlatest\n>best\nconfig.ini.tmp\n");
+    seed_text("/step_00000004\n/step_00000008.tmp\n/step_123456789\nmetrics.jsonl\n>latest\n>best\nconfig.ini.tmp\n");
     seed_refused("/step_00000004\n/step_00000008.tmp\n/latest\n>best\n", 47);
+    seed_refused("/step_00000004\nlatest\n", 22);
     seed_text("/step_00000004.old\nstep_00000001\n/step_1\n>latest\n>step_00000009\n/a.tmp\nb.tmp.x\n");
     seed_refused("/step_0000000x\n/step_000000004\n", 31);
 }
@@ -270,20 +271,21 @@ const FuzzTarget fuzz_run_directory = {"run_directory", run_run_directory, seeds
 
 // ---- metrics.jsonl: the first byte is the step to go on from --------------------------------------------------------
 
-static size_t open_metrics(const char *path, uint64_t step, double *seconds) {
+static size_t open_metrics(const char *path, uint64_t step, bool eval_due, double *seconds) {
     RunDirectory run = {.lock = -1};
     Metrics metrics;
     Error error = {0};
     struct stat status;
     snprintf(run.path, sizeof run.path, MEMORY "/metrics");
-    REQUIRE(metrics_open(&metrics, &run, step, &error));
+    REQUIRE(metrics_open(&metrics, &run, step, eval_due, &error));
     *seconds = metrics.before;
     metrics_close(&metrics);
     REQUIRE(stat(path, &status) == 0);
     return (size_t)status.st_size;
 }
 
-// Whole lines from the start stay, each of a step up to this one; the next line is of none; a second time changes
+// Whole lines from the start stay, each of a step up to this one; the next line is of none, or an evaluation that is due; a
+// second time changes
 // nothing.
 static bool run_metrics(const uint8_t *data, size_t size) {
     const uint64_t step = size ? data[0] : 0;
@@ -292,9 +294,10 @@ static bool run_metrics(const uint8_t *data, size_t size) {
     static const char path[] = MEMORY "/metrics/metrics.jsonl";
     double seconds, again;
     memory_put(path, text, length);
-    const size_t kept = open_metrics(path, step, &seconds);
+    const bool due = size % 2; // an evaluation of that step
+    const size_t kept = open_metrics(path, step, due, &seconds);
     REQUIRE(kept <= length && (kept == 0 || text[kept - 1] == '\n'));
-    REQUIRE(open_metrics(path, step, &again) == kept && memcmp(&seconds, &again, sizeof again) == 0);
+    REQUIRE(open_metrics(path, step, due, &again) == kept && memcmp(&seconds, &again, sizeof again) == 0);
     size_t size_now;
     Error error = {0};
     char *now = file_read_all(path, 1 << 20, &size_now, &error);
@@ -304,7 +307,9 @@ static bool run_metrics(const uint8_t *data, size_t size) {
     if (end && memchr(text + kept, 0, (size_t)(end - text) - kept)) end = NULL; // no text: jansson passes over zeros
     json_t *next = end ? json_loadb(text + kept, (size_t)(end - text) - kept, 0, NULL) : NULL;
     const json_t *number = json_object_get(next, "step");
-    REQUIRE(!json_is_integer(number) || json_integer_value(number) < 0 || (uint64_t)json_integer_value(number) > step);
+    const uint64_t of = (uint64_t)json_integer_value(number);
+    REQUIRE(!json_is_integer(number) || json_integer_value(number) < 0 || of > step ||
+            (due && of == step && json_object_get(next, "held_out_loss")));
     json_decref(next);
     return kept > 0;
 }

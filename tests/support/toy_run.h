@@ -21,9 +21,11 @@ static inline Config settings(const char *const *more) {
 }
 
 static inline void save(RunDirectory *run, Trainer *trainer) {
-    char saved[RUN_PATH];
+    char saved[RUN_PATH] = "";
     Error error = {0};
-    if (!run_save(run, trainer, NULL, saved, &error)) fail_msg("%s", error.message);
+    bool anew;
+    if (!run_keep_place(run, trainer->config, saved, &anew, &error) || !run_save(run, trainer, NULL, saved, &error))
+        fail_msg("%s", error.message);
 }
 
 static inline const char *below(const char *directory, const char *name) {
