@@ -233,4 +233,29 @@ says 'a run that was removed and whose place is taken' 'holds another run'
     fail 'a run that was removed and whose place is taken: it changed the other'
 ok 'a run that is moved, or whose place is taken'
 
+# The directory of a comparison is moved while it goes on, and another comparison is there: both must stay as they are.
+# It is stopped until the other has come to its end.
+ab="$rope ab --model.layers=1 --model.width=32 --model.heads=2 --model.tokens=32 --train.batch=2 --train.eval_batches=2
+    --train.threads=1 --train.eval_every=1000 --data.dir=data --out compared"
+contents() { (cd "$1" && find . -type f -exec cksum {} + | sort); }
+$ab --train.steps=100000 >out 2>replaced.err & pid=$!
+wait_for compared/progress.json $pid
+kill -STOP $pid
+mv compared compared_away
+contents compared_away >away.before
+expect 0 'a comparison in the place of another' $ab --train.steps=20 --optim.learning_rate=1e-4
+contents compared >compared.before
+kill -TERM $pid
+kill -CONT $pid
+wait $pid
+code=$?
+cp replaced.err err
+[ $code -eq 2 ] || fail "a comparison whose place is taken: exit code $code"
+for run in compared compared_away; do
+    contents $run | cmp -s - ${run#compared_}.before || fail "a comparison whose place is taken: it changed $run"
+done
+says 'a comparison whose place is taken' 'compared was removed or moved, and what is there now is not written to'
+says 'a comparison whose place is taken' 'Safe is what was compared, if it was moved, up to seed 1, step 1000.'
+ok 'a comparison whose place is taken'
+
 echo "$checks checks passed"

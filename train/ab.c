@@ -163,7 +163,7 @@ static void destroy(Ab *ab) {
 static bool report(const Ab *ab, bool json, Error *error) {
     char path[RUN_PATH];
     json_t *document = ab_document(ab);
-    bool fine = path_join(path, sizeof path, ab->run.path, "report.html", error);
+    bool fine = run_check_place(&ab->run, error) && path_join(path, sizeof path, ab->run.path, "report.html", error);
     if (json_object_set_new(document, "report", json_string(fine ? path : "")) != 0) {
         json_decref(document);
         return error_set(error, ERROR_MEMORY, "Out of memory for the report in %s.", ab->run.path);
@@ -175,6 +175,17 @@ static bool report(const Ab *ab, bool json, Error *error) {
     return command_give_json(document, json, error) && fine;
 }
 
+// The directory is not where it was.
+static void explain_away(const Ab *ab) {
+    if (ab->safe)
+        fprintf(stderr,
+                "rope: Safe is what was %s, if it was moved, up to seed %zu, step %zu. Go on with the same command, "
+                "its new name for --out, and --resume.\n",
+                ab->run.path, ab->safe_seed + 1, ab->safe_step);
+    else
+        fprintf(stderr, "rope: What was %s is as it was, if it was moved.\n", ab->run.path);
+}
+
 // Says what is safe and what to do, whatever ended the comparison.
 static int explain_end(const Ab *ab, bool found, const Error *error) {
     static const char again[] = "Go on with the same command and --resume.";
@@ -183,7 +194,10 @@ static int explain_end(const Ab *ab, bool found, const Error *error) {
         return 0;
     }
     const int code = command_fail(error);
-    if (ab->safe)
+    Error why = {0};
+    if (!run_check_place(&ab->run, &why))
+        explain_away(ab);
+    else if (ab->safe)
         fprintf(stderr, "rope: Safe is %s up to seed %zu, step %zu. %s\n", ab->run.path, ab->safe_seed + 1,
                 ab->safe_step, again);
     else if (found)

@@ -19,8 +19,10 @@ static void note_safe(Ab *ab) {
     ab->safe_step = ab->step;
 }
 
-// Checkpoints first, the record last: a record always has its checkpoints.
+// Checkpoints first, the record last: a record always has its checkpoints. Nothing of it goes into a directory that has
+// taken the place of ours: the lock is on ours, and what is there may be another comparison.
 static bool save(Ab *ab, Trainer *trainers, Error *error) {
+    if (!run_check_place(&ab->run, error)) return false;
     for (size_t i = 0; i < ab->arm_count; i++) {
         char path[RUN_PATH], saved[RUN_PATH];
         RunDirectory run;

@@ -276,6 +276,13 @@ static bool find_place(const RunDirectory *run, bool *same, Error *error) {
     return true;
 }
 
+bool run_check_place(const RunDirectory *run, Error *error) {
+    bool same = false;
+    if (!find_place(run, &same, error)) return false;
+    return same ||
+           error_set(error, ERROR_USER, "%s was removed or moved, and what is there now is not written to.", run->path);
+}
+
 // Makes and locks the directory again that was removed while the run went on, unless another run is there.
 static bool begin_again(RunDirectory *run, const Config *config, Error *error) {
     RunDirectory again;
