@@ -15,6 +15,15 @@ says 'two that prepare one folder' 'data is being written by another process'
 expect 0 'eval of what the first prepared' "$rope" eval run --data data
 ok 'two that prepare one folder'
 
+# Two at one sweep would lose each other's rows.
+mkdir together
+sweep="$train --data.dir=data --train.out=together --sweep optim.learning_rate=1e-3,3e-3 --train.steps=2"
+expect 2 'two that sweep into one folder' flock together $sweep
+says 'two that sweep into one folder' 'together is being swept by another process'
+[ -z "$(ls together)" ] || fail 'two that sweep into one folder: what the second left'
+expect 0 'a sweep once the other has ended' $sweep
+ok 'two that sweep into one folder'
+
 for format in gguf bf16; do
     if [ $format = gguf ]; then echo GGUF and half of it >exported.tmp; else mkdir exported.tmp; fi
     expect 2 "two that export, $format" flock exported.tmp "$rope" export run --format $format --out exported

@@ -31,6 +31,7 @@ typedef struct Sweep {
     Axis axes[SWEEP_AXES];
     size_t axis_count, run_count;
     const Config *base;
+    RunDirectory place;    // OUT, locked: two sweeps at one record would lose each other's rows
     char record[RUN_PATH]; // OUT/sweep.json
     json_t *rows;          // by name of the run; finished and diverged ones
 } Sweep;
@@ -174,6 +175,15 @@ static bool check_runs(const Sweep *sweep, Config *config, Error *error) {
     return fine;
 }
 
+// Another sweep may have begun there, and ended too, while the runs were looked at.
+static bool take_place(Sweep *sweep, bool resume, Error *error) {
+    const char *out = sweep->base->out;
+    if (!directory_make(out, error)) return false;
+    snprintf(sweep->place.path, sizeof sweep->place.path, "%s", out);
+    sweep->place.lock = directory_lock(out, "swept", error);
+    return sweep->place.lock >= 0 && run_may_use(out, USE_SWEEP, resume, error);
+}
+
 static bool open_record(Sweep *sweep, Error *error) {
     size_t size;
     if (!path_join(sweep->record, sizeof sweep->record, sweep->base->out, "sweep.json", error)) return false;
@@ -193,6 +203,7 @@ static bool open_record(Sweep *sweep, Error *error) {
 }
 
 static bool save_record(const Sweep *sweep, Error *error) {
+    if (!run_check_place(&sweep->place, error)) return false; // what is there now may be another sweep's
     char *text = json_print(sweep->rows, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     if (!text) return error_set(error, ERROR_MEMORY, "Out of memory for %s.", sweep->record);
     bool saved = file_write_atomic(sweep->record, text, strlen(text), error);
@@ -322,7 +333,7 @@ static void list_runs(const Sweep *sweep, Config *config, bool json, Error *erro
 
 static void run_sweep(Sweep *sweep, bool resume, bool json, Config *config, Error *error) {
     static TrainOutcome outcome;
-    if (!open_record(sweep, error) || !directory_make(sweep->base->out, error)) return;
+    if (!take_place(sweep, resume, error) || !open_record(sweep, error)) return;
     bool fine = run_all(sweep, resume, config, &outcome, error);
     json_t *document = sweep_document(sweep);
     if (json_array_size(json_object_get(document, "rows"))) print_table(document);
@@ -338,6 +349,7 @@ int train_sweep(const Config *base, const char *const *lists, size_t count, bool
         error_set(&error, ERROR_MEMORY, "Out of memory.");
     } else {
         sweep->base = base;
+        sweep->place.lock = -1;
         if (make_axes(sweep, lists, count, &error) && run_may_use(base->out, USE_SWEEP, resume, &error) &&
             check_runs(sweep, config, &error)) {
             if (dry_run)
@@ -347,6 +359,7 @@ int train_sweep(const Config *base, const char *const *lists, size_t count, bool
         }
         for (size_t a = 0; a < sweep->axis_count; a++) free(sweep->axes[a].text);
         json_decref(sweep->rows);
+        run_close(&sweep->place);
     }
     free(config);
     free(sweep);
