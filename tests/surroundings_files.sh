@@ -15,6 +15,30 @@ says 'two that prepare one folder' 'data is being written by another process'
 expect 0 'eval of what the first prepared' "$rope" eval run --data data
 ok 'two that prepare one folder'
 
+# A run that was interrupted goes on with its own settings or not at all: its row would tell of others.
+begun="$train --data.dir=data --train.out=begun --train.save_every=100 --sweep optim.learning_rate=1e-3,3e-3"
+$begun --train.steps=100000 --json >out 2>err & pid=$!
+for _ in $(seq 600); do
+    [ -s begun/learning_rate=1e-3/latest/state.json ] && break
+    kill -0 $pid 2>/dev/null || fail 'a sweep to be interrupted: it ended'
+    sleep 0.02
+done
+kill -INT $pid
+wait $pid || fail "a sweep that is interrupted: exit code $?"
+[ "$("$get" rows <out)" = '[]' ] && [ "$("$get" complete <out)" = false ] ||
+    fail 'a sweep that is interrupted: it counts the run that is not finished'
+[ "$("$get" learning_rate=1e-3 state <begun/sweep.json)" = started ] || fail 'a sweep that is interrupted: its record'
+checkpoint=$(readlink begun/learning_rate=1e-3/latest)
+for other in --train.batch=1 --optim.weight_decay=0 --train.steps=40; do
+    expect 2 "a run that was interrupted, and $other" $begun --train.steps=100000 $other --resume
+    says "a run that was interrupted, and $other" 'begun/learning_rate=1e-3 was run with other settings'
+done
+[ $(readlink begun/learning_rate=1e-3/latest) = $checkpoint ] || fail 'a run that was interrupted: it went on'
+rm -r begun/learning_rate=1e-3 # as if it had been killed before its first checkpoint
+expect 0 'a run that hardly began' $begun --train.steps=4 --resume --json
+[ "$("$get" complete <out) $("$get" rows 0 state <out)" = 'true finished' ] || fail 'a run that hardly began: its row'
+ok 'a sweep whose run was interrupted'
+
 # Two at one sweep would lose each other's rows.
 mkdir together
 sweep="$train --data.dir=data --train.out=together --sweep optim.learning_rate=1e-3,3e-3 --train.steps=2"

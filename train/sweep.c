@@ -1,6 +1,7 @@
 // rope train --sweep optim.learning_rate=1e-3,2e-3: one run after another below train.out, one for every combination of
-// the listed values, then a table with the best by held-out loss. OUT/sweep.json holds the finished runs, so that an
-// interrupted sweep goes on where it was. A run whose loss explodes is a result too: it is marked, and the sweep goes on.
+// the listed values, then a table with the best by held-out loss. OUT/sweep.json holds the runs that are finished, and
+// what the one that was started is made of, so that an interrupted sweep goes on where it was, and only as it was. A run
+// whose loss explodes is a result too: it is marked, and the sweep goes on.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,7 @@ typedef struct Sweep {
     const Config *base;
     RunDirectory place;    // OUT, locked: two sweeps at one record would lose each other's rows
     char record[RUN_PATH]; // OUT/sweep.json
-    json_t *rows;          // by name of the run; finished and diverged ones
+    json_t *rows;          // by name of the run: "finished", "diverged" and "started" ones
 } Sweep;
 
 // "key=v1,v2" to an axis; the values are checked when runs are made of them.
@@ -203,7 +204,6 @@ static bool open_record(Sweep *sweep, Error *error) {
 }
 
 static bool save_record(const Sweep *sweep, Error *error) {
-    if (!run_check_place(&sweep->place, error)) return false; // what is there now may be another sweep's
     char *text = json_print(sweep->rows, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     if (!text) return error_set(error, ERROR_MEMORY, "Out of memory for %s.", sweep->record);
     bool saved = file_write_atomic(sweep->record, text, strlen(text), error);
@@ -211,31 +211,44 @@ static bool save_record(const Sweep *sweep, Error *error) {
     return saved;
 }
 
+// A run that is started and what it is made of; with `outcome`, what it came to as well.
 static json_t *row_json(const Sweep *sweep, size_t run, const char *name, const Config *config,
                         const DataIdentity *data, const TrainOutcome *outcome) {
     json_t *settings = json_object();
     for (size_t a = 0; a < sweep->axis_count; a++)
         json_object_set_new(settings, sweep->axes[a].key, json_string(value_of(sweep, run, a)));
-    return json_pack("{s:s, s:o, s:s, s:I, s:[I, I], s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "name", name, "settings",
-                     settings, "out", config->out, "fingerprint", (json_int_t)config_fingerprint(config), "data",
-                     (json_int_t)data->train, (json_int_t)data->held_out, "state",
-                     outcome->diverged ? "diverged" : "finished", "step", (json_int_t)outcome->step, "loss",
-                     figure_json(outcome->loss), "held_out_loss", figure_json(outcome->held_out_loss), "perplexity",
-                     figure_json(exp(outcome->held_out_loss)), "accuracy", figure_json(outcome->accuracy), "step_ms",
-                     figure_json(1e3 * outcome->step_seconds), "seconds", outcome->seconds);
+    json_t *row = json_pack("{s:s, s:o, s:s, s:I, s:[I, I], s:s}", "name", name, "settings", settings, "out",
+                            config->out, "fingerprint", (json_int_t)config_fingerprint(config), "data",
+                            (json_int_t)data->train, (json_int_t)data->held_out, "state",
+                            outcome ? outcome->diverged ? "diverged" : "finished" : "started");
+    if (!outcome) return row;
+    json_t *figures =
+        json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "step", (json_int_t)outcome->step, "loss",
+                  figure_json(outcome->loss), "held_out_loss", figure_json(outcome->held_out_loss), "perplexity",
+                  figure_json(exp(outcome->held_out_loss)), "accuracy", figure_json(outcome->accuracy), "step_ms",
+                  figure_json(1e3 * outcome->step_seconds), "seconds", outcome->seconds);
+    json_object_update(row, figures); // json_print tells of a failure
+    json_decref(figures);
+    return row;
 }
 
-// The row of an earlier session; fails where its settings or its data were others.
-static bool known_row(const Sweep *sweep, const char *name, const Config *config, const DataIdentity *data, json_t **row,
-                      Error *error) {
-    *row = json_object_get(sweep->rows, name);
-    json_int_t fingerprint = json_integer_value(json_object_get(*row, "fingerprint"));
-    if (*row && !batches_same_data(json_object_get(*row, "data"), data))
+static bool is_started(const json_t *row) {
+    return !strcmp(json_string_value(json_object_get(row, "state")), "started");
+}
+
+// Whether an earlier session has done the run. Fails where it did, or began to, with other settings or on other data.
+static bool check_done(const Sweep *sweep, const char *name, const Config *config, const DataIdentity *data, bool *done,
+                       Error *error) {
+    const json_t *row = json_object_get(sweep->rows, name);
+    *done = row && !is_started(row);
+    // One without a checkpoint begins anew, with whatever it is given.
+    if (!row || (!*done && run_may_use(config->out, USE_RUN, false, NULL))) return true;
+    if (!batches_same_data(json_object_get(row, "data"), data))
         return error_set(error, ERROR_USER,
                          "%s was run on other data: a sweep's losses must be of the same. Give it those it was made with, or "
                          "another --train.out.",
                          config->out);
-    if (!*row || fingerprint == (json_int_t)config_fingerprint(config)) return true;
+    if (json_integer_value(json_object_get(row, "fingerprint")) == (json_int_t)config_fingerprint(config)) return true;
     return error_set(error, ERROR_USER,
                      "%s was run with other settings: give those it was made with, or another --train.out.",
                      config->out);
@@ -243,26 +256,35 @@ static bool known_row(const Sweep *sweep, const char *name, const Config *config
 
 static const char go_on[] = " Go on with the same command and --resume.";
 
+// Takes the reference.
+static bool record(const Sweep *sweep, const char *name, json_t *row, Error *error) {
+    json_object_set_new(sweep->rows, name, row); // save_record tells of a failure
+    // What is there now may be another sweep's.
+    if (!run_check_place(&sweep->place, error)) return false;
+    Error why = {0};
+    if (save_record(sweep, &why)) return true;
+    return error_set(error, why.kind, "%s. The sweep ends at %s.%s", why.message, name, go_on);
+}
+
 // Every run that is still to be done. True as well when a signal stopped it.
 static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *outcome, Error *error) {
     char name[NAME_SIZE];
     for (size_t run = 0; run < sweep->run_count && !signals_stop; run++) {
-        json_t *row;
+        bool done;
         if (!run_config(sweep, run, name, config, error)) return false;
         const DataIdentity data = batches_identity(config);
-        if (!known_row(sweep, name, config, &data, &row, error)) return false;
-        if (row) continue;
+        if (!check_done(sweep, name, config, &data, &done, error)) return false;
+        if (done) continue;
         fprintf(stderr, "\n== %s (%zu of %zu)\n", name, run + 1, sweep->run_count);
         threads_set(config->threads);
+        json_watch();
+        if (!record(sweep, name, row_json(sweep, run, name, config, &data, NULL), error)) return false;
         Error ended = {0};
         if (!train_run(config, resume, outcome, &ended) && !outcome->diverged)
             return error_set(error, ended.kind, "The sweep ends at %s.%s", name, go_on);
         if (!outcome->finished && !outcome->diverged) return true; // a signal
         json_watch();
-        json_object_set_new(sweep->rows, name, row_json(sweep, run, name, config, &data, outcome));
-        Error unsaved = {0};
-        if (!save_record(sweep, &unsaved))
-            return error_set(error, unsaved.kind, "%s. The sweep ends at %s.%s", unsaved.message, name, go_on);
+        if (!record(sweep, name, row_json(sweep, run, name, config, &data, outcome), error)) return false;
     }
     return true;
 }
@@ -273,7 +295,7 @@ static json_t *sweep_document(const Sweep *sweep) {
     char name[NAME_SIZE];
     for (size_t run = 0; run < sweep->run_count; run++) {
         json_t *row = run_name(sweep, run, name, NULL) ? json_object_get(sweep->rows, name) : NULL;
-        if (!row) continue;
+        if (!row || is_started(row)) continue;
         double loss = figure_of(row, "held_out_loss");
         if (isfinite(loss) && strcmp(json_string_value(json_object_get(row, "state")), "diverged") &&
             (!best || loss < figure_of(best, "held_out_loss")))
