@@ -81,7 +81,20 @@ for run in init/seed_1/a init/seed_1/b init/seed_2/a init/seed_2/b; do
 done
 expect 2 'init of another shape' $ab --out other $still --b model.ffn=8
 says 'init of another shape' 'Arm b: train.init: begun/step_00000030 holds a model of another shape'
-ok 'train.init: both arms begin with the weights of a run'
+# The run may go on meanwhile: seeds that are added later begin with what the first one did.
+tensors begun/latest/model.safetensors >a.value
+expect 0 'the run goes on' "$rope" train --resume begun --train.steps=40 --train.keep=9
+more="$ab --out init --resume --json $still --b attention.method=exact --b attention.bound=none"
+expect 0 'init, a seed more' $more --seeds 3
+for arm in a b; do
+    tensors init/seed_3/$arm/latest/model.safetensors | cmp -s a.value - || fail "train.init: seed 3 of $arm has other weights"
+done
+mv begun/step_00000030 begun_away
+expect 2 'init that is gone' $more --seeds 4
+says 'init that is gone' 'Arm a: train.init: begun/step_00000040 has not the weights of begun/step_00000030'
+expect 0 'init that is gone, nothing to begin' $more --seeds 3
+mv begun_away begun/step_00000030
+ok 'train.init: all arms and seeds begin with the weights of a run'
 
 expect 0 'seeds and control' $ab --out whole --control --seeds 2 --json
 cp out whole.json

@@ -39,6 +39,34 @@ expect 0 'a run that hardly began' $begun --train.steps=4 --resume --json
 [ "$("$get" complete <out) $("$get" rows 0 state <out)" = 'true finished' ] || fail 'a run that hardly began: its row'
 ok 'a sweep whose run was interrupted'
 
+# A run that others start from may go on meanwhile: all of them start from what the first did.
+expect 0 'a run to start from' $train --data.dir=data --train.out=base --train.save_every=10 --train.keep=9
+ln -sfn step_00000020 base/latest
+from="$train --data.dir=data --train.init=base --train.out=from --sweep"
+$from train.steps=3000,2 >out 2>err & pid=$!
+for _ in $(seq 600); do
+    [ -s from/steps=3000/metrics.jsonl ] && break
+    kill -0 $pid 2>/dev/null || fail 'a sweep from a run: it ended'
+    sleep 0.02
+done
+ln -sfn step_00000030 base/latest
+flock -n base/step_00000020 true && fail 'a sweep from a run: what it starts from may be removed'
+wait $pid || fail "a sweep from a run: exit code $?"
+[ "$(grep -cxF 'starting from the weights of base/step_00000020' err)" = 2 ] || fail 'a sweep from a run that goes on'
+grep -qx 'init = base' from/steps=2/config.ini || fail 'a sweep from a run: the settings of its runs'
+expect 0 'a sweep from a run, a value more' $from train.steps=3000,2,3 --resume
+says 'a sweep from a run, a value more' 'starting from the weights of base/step_00000020'
+mv base/step_00000020 base_away
+expect 2 'a sweep from a run, which is gone' $from train.steps=3000,2,4 --resume
+says 'a sweep from a run, which is gone' 'train.init: base/step_00000030 has not the weights of base/step_00000020'
+cp -r base/step_00000030 base/step_00000020
+expect 2 'a sweep from a run, which is another' $from train.steps=3000,2,4 --resume
+says 'a sweep from a run, which is another' 'has not the weights of base/step_00000020'
+expect 0 'a sweep from a run, all done' $from train.steps=3000,2,3 --resume
+sed 's/"init"/"before"/' from/sweep.json >old.json && mv old.json from/sweep.json
+expect 0 'a sweep from a run, as it was recorded before' $from train.steps=3000,2,4 --resume
+ok 'a sweep from a run that goes on'
+
 # Two at one sweep would lose each other's rows.
 mkdir together
 sweep="$train --data.dir=data --train.out=together --sweep optim.learning_rate=1e-3,3e-3 --train.steps=2"

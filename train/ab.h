@@ -9,6 +9,7 @@
 #include "core/clock.h"
 #include "train/estimate.h"
 #include "train/run_directory.h"
+#include "train/starts.h"
 #include "train/trainer.h"
 
 enum { AB_ARMS = 3, AB_WARMUP = 2 }; // the first steps of each session warm caches and pages and are not timed
@@ -39,6 +40,7 @@ typedef struct Ab {
     json_t *gradients; // array, one row per seed and step
     json_t *sessions;  // array of [seed, step]: where trainers were made, at the start and after each interruption
     DataIdentity data; // of arm a, as of now
+    Starts starts;     // train.init of the arms
     Tokenizer *tokenizer; // of the data, for the checkpoints, while they are made; NULL: none
     RunDirectory run;  // OUT, locked
     // What --resume goes on from for certain: what was saved or loaded, up to that step of that seed; else not `safe`.

@@ -16,7 +16,8 @@ bool ab_record_make(Ab *ab, Error *error) {
     ab->fidelity = json_array();
     ab->gradients = json_array();
     ab->sessions = json_array();
-    bool fine = ab->tracks && ab->fidelity && ab->gradients && ab->sessions;
+    bool fine = starts_make(&ab->starts, error);
+    fine = fine && ab->tracks && ab->fidelity && ab->gradients && ab->sessions;
     for (size_t i = 0; fine && i < ab->seed_count * AB_ARMS; i++) {
         AbTrack *track = &ab->tracks[i];
         double **arrays[] = {&track->loss, &track->seconds, &track->eval_step, &track->eval_loss, &track->eval_seconds};
@@ -39,6 +40,7 @@ void ab_record_free(Ab *ab) {
     json_decref(ab->fidelity);
     json_decref(ab->gradients);
     json_decref(ab->sessions);
+    starts_free(&ab->starts);
 }
 
 static json_t *doubles(const double *values, size_t count) {
@@ -184,11 +186,11 @@ bool ab_progress_save(const Ab *ab, Error *error) {
         for (size_t i = 0; i < ab->arm_count; i++)
             json_array_append_new(tracks, track_json(ab_track(ab, s, i), s < ab->seed ? ab->steps : ab->step));
     const DataIdentity *data = &ab->data;
-    json_t *document = json_pack("{s:I, s:I, s:I, s:[I, I], s:o, s:o, s:o, s:O, s:O, s:O}", "seed",
-                                 (json_int_t)ab->seed, "step", (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count,
-                                 "data", (json_int_t)data->train, (json_int_t)data->held_out, "arms", fingerprints(ab),
-                                 "costs", costs(ab), "tracks", tracks, "fidelity", ab->fidelity, "gradients",
-                                 ab->gradients, "sessions", ab->sessions);
+    json_t *document =
+        json_pack("{s:I, s:I, s:I, s:[I, I], s:o, s:O, s:o, s:o, s:O, s:O, s:O}", "seed", (json_int_t)ab->seed, "step",
+                  (json_int_t)ab->step, "seeds", (json_int_t)ab->seed_count, "data", (json_int_t)data->train,
+                  (json_int_t)data->held_out, "arms", fingerprints(ab), "init", ab->starts.record, "costs", costs(ab),
+                  "tracks", tracks, "fidelity", ab->fidelity, "gradients", ab->gradients, "sessions", ab->sessions);
     char *text = json_print(document, JSON_COMPACT | JSON_REAL_PRECISION(17));
     json_decref(document);
     if (!text) return error_set(error, ERROR_MEMORY, "Out of memory for the record of the comparison.");
@@ -216,6 +218,7 @@ static bool take(Ab *ab, const json_t *document, const char *path, Error *error)
     if (seed >= ab->seed_count || step > ab->steps || json_array_size(tracks) != (seed + 1) * ab->arm_count)
         return error_set(error, ERROR_USER, "%s is of a comparison with %lld seeds: give --seeds as it was, or more.",
                          path, (long long)json_integer_value(json_object_get(document, "seeds")));
+    if (!starts_recall(&ab->starts, json_object_get(document, "init"), error)) return false;
     ab->seed = seed;
     ab->step = step;
     bool whole = take_costs(ab, json_object_get(document, "costs"));

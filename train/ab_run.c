@@ -163,7 +163,8 @@ static bool run_seed(Ab *ab, Error *error) {
         configs[i].seed = ab_seed(ab, ab->seed);
         // While the arms' checkpoints are being replaced one by one, the record still speaks of the ones before.
         if (configs[i].keep < 2) configs[i].keep = 2;
-        fine = trainer_create(&trainers[i], &configs[i], true, error) &&
+        fine = (ab->step > 0 || starts_find(&ab->starts, &configs[i], error)) &&
+               trainer_create(&trainers[i], &configs[i], true, error) &&
                (ab->step > 0 || run_initialise(&trainers[i], (char[RUN_PATH]){0}, error));
         if (!fine) error_context(error, "Arm %s", ab->arms[i].key);
     }

@@ -41,6 +41,7 @@ typedef struct Config {
     size_t steps, batch, accumulate, eval_every, eval_batches, save_every, keep, sample_every, log_every, threads;
     bool recompute;
     char init[CONFIG_TEXT]; // "": random weights
+    const char *init_at; // no setting: the checkpoint that init is, where it was looked up already (starts.h); or NULL
     uint64_t train_tokens; // 0: steps counts
     uint64_t seed;
     char out[CONFIG_TEXT];

@@ -433,7 +433,7 @@ bool run_initialise(Trainer *trainer, char *from, Error *error) {
     int held = -1;
     *from = '\0';
     if (!*config->init) return true;
-    const bool fine = run_hold_checkpoint(config->init, from, &held, error) &&
+    const bool fine = run_hold_checkpoint(config->init_at ? config->init_at : config->init, from, &held, error) &&
                       snapshot_load_weights(from, trainer, error) && snapshot_check_data(from, config->data_dir, error);
     if (held >= 0) close(held);
     if (fine)

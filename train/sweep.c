@@ -14,6 +14,7 @@
 #include "train/figures.h"
 #include "train/lists.h"
 #include "train/signals.h"
+#include "train/starts.h"
 #include "train/state.h"
 #include "train/train.h"
 
@@ -35,6 +36,7 @@ typedef struct Sweep {
     RunDirectory place;    // OUT, locked: two sweeps at one record would lose each other's rows
     char record[RUN_PATH]; // OUT/sweep.json
     json_t *rows;          // by name of the run: "finished", "diverged" and "started" ones
+    Starts starts;         // train.init of the runs
 } Sweep;
 
 // "key=v1,v2" to an axis; the values are checked when runs are made of them.
@@ -198,8 +200,10 @@ static bool open_record(Sweep *sweep, Error *error) {
     bool whole = json_is_object(sweep->rows);
     const char *name;
     json_t *row;
-    json_object_foreach(sweep->rows, name, row)
+    json_object_foreach(sweep->rows, name, row) {
         whole = whole && json_is_string(json_object_get(row, "name")) && json_is_string(json_object_get(row, "state"));
+        if (!starts_recall(&sweep->starts, json_object_get(row, "init"), error)) return false;
+    }
     return whole || error_set(error, ERROR_CORRUPT, "%s is not a sweep's.", sweep->record);
 }
 
@@ -221,6 +225,8 @@ static json_t *row_json(const Sweep *sweep, size_t run, const char *name, const 
                             config->out, "fingerprint", (json_int_t)config_fingerprint(config), "data",
                             (json_int_t)data->train, (json_int_t)data->held_out, "state",
                             outcome ? outcome->diverged ? "diverged" : "finished" : "started");
+    json_t *start = json_object_get(sweep->starts.record, config->init);
+    if (start) json_object_set_new(row, "init", json_pack("{s:O}", config->init, start));
     if (!outcome) return row;
     json_t *figures =
         json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "step", (json_int_t)outcome->step, "loss",
@@ -275,6 +281,8 @@ static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *out
         const DataIdentity data = batches_identity(config);
         if (!check_done(sweep, name, config, &data, &done, error)) return false;
         if (done) continue;
+        const bool begins = run_may_use(config->out, USE_RUN, false, NULL);
+        if (begins && !starts_find(&sweep->starts, config, error)) return false;
         fprintf(stderr, "\n== %s (%zu of %zu)\n", name, run + 1, sweep->run_count);
         threads_set(config->threads);
         json_watch();
@@ -372,8 +380,8 @@ int train_sweep(const Config *base, const char *const *lists, size_t count, bool
     } else {
         sweep->base = base;
         sweep->place.lock = -1;
-        if (make_axes(sweep, lists, count, &error) && run_may_use(base->out, USE_SWEEP, resume, &error) &&
-            check_runs(sweep, config, &error)) {
+        if (starts_make(&sweep->starts, &error) && make_axes(sweep, lists, count, &error) &&
+            run_may_use(base->out, USE_SWEEP, resume, &error) && check_runs(sweep, config, &error)) {
             if (dry_run)
                 list_runs(sweep, config, json, &error);
             else
@@ -381,6 +389,7 @@ int train_sweep(const Config *base, const char *const *lists, size_t count, bool
         }
         for (size_t a = 0; a < sweep->axis_count; a++) free(sweep->axes[a].text);
         json_decref(sweep->rows);
+        starts_free(&sweep->starts);
         run_close(&sweep->place);
     }
     free(config);
