@@ -254,6 +254,7 @@ mistake 'set them once' --b train.eval_batches=3
 mistake 'set them once' --a train.threads=2
 mistake 'goes with lowrank' --control --b attention.method=exact
 mistake 'There are no data' --data.task=
+mistake 'train.seed = 9000000000000000 leaves no room for 2 seeds' --train.seed=9000000000000000 --seeds 2
 [ ! -e mistake/report.json ] || fail 'a mistake left a report'
 ok "$mistakes mistakes: exit code 2, the arm, the remedy"
 

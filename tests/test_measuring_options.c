@@ -142,6 +142,23 @@ static void test_bound_of_a_method(void **state) {
     check_count("bounds of a method on the command line", 2);
 }
 
+// What is timed has no end: a schedule that a run of so many tokens could not have is none of its business.
+static void test_schedule_of_a_run(void **state) {
+    (void)state;
+    char path[512], config[640], said[SAID];
+    FILE *file = fopen(in_directory("short.ini", path), "w");
+    assert_true(file &&
+                fputs("[optim]\nwarmup = 100\nschedule = wsd\nwsd_decay_share = 1\n[train]\ntokens = 4096\n", file) >
+                    0 &&
+                fclose(file) == 0);
+    snprintf(config, sizeof config, "--config=%s", path);
+    run_well("profile", (const char *const[]){config, "--methods=exact", "--tokens=16,64,256", NULL}, said);
+    run_well("bench", (const char *const[]){"step", config, "--model.tokens=256", "--rounds=1", NULL}, said);
+    assert_null(strstr(said, "warmup"));
+    run_well("bench", (const char *const[]){"attention", config, "--tokens=256", "--rounds=1", NULL}, said);
+    check_count("measurements of a run with a long warm-up", 3);
+}
+
 // Exit code 0 would promise a document.
 static void test_profile_stopped_at_once(void **state) {
     (void)state;
@@ -157,6 +174,7 @@ static void test_profile_stopped_at_once(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_settings_are_defaults),
     cmocka_unit_test(test_bound_of_a_method),
+    cmocka_unit_test(test_schedule_of_a_run),
     cmocka_unit_test(test_profile_stopped_at_once),
     cmocka_unit_test(test_verify_names_what_it_does_not_use),
 };

@@ -44,6 +44,7 @@ static bool make_settings(const Config *base, const char *method, size_t tokens,
                           ModelSettings *model, Error *error) {
     char text[CONFIG_TEXT + 32];
     *config = *base;
+    config_without_end(config);
     if (!config_set_method(config, method, error)) return false;
     snprintf(text, sizeof text, "model.tokens=%zu", tokens);
     if (!config_set(config, text, ORIGIN_COMMAND_LINE, error) || !config_resolve(config, error)) return false;

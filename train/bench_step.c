@@ -31,9 +31,11 @@ typedef struct Times {
 static bool leave_data(const Config *base, Config *config, Error *error) {
     Error why = {0};
     *config = *base;
+    config_without_end(config);
     const bool known = config_resolve(config, &why);
     const size_t vocabulary = known ? config->vocabulary : base->vocabulary;
     *config = *base;
+    config_without_end(config);
     config->vocabulary = vocabulary;
     config->data_dir[0] = config->task[0] = '\0';
     if (!config_resolve(config, error)) return false;

@@ -297,6 +297,12 @@ OptimSettings config_optim(const Config *config) {
                            .clip = config->clip};
 }
 
+void config_without_end(Config *config) {
+    config->train_tokens = 0;
+    config->steps = 10 * config->warmup + 10; // so many that no default is cut down for them
+    snprintf(config->schedule, sizeof config->schedule, "constant");
+}
+
 Schedule config_schedule(const Config *config) {
     return (Schedule){.name = config->schedule,
                       .steps = config->steps,

@@ -88,6 +88,9 @@ bool config_warn_of_no_window(const Config *config);
 void config_model(const Config *config, size_t batch, bool training, ModelSettings *settings);
 OptimSettings config_optim(const Config *config);
 Schedule config_schedule(const Config *config);
+// Before config_resolve, where steps are timed and no run comes to an end: its warm-up stays, which keeps the first steps
+// small, and is never too long, whatever steps or tokens the run was to have.
+void config_without_end(Config *config);
 // Where method auto is to measure what attention costs here, does so and keeps it in *config: a run that measured again
 // whenever it goes on could choose otherwise, and would not go on bit for bit.
 bool config_measure_costs(Config *config, Error *error);

@@ -61,6 +61,7 @@ static bool make_config(const Config *base, const char *method, size_t tokens, s
                         Error *error) {
     char text[CONFIG_TEXT];
     *config = *base;
+    config_without_end(config);
     // A step is --batch sequences in one batch: several would be counted as one, and cost as many times its time.
     const char *const keys[] = {"model.tokens", "train.batch", "train.accumulate"};
     const size_t sizes[] = {tokens, batch, 1};
