@@ -51,6 +51,17 @@ static bool same_data(const Config *a, const Config *b, Error *error) {
     return true;
 }
 
+// The seeds after train.seed are settings of runs too, and must be ones that a file of settings can give back.
+static bool check_seeds(const Ab *ab, Error *error) {
+    char assignment[64];
+    Config last = ab->arms[0].config;
+    Error why = {0};
+    snprintf(assignment, sizeof assignment, "train.seed=%llu", (unsigned long long)ab_seed(ab, ab->seed_count - 1));
+    if (config_set(&last, assignment, ORIGIN_COMMAND_LINE, &why)) return true;
+    return error_set(error, ERROR_USER, "train.seed = %llu leaves no room for %zu seeds: %s",
+                     (unsigned long long)ab_seed(ab, 0), ab->seed_count, why.message);
+}
+
 // Finds out what would make the comparison meaningless.
 static bool check_arms(Ab *ab, Error *error) {
     const Config *a = &ab->arms[0].config, *b = &ab->arms[1].config;
@@ -62,7 +73,7 @@ static bool check_arms(Ab *ab, Error *error) {
                              "train.steps, seed, eval_every, eval_batches and threads are the same for all arms: set "
                              "them once, outside of --a and --b.");
     }
-    if (!same_data(a, b, error)) return false;
+    if (!same_data(a, b, error) || !check_seeds(ab, error)) return false;
     if (ab->arm_count > 2 && !strstr(b->method, "lowrank"))
         return error_set(error, ERROR_USER,
                          "--control is b without its far field, and attention.method=%s of b has none: it goes with "
