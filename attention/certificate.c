@@ -25,7 +25,8 @@
 //
 // Underflow. A result below the smallest normal number errs by up to u/2 of that number, however small it is itself.
 // Even 1/u of them in one sum, each times what it is multiplied with afterwards, are less than such a number times
-// these factors: lengths of q and k, and of v where do alone was so small, and slopes of the polynomial.
+// these factors: lengths of q and k (or √s, up to 2, which rows of the far field have been multiplied by), and of v where
+// do alone was so small, and slopes of the polynomial.
 #include "attention/certificate.h"
 
 #include <math.h>
@@ -73,7 +74,8 @@ static double rounding(const Certificate *c, const CertificateToken *token) {
 
 // What underflow does to a sum over pairs, where `length` bounds the other rows of these.
 static double underflow(const Certificate *c, double length) {
-    return smallest_normal * (1 + c->facts.logit_scale * length) * (1 + c->facts.value_norm) * (1 + c->slope_magnitude);
+    const double scale = c->facts.logit_scale, factor = 1 + 2 * sqrt(scale) + scale * length;
+    return smallest_normal * factor * (1 + c->facts.value_norm) * (1 + c->slope_magnitude);
 }
 
 typedef struct Share {

@@ -100,10 +100,12 @@ size_t toeplitz_wave(const ToeplitzPlan *plan, ToeplitzScratch *scratch, const b
     return units;
 }
 
-// out (F, stride) = bounded far dimensions of one head's rows; the largest length and the count of what was bounded.
+// out (F, stride) = bounded far dimensions of one head's rows, times far_scale; the largest length without it, and the
+// count of what was bounded.
 static void load_far(const ToeplitzPlan *plan, ToeplitzWork *work, real *out, const real *in, size_t in_stride,
                      double *norm, double *changed) {
     const size_t size = plan->far_size, tokens = plan->base.settings.tokens;
+    const real scale = (real)plan->far_scale;
     double longest = 0.0;
     size_t bounded = 0;
     for (size_t first = 0; first < tokens; first += TOEPLITZ_TILE) {
@@ -117,7 +119,7 @@ static void load_far(const ToeplitzPlan *plan, ToeplitzWork *work, real *out, co
             for (size_t f = 0; f < size; f++) {
                 const real x = work->rows[r * size + f];
                 square += (double)x * (double)x;
-                out[f * plan->stride + first + r] = x;
+                out[f * plan->stride + first + r] = scale * x;
             }
             longest = larger_or_nan(longest, square);
         }

@@ -32,13 +32,13 @@ static Tile make_tile(const ToeplitzPlan *plan, const ToeplitzUnit *unit, Toepli
                   .exact_far = unit->exact_far[member]};
 }
 
-// near_query and far_query = rows i … of the tile's head, times s.
+// near_query and far_query = rows i … of the tile's head, times s; the far keys have a part of it already.
 static void load_queries(Tile *tile, const real *q, size_t q_stride, size_t i) {
     const ToeplitzPlan *plan = tile->plan;
     const AttentionSettings *settings = &plan->base.settings;
     const size_t size = settings->qk_size;
     const Bound none = {BOUND_NONE, 0.0};
-    const real scale = (real)settings->logit_scale;
+    const real scale = (real)settings->logit_scale, rest = (real)plan->logit_rest;
     tile->i = i;
     tile->rows = toeplitz_least(TILE, settings->tokens - i);
     tile->meets_far = tile->exact_far;
@@ -50,7 +50,7 @@ static void load_queries(Tile *tile, const real *q, size_t q_stride, size_t i) {
     const real *far = tile->unit->query + tile->member * plan->far_size * plan->stride;
     for (size_t r = 0; r < tile->rows; r++)
         for (size_t f = 0; f < plan->far_size; f++)
-            tile->work->far_query[r * plan->far_size + f] = scale * far[f * plan->stride + i + r];
+            tile->work->far_query[r * plan->far_size + f] = rest * far[f * plan->stride + i + r];
 }
 
 // Where row 0 and column 0 of the tile read a reversed table over lags.
@@ -233,12 +233,17 @@ static void tile_inputs(Tile *tile) {
     }
 }
 
-// out (count, D) = d_near and d_far (which are used up) taken back through the bound to the projection `in`.
+// out (count, D) = d_near and d_far (which are used up; the latter of rows times far_scale) taken back through the bound
+// to the projection `in`.
 static void unbound(const ToeplitzPlan *plan, ToeplitzWork *work, real *out, size_t stride, const real *in,
                     size_t in_stride, size_t count) {
     const size_t size = plan->base.settings.qk_size, far = plan->far_size;
+    const real scale = (real)plan->far_scale;
     for (size_t r = 0; r < count; r++)
-        for (size_t f = 0; f < far; f++) work->raw[r * far + f] = in[r * in_stride + plan->dimension[f]];
+        for (size_t f = 0; f < far; f++) {
+            work->raw[r * far + f] = in[r * in_stride + plan->dimension[f]];
+            work->d_far[r * far + f] *= scale;
+        }
     bound_backward(plan->bound, work->d_far, far, work->raw, far, count, far);
     if (plan->base.settings.near_bound == NEAR_BOUND_SAME)
         bound_backward(plan->bound, work->d_near, size, in, in_stride, count, size);
@@ -260,7 +265,7 @@ void toeplitz_rows_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, 
                             const AttentionBackward *io, const ToeplitzSaved *saved, size_t member, size_t first) {
     const AttentionSettings *settings = &plan->base.settings;
     const size_t size = settings->qk_size, far = plan->far_size;
-    const real scale = (real)settings->logit_scale;
+    const real scale = (real)settings->logit_scale, rest = (real)plan->logit_rest;
     Tile tile = make_tile(plan, unit, work, member);
     load_queries(&tile, io->q, io->q_stride, first);
     clear_gradients(plan, work);
@@ -271,7 +276,7 @@ void toeplitz_rows_backward(const ToeplitzPlan *plan, const ToeplitzUnit *unit, 
         tile_inputs(&tile);
     }
     for (size_t n = 0; n < tile.rows * size; n++) work->d_near[n] *= scale;
-    for (size_t n = 0; n < tile.rows * far; n++) work->d_far[n] *= scale;
+    for (size_t n = 0; n < tile.rows * far; n++) work->d_far[n] *= rest;
     for (size_t s = 0; plan->expands && !tile.exact_far && s < plan->slices; s++) {
         const real *part = unit->d_query + (s * plan->group + member) * far * plan->stride + first;
         for (size_t r = 0; r < tile.rows; r++)

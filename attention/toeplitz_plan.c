@@ -69,13 +69,26 @@ static bool create_polynomial(ToeplitzPlan *plan, Error *error) {
                           norm < 1.0 ? &narrow : error))
         return true;
     if (norm > 1.0)
-        error_context(error, "attention.kernel=%s: its W has norm %.4g, by which logits go beyond attention.logit_bound",
+        error_context(error,
+                      "attention.kernel=%s: its W has norm %.4g, by which logits go beyond attention.logit_bound",
                       settings->kernel, norm);
     error_clear(&narrow);
     // logits of a table may be 0, or so small that an error of this degree could not be told from rounding: any wider
     // interval holds them
     return norm < 1.0 && polynomial_create(&plan->polynomial, settings->polynomial, settings->degree,
                                            bound_interval(settings, 1.0), error);
+}
+
+// far_scale² is s‖W‖ up to a factor of 4: products of a monomial of q and one of k are then as large as a power of logits.
+static void choose_scales(ToeplitzPlan *plan) {
+    const int least = -120; // what is left of s stays a normal number beside any norm
+    int scale_exponent, unit_exponent;
+    frexp(plan->base.settings.logit_scale, &scale_exponent);
+    frexp(plan->weight_norm, &unit_exponent); // 0 for a table of zeros
+    if (unit_exponent < least) unit_exponent = least;
+    plan->weight_unit = ldexp(1.0, unit_exponent);
+    plan->far_scale = ldexp(1.0, (scale_exponent + unit_exponent) / 2);
+    plan->logit_rest = plan->base.settings.logit_scale / plan->far_scale / plan->far_scale;
 }
 
 // A plan without its terms: sizes of everything that does not depend on them.
@@ -92,6 +105,7 @@ static bool lay_out(ToeplitzPlan *plan, Error *error) {
     if (!check_tables(settings, error) || !position_create(&plan->position, settings, error) ||
         !check_settings(plan, error) || !toeplitz_support_create(plan, error))
         return false;
+    choose_scales(plan);
     plan->bias_heads = plan->position.kind == POSITION_ALIBI ? settings->heads : 1;
     if (!plan->expands) return toeplitz_check_memory(plan, error);
     return create_polynomial(plan, error) && toeplitz_terms_create(plan, error);

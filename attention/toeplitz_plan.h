@@ -69,6 +69,10 @@ typedef struct ToeplitzPlan {
     size_t stride; // T padded: rows of feature-major arrays, readable one tile beyond T
     size_t slices, wave, workers;
     size_t most_stride, most_length;
+    // Far rows of q and k are multiplied by far_scale, W_t in the terms is divided by weight_unit, both powers of two, so
+    // that nothing is rounded by them; what is left of s, logit_rest = s/far_scale², times weight_unit is about 1. Powers
+    // of s and W up to the degree would leave the range of `real` where those of the logits do not.
+    double far_scale, weight_unit, logit_rest;
 } ToeplitzPlan;
 
 // What forward leaves for backward.
@@ -82,14 +86,14 @@ typedef struct ToeplitzSaved {
 
 typedef struct ToeplitzUnit {
     size_t batch, kv_head;
-    real *query;              // (group, F, stride) bounded
-    real *key;                // (F, stride) bounded
+    real *query;              // (group, F, stride) bounded, times far_scale
+    real *key;                // (F, stride) bounded, times far_scale
     real *near_key;           // (D, stride) as the near field sees it
     real *value;              // (E+1, stride): columns of V, then ones
     real *sum;                // (group, E+1, stride): numerator and denominator; backward: dN and dZ
     real *d_value;            // (E+1, stride)
-    real *d_query;            // (slices, group, F, stride)
-    real *d_key;              // (slices, F, stride)
+    real *d_query;            // (slices, group, F, stride) of `query` as it is here
+    real *d_key;              // (slices, F, stride) likewise
     double *norm;             // (group + 1) largest length of a far query of each head; of a far key
     double *changed;          // (group + 1) entries or rows that the bound changed
     unsigned char *exact_far; // (group)
@@ -102,7 +106,7 @@ typedef struct ToeplitzWork {         // of one thread
     real *query_spectra;              // (most_queries, most_stride)
     real *signal;                     // (most_length)
     // tiles of pairs (toeplitz_pairs.c)
-    real *near_query, *far_query; // (TILE, D) times s, (TILE, F) times s
+    real *near_query, *far_query; // (TILE, D) times s, (TILE, F) times s/far_scale
     real *d_near, *d_far;         // (TILE, D), (TILE, F)
     real *d_near_key, *d_far_key; // (D, TILE), (F, TILE)
     real *near, *far, *d_weight;  // (TILE, TILE) logits, then weights

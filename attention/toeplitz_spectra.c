@@ -190,13 +190,15 @@ typedef struct Symbols {
     ptrdiff_t first_lag;
 } Symbols;
 
-// The symbol and scale of far entry e; a new sequence is added where no earlier one is equal up to a sign.
+// The symbol and scale of far entry e, in weight_units; a new sequence is added where no earlier one is equal up to a
+// sign.
 static TermsEntry find_symbol(const ToeplitzPlan *plan, Symbols *symbols, size_t e) {
     TermsEntry entry = {plan->far_place[e].row, plan->far_place[e].column, TERMS_ONE, 0.0};
     double *candidate = symbols->values + symbols->count * symbols->lags;
     bool constant = true, zero = true;
     for (size_t i = 0; i < symbols->lags; i++) {
-        candidate[i] = position_weight(&plan->position, plan->far_entry[e], symbols->first_lag + (ptrdiff_t)i);
+        const double weight = position_weight(&plan->position, plan->far_entry[e], symbols->first_lag + (ptrdiff_t)i);
+        candidate[i] = weight / plan->weight_unit;
         constant = constant && candidate[i] == candidate[0];
         zero = zero && candidate[i] == 0.0;
     }
@@ -381,7 +383,7 @@ bool toeplitz_terms_create(ToeplitzPlan *plan, Error *error) {
     }
     good = good &&
            terms_create(&plan->terms, entry, entries, plan->polynomial.coefficient, settings->degree,
-                        settings->logit_scale, error) &&
+                        plan->logit_rest * plan->weight_unit, error) &&
            create_rungs(plan, error) &&
            // alibi's largest bias is that of the nearest far lag, which every token sees that sees any
            (!plan->position.table.bias || find_pair_by_pair(plan, bias, error)) && toeplitz_check_memory(plan, error);

@@ -41,7 +41,7 @@ typedef struct Kernel {  // Σ parts
 typedef struct Pair {
     uint32_t query, key; // monomials, by their place in the component
     uint32_t kernel;
-    real scale; // of the kernel: coefficient of P, s^n, multinomial
+    real scale; // of the kernel: coefficient of P, scale^n, multinomial
 } Pair;
 
 typedef struct Component {

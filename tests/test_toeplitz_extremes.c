@@ -1,5 +1,6 @@
 // Method toeplitz where numbers end: inputs that are NaN, groups of which one head leaves the polynomial's interval,
-// certificates that are not known. What tables do to it is in test_toeplitz_tables.c.
+// certificates that are not known, scales whose powers are no numbers of single precision. What tables do to it is in
+// test_toeplitz_tables.c.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -170,9 +171,79 @@ static void test_unknown_behind_finite(void **state) {
     }
 }
 
+// For logits of ordinary size from a scale s (or a W) and long or short q and k.
+static AttentionSettings scaled_settings(size_t degree, double logit_bound, double logit_scale) {
+    AttentionSettings settings = certified_settings(60, 2);
+    settings.heads = 1;
+    settings.bound = BOUND_BALL;
+    settings.degree = degree;
+    settings.logit_bound = logit_bound;
+    settings.logit_scale = logit_scale;
+    return settings;
+}
+
+// s^t leaves the range of single precision where (s·q·k)^t does not: no term of the polynomial may be lost for it.
+static void test_powers_of_scale(void **state) {
+    (void)state;
+    const struct {
+        size_t degree;
+        double logit_bound, scale;
+    } cases[] = {{10, 4, 1},   {10, 4, 1e-4}, {10, 4, 3e-5}, {10, 4, 1e-6}, {8, 4, 1e-6},
+                 {6, 2, 3e-9}, {2, 1, 1e-30}, {6, 2, 2e-38}, {10, 4, 1e5},  {6, 2, 1e30}};
+    for (size_t n = 0; n < sizeof cases / sizeof *cases; n++) {
+        const AttentionSettings settings = scaled_settings(cases[n].degree, cases[n].logit_bound, cases[n].scale);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, sqrt(8.0 / cases[n].scale), 1);
+        char label[64];
+        snprintf(label, sizeof label, "degree %zu, scale %g", cases[n].degree, cases[n].scale);
+        const Certified certified = certified_verify("certificates", label, &problem, plan);
+        assert_true(certified.fell_back[0] == 0.0 && certified.bound[OUTPUT][0] < 0.5);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
+// A power of 4 that goes from s, or from W, into q and k changes no bit of anything but its own power of 2 in dq and dk.
+static void test_scale_moves(void **state) {
+    (void)state;
+    const int exponents[] = {0, -3, -10, -25, 12};
+    AttentionProblem first = {0}; // of the exponent 0
+    for (size_t n = 0; n < 3 * 2 * 5; n++) {
+        const int exponent = exponents[n % 5];
+        const double four = ldexp(1.0, 2 * exponent), two = ldexp(1.0, exponent);
+        const bool rotates = n / 10 == 0, of_table = n / 10 == 1; // of_table: the power is in W, whose entries end at 1
+        if (of_table && exponent > 0) continue;
+        AttentionSettings settings = scaled_settings(8, 4.0, of_table ? 0.5 : 0.5 * four);
+        settings.bound = BOUND_NONE;
+        settings.far = n / 5 % 2 ? FAR_EXACT : FAR_POLYNOMIAL;
+        if (!rotates) settings.kernel = table_file_write_scaled("scaled", 2, 60, true, of_table ? four : 1.0);
+        AttentionPlan *plan = attention_plan_new("toeplitz", &settings);
+        AttentionProblem problem = attention_problem_new(&settings, 0, 0.7, 3);
+        for (size_t i = 0; i < problem.q_count; i++) problem.q[i] /= (real)two;
+        for (size_t i = 0; i < problem.k_count; i++) problem.k[i] /= (real)two;
+        const Certified certified = certified_run(&problem, plan);
+        assert_true(certified.fell_back[0] == 0.0);
+        for (size_t i = 0; i < problem.q_count; i++) problem.dq[i] /= (real)two;
+        for (size_t i = 0; i < problem.k_count; i++) problem.dk[i] /= (real)two;
+        if (exponent == 0) {
+            if (n > 0) attention_problem_free(&first);
+            first = problem;
+        } else {
+            check_same_bits("scales", first.o, problem.o, problem.o_count * sizeof(real));
+            check_same_bits("scales", first.dq, problem.dq, problem.q_count * sizeof(real));
+            check_same_bits("scales", first.dk, problem.dk, problem.k_count * sizeof(real));
+            check_same_bits("scales", first.dv, problem.dv, problem.v_count * sizeof(real));
+            attention_problem_free(&problem);
+        }
+        attention_destroy(plan);
+    }
+    attention_problem_free(&first);
+}
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_largest),     cmocka_unit_test(test_nan_is_kept),
-    cmocka_unit_test(test_mixed_group), cmocka_unit_test(test_all_fall_back),
-    cmocka_unit_test(test_unknown),     cmocka_unit_test(test_unknown_behind_finite),
+    cmocka_unit_test(test_largest),         cmocka_unit_test(test_nan_is_kept),
+    cmocka_unit_test(test_mixed_group),     cmocka_unit_test(test_all_fall_back),
+    cmocka_unit_test(test_unknown),         cmocka_unit_test(test_unknown_behind_finite),
+    cmocka_unit_test(test_powers_of_scale), cmocka_unit_test(test_scale_moves),
 };
 TEST_MAIN(tests)

@@ -6,6 +6,10 @@
 #include "tests/support/check.h"
 
 const char *table_file_write(const char *name, size_t size, size_t tokens, bool bias) {
+    return table_file_write_scaled(name, size, tokens, bias, 1.0);
+}
+
+const char *table_file_write_scaled(const char *name, size_t size, size_t tokens, bool bias, double scale) {
     static const char *directory;
     static char path[512];
     if (!directory) directory = temporary_directory();
@@ -21,7 +25,8 @@ const char *table_file_write(const char *name, size_t size, size_t tokens, bool 
         fprintf(file, "%ld", t);
         for (size_t e = 0; e < 2 * size - 1; e++)
             fprintf(file, " %.17g",
-                    0.9 * cos(0.3 * (double)e + 0.07 * (double)t * (double)(e + 1)) * exp(-0.002 * fabs((double)t)));
+                    scale * 0.9 * cos(0.3 * (double)e + 0.07 * (double)t * (double)(e + 1)) *
+                        exp(-0.002 * fabs((double)t)));
         if (bias) fprintf(file, " %.17g", -0.5 + 0.5 * sin(0.2 * (double)t));
         fprintf(file, "\n");
     }
