@@ -32,7 +32,7 @@
 #include <math.h>
 
 static const double slack = 1.001; // for the arithmetic of the certificates themselves
-static const double smallest_normal = sizeof(real) == sizeof(float) ? FLT_MIN : DBL_MIN;
+static const double smallest_normal = REAL_NORMAL_MIN;
 
 Certificate certificate_make(const CertificateFacts *facts, const Polynomial *polynomial) {
     const double u = REAL_EPSILON, near_logit = facts->logit_scale * facts->near_query * facts->near_key;

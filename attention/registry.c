@@ -112,6 +112,12 @@ static bool check_position(const AttentionSettings *s, Error *error) {
 static bool check_logits(const AttentionSettings *s, Error *error) {
     if (!isfinite(s->logit_scale))
         return error_set(error, ERROR_USER, "logit_scale = %g is not finite.", s->logit_scale);
+    // logits would be 0 without a word; where it is too large for `real` they are infinite, which is found and said
+    if (s->logit_scale > 0.0 && (real)s->logit_scale < REAL_NORMAL_MIN)
+        return error_set(error, ERROR_USER,
+                         "logit_scale = %g is below %g, the smallest number that " REAL_NAME
+                         " holds with all its digits.",
+                         s->logit_scale, (double)REAL_NORMAL_MIN);
     if (s->bound == BOUND_CLIP && !(s->entry_bound > 0.0 && isfinite(s->entry_bound)))
         return error_set(error, ERROR_USER, "entry_bound = %g is not a positive number.", s->entry_bound);
     if (s->bound == BOUND_BALL && !(s->logit_bound > 0.0 && isfinite(s->logit_bound)))

@@ -10,10 +10,12 @@
 #ifdef ROPE_DOUBLE
 typedef double real;
 #define REAL_EPSILON DBL_EPSILON
+#define REAL_NORMAL_MIN DBL_MIN
 #define REAL_NAME "float64"
 #else
 typedef float real;
 #define REAL_EPSILON FLT_EPSILON
+#define REAL_NORMAL_MIN FLT_MIN // what is smaller has fewer digits, and then none
 #define REAL_NAME "float32"
 #endif
 

@@ -19,7 +19,7 @@ static bool check_beta(const char *name, double beta, Error *error) {
 
 static bool check(const OptimSettings *settings, Error *error) {
     // ε must survive rounding: 0/0 is what a parameter without gradient would get.
-    if (!((real)settings->epsilon >= (sizeof(real) == 4 ? FLT_MIN : DBL_MIN)) || isinf((real)settings->epsilon))
+    if (!((real)settings->epsilon >= REAL_NORMAL_MIN) || isinf((real)settings->epsilon))
         return error_set(error, ERROR_USER,
                          "optim.epsilon = %g must be a positive number that single precision can hold.",
                          settings->epsilon);

@@ -78,6 +78,27 @@ static void test_refusals(void **state) {
     assert_null(attention_method_find("no such method"));
 }
 
+// A scale of logits that is 0 as `real`, or has lost digits, is refused and named: all logits would be wrong in silence.
+// One that is infinite is not: that is found in what comes out.
+static void test_scales(void **state) {
+    (void)state;
+    const struct {
+        double scale;
+        bool good;
+    } cases[] = {{5e-324, false}, {REAL_NORMAL_MIN * (1.0 - 1e-3), false}, {REAL_NORMAL_MIN, true}, {1e300, true}};
+    for (size_t m = 0; m < attention_method_count(); m++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            AttentionSettings s = make_settings(8, 4);
+            s.logit_scale = cases[i].scale;
+            Error error = {0};
+            AttentionPlan *plan = attention_create(attention_method_at(m), &s, &error);
+            assert_true((plan != NULL) == cases[i].good);
+            attention_destroy(plan);
+            if (!cases[i].good) assert_true(error.kind == ERROR_USER && strstr(error.message, "logit_scale = "));
+            check_count("scales of logits", 1);
+        }
+}
+
 // Slopes of Press et al. for 8 heads are 1/2, 1/4, …; for 6 heads those of 4, then every other one of 8.
 static void test_slopes(void **state) {
     (void)state;
@@ -200,9 +221,9 @@ static void test_plan_bytes(void **state) {
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_refusals),    cmocka_unit_test(test_slopes),
-    cmocka_unit_test(test_factors),     cmocka_unit_test(test_weights),
-    cmocka_unit_test(test_plan_bytes),
+    cmocka_unit_test(test_refusals),    cmocka_unit_test(test_scales),
+    cmocka_unit_test(test_slopes),      cmocka_unit_test(test_factors),
+    cmocka_unit_test(test_weights),     cmocka_unit_test(test_plan_bytes),
 #ifndef ROPE_DOUBLE
     cmocka_unit_test(test_exponential),
 #endif
