@@ -240,7 +240,17 @@ static double logit(const AttentionReference *reference, const Field *field, siz
     return reference->settings.logit_scale * sum;
 }
 
-// Fills weight and slope (dA/dx) of row i; returns Σ A. All weights carry a common factor that keeps exp in range.
+// log A of a pair with logit x; -Inf where it has no weight.
+static double log_weight(const AttentionReference *reference, bool near, double x, double b) {
+    const ReferenceFar *far = &reference->far;
+    if (near || reference->settings.far == FAR_EXACT) return x + b;
+    return reference->settings.far == FAR_POLYNOMIAL ? log(fabs(far->value(far->context, x))) + b : -INFINITY;
+}
+
+// value·exp(shift), where 0 stays 0 beside weights so low that exp(shift) is infinite.
+static double lifted(double value, double shift) { return value == 0.0 ? 0.0 : value * exp(shift); }
+
+// Fills weight and slope (dA/dx) of row i; returns Σ A. All weights carry a common factor by which the largest is 1.
 static double row_weights(const AttentionReference *reference, size_t i, size_t count) {
     const AttentionFar far = reference->settings.far;
     double *weight = reference->weight, *slope = reference->slope, top = -INFINITY, sum = 0.0;
@@ -248,17 +258,15 @@ static double row_weights(const AttentionReference *reference, size_t i, size_t 
         const Field *field = field_of(reference, i, j);
         slope[j] = logit(reference, field, i, j);
         weight[j] = bias(reference, i, j);
-        if (field == &reference->near || far == FAR_EXACT) top = fmax(top, slope[j] + weight[j]);
+        top = fmax(top, log_weight(reference, field == &reference->near, slope[j], weight[j]));
     }
-    const bool alone = !(top > -INFINITY); // polynomials, which are as large as their biases
-    for (size_t j = 0; alone && j < count; j++) top = fmax(top, weight[j]);
     for (size_t j = 0; j < count; j++) {
         const bool near = field_of(reference, i, j) == &reference->near;
         const double x = slope[j], shift = weight[j] - top;
         weight[j] = slope[j] = near || far == FAR_EXACT ? exp(x + shift) : 0.0;
         if (!near && far == FAR_POLYNOMIAL) {
-            weight[j] = reference->far.value(reference->far.context, x) * exp(shift);
-            slope[j] = reference->far.slope(reference->far.context, x) * exp(shift);
+            weight[j] = lifted(reference->far.value(reference->far.context, x), shift);
+            slope[j] = lifted(reference->far.slope(reference->far.context, x), shift);
         }
         sum += weight[j];
     }

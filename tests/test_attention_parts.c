@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attention/position.h"
+#include "attention/reference.h"
 #include "attention/softmax_kernels.h"
 #include "tests/support/check.h"
 
@@ -220,10 +221,59 @@ static void test_plan_bytes(void **state) {
     check_count("memory of plans", compared);
 }
 
+static double taylor(const void *context, double x) { return *(const double *)context * (1.0 + x + x * x / 2.0); }
+static double taylor_slope(const void *context, double x) { return *(const double *)context * (1.0 + x); }
+
+// Σ weights·v / Σ weights of the last token, in numbers of a range that no logit here leaves; alibi has no rotations.
+static double last_output(const AttentionSettings *s, const real *q, const real *k, const real *v, double share) {
+    const size_t i = s->tokens - 1;
+    long double sum = 0, total = 0;
+    for (size_t j = 0; j <= i; j++) {
+        long double x = 0;
+        for (size_t a = 0; a < s->qk_size; a++) x += (long double)q[i * s->qk_size + a] * k[j * s->qk_size + a];
+        x *= (long double)s->logit_scale;
+        const long double bias = -(long double)position_slope(s->heads, 0) * (long double)(i - j);
+        const long double weight =
+            i - j < s->near ? expl(x + bias) : (long double)share * (1 + x + x * x / 2) * expl(bias);
+        sum += weight * v[j];
+        total += weight;
+    }
+    return (double)(sum / total);
+}
+
+// The reference where exp of the near logits is 0 or infinite in double precision, beside far weights of a polynomial
+// that are 1, 1e-300 or 0 themselves.
+static void test_reference_range(void **state) {
+    (void)state;
+    const double logits[] = {-800, 800, -740, 0}, shares[] = {1, 1e-300, 0};
+    AttentionSettings s = make_settings(12, 2);
+    s.kernel = "alibi", s.bound = BOUND_NONE, s.near = 2, s.v_size = 1, s.logit_scale = 1;
+    for (size_t n = 0; n < 4 * 3; n++) {
+        real q[24], k[24], v[12], d_o = 1;
+        for (size_t i = 0; i < 24; i++) q[i] = 1, k[i] = (real)(i % 7) / 7;
+        for (size_t i = 20; i < 24; i++) k[i] = (real)(logits[n % 4] / 2);
+        for (size_t i = 0; i < 12; i++) v[i] = (real)(i % 5);
+        const ReferenceFar far = {taylor, taylor_slope, &shares[n / 4]};
+        AttentionReference *reference = reference_create(&s, true, &far, NULL);
+        assert_non_null(reference);
+        reference_load(reference, 0, q, 2, k, 2, v, 1);
+        double o, dq[24] = {0}, dk[24] = {0}, dv[12] = {0}, sum = 0.0;
+        reference_row(reference, 11, &o);
+        if (!(fabs(o - last_output(&s, q, k, v, shares[n / 4])) < 1e-12))
+            fail_msg("near logits of %g, far weights times %g: %g", logits[n % 4], shares[n / 4], o);
+        reference_row_backward(reference, 11, &d_o);
+        reference_gradients(reference, dq, 2, dk, 2, dv, 1);
+        for (size_t i = 0; i < 12; i++) sum += dv[i]; // of all weights
+        assert_true(fabs(sum - 1.0) < 1e-12 && isfinite(dq[22]) && isfinite(dk[0]) && isfinite(dk[22]));
+        reference_destroy(reference);
+        check_count("rows of the reference", 1);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_refusals),    cmocka_unit_test(test_scales),
-    cmocka_unit_test(test_slopes),      cmocka_unit_test(test_factors),
-    cmocka_unit_test(test_weights),     cmocka_unit_test(test_plan_bytes),
+    cmocka_unit_test(test_refusals),        cmocka_unit_test(test_scales),  cmocka_unit_test(test_slopes),
+    cmocka_unit_test(test_factors),         cmocka_unit_test(test_weights), cmocka_unit_test(test_plan_bytes),
+    cmocka_unit_test(test_reference_range),
 #ifndef ROPE_DOUBLE
     cmocka_unit_test(test_exponential),
 #endif

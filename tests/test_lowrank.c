@@ -45,6 +45,26 @@ static void test_against_double(void **state) {
     }
 }
 
+// Near weights of e^-800 beside a polynomial far field: nothing but the far field is left of the last token.
+static void test_low_near_logits(void **state) {
+    (void)state;
+    AttentionSettings s = base_settings();
+    s.tokens = 12, s.qk_size = s.v_size = 4, s.near = 2, s.bound = BOUND_BALL;
+    AttentionProblem problem = attention_problem_new(&s, 0, 1.0, 7);
+    for (size_t a = 0; a < 4; a++) { // a rotation by one token leaves both logits below -800
+        for (size_t h = 0; h < 2; h++) problem.q[11 * problem.q_stride + h * 4 + a] = 30;
+        problem.k[11 * problem.k_stride + a] = problem.k[10 * problem.k_stride + a] = -30;
+    }
+    AttentionPlan *plan = attention_plan_new("lowrank", &s);
+    const ReferenceFar far = reference_polynomial(&((const LowrankPlan *)plan)->polynomial);
+    attention_problem_run(&problem, plan, NULL, NULL);
+    AttentionSolution solution = attention_solve(&problem, true, &far);
+    attention_compare("far weights alone", "near logits below -800", &problem, &solution, 2e-5, 2e-5);
+    attention_solution_free(&solution);
+    attention_problem_free(&problem);
+    attention_destroy(plan);
+}
+
 // Changing token t changes no output before t, bit for bit.
 static void test_causality(void **state) {
     (void)state;
@@ -454,6 +474,7 @@ static void test_refusals(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_double),
+    cmocka_unit_test(test_low_near_logits),
     cmocka_unit_test(test_causality),
     cmocka_unit_test(test_threads),
     cmocka_unit_test(test_chunks),
