@@ -1,5 +1,5 @@
-// The checkpoints that several runs start from (train.init), each found once: the run that it names may go on meanwhile,
-// and what is its newest checkpoint for one of them would be another for the next.
+// The checkpoints that several runs start from (train.init), each found once: the run that it names may go on
+// meanwhile, and what is its newest checkpoint for one of them would be another for the next.
 #ifndef ROPE_TRAIN_STARTS_H
 #define ROPE_TRAIN_STARTS_H
 
@@ -10,7 +10,7 @@
 enum { STARTS = 64 };
 
 typedef struct Starts {
-    json_t *record;            // {train.init: {"checkpoint": PATH, "crc32": of its weights, "" if unknown}}, all sessions
+    json_t *record; // {train.init: {"checkpoint": PATH, "crc32": of its weights, "" if unknown}}, all sessions
     const char *found[STARTS]; // of this session: keys of the record
     int held[STARTS];          // and what keeps each from being removed
     size_t count;
