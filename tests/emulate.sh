@@ -53,7 +53,8 @@ make_disc() {
     rm -rf "$root" "$disc"
     mkdir -p "$root/tests" "$root/dev" "$root/proc" "$root/tmp" "$disc" &&
         (cd "$BUILD/tests" && cp -t "$root/tests" "$@") &&
-        cp -L --parents -t "$root" /bin/sh /bin/mount /bin/stty /bin/env /bin/sleep || return
+        cp -L --parents -t "$root" /bin/sh /bin/mount /bin/stty /bin/env /bin/sleep /bin/mkdir /bin/rm ||
+        return
     ldd "$root"/bin/* "$root"/tests/* | awk '/\/.*\(0x/ { print $(NF - 1) }' | sort -u |
         xargs cp -L --parents -t "$root"
     write_init "$@" >"$root/init" && chmod +x "$root/init"
