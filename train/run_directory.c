@@ -88,8 +88,8 @@ static bool take_back(const RunDirectory *run, const char *name, bool *taken, Er
     snprintf(step, sizeof step, "%.*s", (int)(strlen(aside) - strlen(".old")), aside);
     if (access(step, F_OK) == 0) return true;
     Error why = {0};
-    if (!state_read(aside, NULL, NULL, NULL, NULL, &why)) // not whole, and so of no use
-        return why.kind == ERROR_CORRUPT || error_set(error, why.kind, "%s", why.message);
+    if (!state_read(aside, NULL, NULL, NULL, NULL, &why)) // not whole, or not there, and so of no use
+        return why.kind == ERROR_CORRUPT || why.kind == ERROR_USER || error_set(error, why.kind, "%s", why.message);
     if (rename(aside, step) != 0) return error_errno(error, "Cannot rename %s to %s", aside, step);
     *taken = true;
     return file_sync(run->lock, run->path, error);
