@@ -69,7 +69,7 @@ typedef struct PrepareResult {
 bool data_prepare(const PrepareSettings *settings, PrepareResult *result, Error *error);
 // Reads DIR/meta.json. Absent file: ERROR_USER.
 bool data_read_meta(const char *directory, PrepareResult *meta, Error *error);
-// The same, but *meta = 0 for shards that were made elsewhere, without one, and for no directory ("").
+// The same, but *meta = 0 for shards that were made elsewhere, without one.
 bool data_find_meta(const char *directory, PrepareResult *meta, Error *error);
 
 #endif

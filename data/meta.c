@@ -116,6 +116,6 @@ bool data_read_meta(const char *directory, PrepareResult *meta, Error *error) {
 bool data_find_meta(const char *directory, PrepareResult *meta, Error *error) {
     Error own = {0};
     *meta = (PrepareResult){0};
-    if (!*directory || data_read_meta(directory, meta, &own) || own.kind == ERROR_USER) return true;
+    if (data_read_meta(directory, meta, &own) || own.kind == ERROR_USER) return true;
     return error_set(error, own.kind, "%s", own.message);
 }

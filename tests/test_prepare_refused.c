@@ -321,7 +321,11 @@ static void test_described(void **state) {
     meta = described(out, "val");
     check_same_result(&meta, &nothing);
     change_in_file(json, "other", "crc32");
-    assert_int_equal(unlink(tokenizer), 0);
+    assert_true(unlink(tokenizer) == 0 && mkdir(tokenizer, 0777) == 0);
+    error_clear(&error);
+    assert_null(loader_open(&loading, &error));
+    assert_true(error.kind == ERROR_SYSTEM && strstr(error.message, tokenizer));
+    assert_int_equal(rmdir(tokenizer), 0);
     assert_int_equal(described(out, "train").train_tokens, result.train_tokens);
     close(file);
 }

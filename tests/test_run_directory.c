@@ -211,6 +211,16 @@ static void test_moved_away(void **unused) {
     assert_true(there(moved, "step_00000000") && there(moved, "step_00000001") && !there(directory, "run"));
     check_link(moved, "latest", "step_00000001");
 
+    *saved = 0; // nothing was saved
+    assert_int_equal(rename(moved, path), 0);
+    assert_true(run_keep_place(&run, &config, saved, &anew, &error) && !anew && !*saved && strstr(run.path, "/run"));
+    assert_true(run_check_place(&run, &error));
+    assert_int_equal(rename(path, moved), 0);
+    assert_false(run_check_place(&run, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "what is there now is not written to"));
+    error_clear(&error);
+    assert_true(run_keep_place(&run, &config, saved, &anew, &error) && !anew && run_check_place(&run, &error));
+
     assert_true(directory_remove(moved, &error));
     assert_true(run_keep_place(&run, &config, saved, &anew, &error) && anew && !*saved);
     save(&run, &trainer);
@@ -225,9 +235,17 @@ static void test_moved_away(void **unused) {
     assert_false(run_keep_place(&run, &config, saved, &anew, &error));
     assert_true(error.kind == ERROR_USER && strstr(error.message, "holds another run now") && !*saved);
     assert_true(there(moved, "step_00000000") && !there(moved, "config.ini"));
+    assert_true(directory_remove(moved, NULL) && run_open(&other, moved, NULL)); // a run that has saved nothing yet
+    error_clear(&error);
+    assert_false(run_keep_place(&run, &config, saved, &anew, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "is being trained by another process"));
+    run_close(&other);
     run_close(&run);
+    error_clear(&error);
+    assert_false(run_check_place(&run, &error));
+    assert_int_equal(error.kind, ERROR_SYSTEM);
     trainer_destroy(&trainer);
-    check_count("directories that were moved or removed", 3);
+    check_count("directories that were moved or removed", 6);
 }
 
 // Between the two renames that take a checkpoint's place, neither the old one nor the new one has its name: one of them
@@ -255,6 +273,11 @@ static void test_names_that_are_not_theirs(void **unused) {
     assert_true(found && trainer.state.step == 1);
     assert_false(there(directory, "step_00000001.old") || there(directory, "step_00000001.tmp"));
 
+    run_close(&run);
+    assert_int_equal(mkdir(below(directory, "step_00000001.old"), 0777), 0); // what was begun to be removed
+    assert_true(run_open(&run, directory, &error));
+    assert_true(there(directory, "step_00000001/state.json") && !there(directory, "step_00000001.old"));
+
     snprintf(other, sizeof other, "%s", below(directory, "step_00000100"));
     assert_int_equal(rename(step, other), 0);
     assert_false(run_load_latest(&run, &trainer, &found, &error));
@@ -268,7 +291,7 @@ static void test_names_that_are_not_theirs(void **unused) {
     assert_false(run_open(&run, directory, &error));
     assert_true(error.kind == ERROR_USER && strstr(error.message, "/latest is a file in the place of a link"));
     trainer_destroy(&trainer);
-    check_count("names that are not theirs", 3);
+    check_count("names that are not theirs", 4);
 }
 
 // Copies that followed the links: a whole checkpoint in the place of a link goes to its step, anything else is named.
