@@ -251,34 +251,29 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
     return fine;
 }
 
-static bool is_locked_one(const RunDirectory *run, const char *path) {
-    struct stat locked, named;
-    return fstat(run->lock, &locked) == 0 && stat(path, &named) == 0 && locked.st_dev == named.st_dev &&
-           locked.st_ino == named.st_ino;
+// Is the directory of that name the one that is locked?
+static bool find_place(const RunDirectory *run, const char *path, bool *same, Error *error) {
+    struct stat locked, named = {0};
+    if (fstat(run->lock, &locked) != 0 || (stat(path, &named) != 0 && errno != ENOENT))
+        return error_errno(error, "Cannot look for %s", path);
+    *same = locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
+    return true;
 }
 
 // Where the directory was moved to; false if it is gone, or cannot be found.
 static bool find_moved(const RunDirectory *run, char path[RUN_PATH]) {
     char link[40];
+    bool same = false;
     snprintf(link, sizeof link, "/proc/self/fd/%d", run->lock);
     const ssize_t size = readlink(link, path, RUN_PATH - ROOM);
     if (size <= 0 || size >= RUN_PATH - ROOM) return false;
     path[size] = '\0';
-    return text_valid(path, (size_t)size) && is_locked_one(run, path);
-}
-
-// Is the directory of that name still the one that is locked?
-static bool find_place(const RunDirectory *run, bool *same, Error *error) {
-    struct stat locked, named = {0};
-    if (fstat(run->lock, &locked) != 0 || (stat(run->path, &named) != 0 && errno != ENOENT))
-        return error_errno(error, "Cannot look for %s", run->path);
-    *same = locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
-    return true;
+    return text_valid(path, (size_t)size) && find_place(run, path, &same, NULL) && same;
 }
 
 bool run_check_place(const RunDirectory *run, Error *error) {
     bool same = false;
-    if (!find_place(run, &same, error)) return false;
+    if (!find_place(run, run->path, &same, error)) return false;
     return same ||
            error_set(error, ERROR_USER, "%s was removed or moved, and what is there now is not written to.", run->path);
 }
@@ -306,7 +301,7 @@ bool run_keep_place(RunDirectory *run, const Config *config, char *saved, bool *
     char moved[RUN_PATH];
     bool same = false;
     *anew = false;
-    if (!find_place(run, &same, error)) return false;
+    if (!find_place(run, run->path, &same, error)) return false;
     if (same) return true;
     if (find_moved(run, moved)) {
         const char *name = strrchr(saved, '/');

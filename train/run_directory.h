@@ -17,8 +17,8 @@ typedef struct RunDirectory {
 // if whole, in the place of their steps.
 bool run_open(RunDirectory *run, const char *path, Error *error);
 void run_close(RunDirectory *run);
-// For what does not go on in a directory of that name that is made again, as run_keep_place does: ERROR_USER if the one that is
-// locked was removed or moved. What has its name now may be somebody else's.
+// For what does not go on elsewhere, as run_keep_place does: ERROR_USER if the directory that is locked was removed or
+// moved. What has its name now may be somebody else's.
 bool run_check_place(const RunDirectory *run, Error *error);
 bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
 // Whether a directory, there or not, may be used so: ERROR_USER if it holds something of another kind, or without `resume`
