@@ -149,6 +149,21 @@ expect 0 'resume with damaged metrics' "$rope" train --resume scratched --train.
 head -n "$(wc -l <before)" scratched/metrics.jsonl | cmp -s - before || fail 'damaged metrics: lines were lost'
 [ "$(tail -n +$(($(wc -l <before) + 1)) scratched/metrics.jsonl | grep -c '^{"step":33,.*}$')" = 2 ] &&
     [ $(($(wc -l <before) + 2)) = "$(wc -l <scratched/metrics.jsonl)" ] || fail 'damaged metrics: the lines that follow'
+# A copy of hard links shares its files with what it was copied from.
+cp -al run linked && cp run/metrics.jsonl linked.jsonl
+expect 0 'a run of hard links goes on' "$rope" train --resume linked --train.steps=33
+cmp -s run/metrics.jsonl linked.jsonl || fail 'a run of hard links: the metrics of the other changed'
+[ "$(tail -n 1 linked/metrics.jsonl | "$get" step)" = 33 ] && cmp -s <(head -c $(wc -c <linked.jsonl) linked/metrics.jsonl) linked.jsonl ||
+    fail 'a run of hard links: its metrics'
+# Metrics may be all that somebody kept of a run.
+cp -a run kept && rm -r kept/step_*
+for how in "$train --data.dir=data --train.out=kept" "$rope train --resume kept"; do
+    expect 2 'metrics without checkpoints' $how
+    says 'metrics without checkpoints' 'kept/metrics.jsonl is of a run whose checkpoints are gone (kept/latest leads nowhere)'
+    cmp -s run/metrics.jsonl kept/metrics.jsonl || fail 'metrics without checkpoints: they changed'
+done
+mv kept/metrics.jsonl kept/before.jsonl
+expect 0 'metrics that were moved away' $train --data.dir=data --train.out=kept
 ok 'damaged metrics'
 
 # No /proc, as in a bare chroot: what memory there is must be asked for elsewhere.

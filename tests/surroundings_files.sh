@@ -34,6 +34,12 @@ for other in --train.batch=1 --optim.weight_decay=0 --train.steps=40; do
     says "a run that was interrupted, and $other" 'begun/learning_rate=1e-3 was run with other settings'
 done
 [ $(readlink begun/learning_rate=1e-3/latest) = $checkpoint ] || fail 'a run that was interrupted: it went on'
+mv begun/learning_rate=1e-3/latest/state.json aside # what is not whole tells nothing
+cp -a begun by_hand && mv aside by_hand/learning_rate=1e-3/latest/state.json
+expect 0 'a run that was interrupted, by hand' "$rope" train --resume by_hand/learning_rate=1e-3 --optim.weight_decay=0 \
+    --train.steps=$((10#${checkpoint#step_} + 1))
+expect 2 'a sweep of a run that went on by hand' ${begun/=begun/=by_hand} --train.steps=100000 --resume
+says 'a sweep of a run that went on by hand' 'by_hand/learning_rate=1e-3 was run with other settings'
 rm -r begun/learning_rate=1e-3 # as if it had been killed before its first checkpoint
 expect 0 'a run that hardly began' $begun --train.steps=4 --resume --json
 [ "$("$get" complete <out) $("$get" rows 0 state <out)" = 'true finished' ] || fail 'a run that hardly began: its row'
@@ -184,6 +190,14 @@ expect 2 'another directory for a run that goes on' "$rope" train --resume run -
 says 'another directory for a run that goes on' 'a run goes on in its own directory, run'
 [ ! -e elsewhere ] || fail 'another directory for a run that goes on: it is there'
 expect 0 'its own directory for a run that goes on' "$rope" train --resume run --train.out=run --train.steps=31
+printf '[model]\nkv_heads = 0\nqk_size = 0\nv_size = 0\nffn = 0\nvocabulary = 0\n' >zeros.ini
+expect 0 'sizes that follow from others' "$rope" eval run --config zeros.ini --data data --batches 1
+expect 0 'a vocabulary of its own' "$rope" sample run --config zeros.ini --data.dir= --tokens 2
+for other in heads=4 kv_heads=1 ffn=64; do
+    expect 2 "another $other" "$rope" eval run --config zeros.ini --data data --model.$other
+    says "another $other" "model.${other%=*} is "
+    says "another $other" " in the checkpoint and cannot be ${other#*=}."
+done
 expect 2 'settings of a run without it' "$rope" eval run --print-config
 says 'settings of a run without it' 'name its config.ini with --config'
 expect 0 'settings of a run' "$rope" eval --config run/config.ini --print-config

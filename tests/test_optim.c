@@ -83,6 +83,31 @@ static void test_adamw_reference(void **state) {
     run_against_reference(settings, 20, 1e-4);
 }
 
+// The second moment forgets so slowly at the largest beta2 that is taken that single precision shows: below one part in
+// 100 it is the square of a gradient that stays what it is.
+static void test_slowest_moment(void **state) {
+    (void)state;
+    enum { SLOW = 64 };
+    OptimSettings settings = usual();
+    settings.beta2 = 0.99999;
+    Error error = {0};
+    const OptimGroup group = {0, SLOW, false};
+    Optim *optim = optim_create(&settings, &group, 1, SLOW, &error);
+    assert_non_null(optim);
+    real p[SLOW], g[SLOW];
+    double squares[SLOW];
+    for (size_t i = 0; i < SLOW; i++) {
+        p[i] = 1;
+        g[i] = (real)exp2((double)i / 16);
+        squares[i] = (double)g[i] * (double)g[i];
+    }
+    threads_set(1); // for the speed of so many small steps
+    for (int step = 0; step < 2000000; step++) optim_update(optim, p, g, 1e-9, 1);
+    threads_set(0);
+    check_close("AdamW second moment, slowest", optim_state(optim, 1, &(const char *){NULL}), squares, SLOW, 0, 0.01);
+    optim_destroy(optim);
+}
+
 // The first step of Adam is lr·sign(g), whatever the size of g; a gap between groups is never touched.
 static void test_first_step_and_gaps(void **state) {
     (void)state;
@@ -377,6 +402,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_threads),         cmocka_unit_test(test_norm),
     cmocka_unit_test(test_schedule_values), cmocka_unit_test(test_schedule_shapes),
     cmocka_unit_test(test_refusals),        cmocka_unit_test(test_sizes),
+    cmocka_unit_test(test_slowest_moment),
 };
 
 TEST_MAIN(tests)

@@ -230,15 +230,19 @@ static void cut_default(Config *config, const char *name, size_t *field, size_t 
     config->origin[config_key(name)] = ORIGIN_DERIVED;
 }
 
+void config_derive_sizes(Config *config) {
+    derive_size(config, "model.kv_heads", &config->kv_heads, config->heads);
+    derive_size(config, "model.qk_size", &config->qk_size, config->width / config->heads);
+    derive_size(config, "model.v_size", &config->v_size, config->qk_size);
+    derive_size(config, "model.ffn", &config->ffn, ((config->width * 8 + 2) / 3 + 63) / 64 * 64);
+}
+
 bool config_resolve(Config *config, Error *error) {
     if (*config->data_dir && *config->task)
         return error_set(error, ERROR_USER, "data.dir (%s) and data.task (%s) exclude each other.", config->data_dir,
                          config->task);
     if (!derive_vocabulary(config, error)) return false;
-    derive_size(config, "model.kv_heads", &config->kv_heads, config->heads);
-    derive_size(config, "model.qk_size", &config->qk_size, config->width / config->heads);
-    derive_size(config, "model.v_size", &config->v_size, config->qk_size);
-    derive_size(config, "model.ffn", &config->ffn, ((config->width * 8 + 2) / 3 + 63) / 64 * 64);
+    config_derive_sizes(config);
     // A run's own config.ini holds both: steps asked for by name must not be lost to its tokens.
     if (config_origin(config, "train.steps") == ORIGIN_COMMAND_LINE &&
         config_origin(config, "train.tokens") != ORIGIN_COMMAND_LINE)

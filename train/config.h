@@ -60,6 +60,8 @@ bool config_set(Config *config, const char *assignment, ConfigOrigin origin, Err
 // Derives what is 0 or unset, and checks what only makes sense together. Call once after all sources. With a data
 // directory and no vocabulary it reads the directory's meta.json.
 bool config_resolve(Config *config, Error *error);
+// Of that the [model] sizes that follow from others: kv_heads, qk_size, v_size, ffn.
+void config_derive_sizes(Config *config);
 // Copies the values of `over` that came from files or the command line onto *base. A bound of none that belonged to
 // method exact goes with it.
 void config_overlay(Config *base, const Config *over);

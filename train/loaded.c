@@ -10,8 +10,15 @@
 #include "model/checkpoint.h"
 #include "train/snapshot.h"
 
+// Sizes given as 0 are what they are for a new run: a function of the others. The vocabulary is the checkpoint's, whatever
+// the data at hand have.
 static bool overlay(Config *config, const Config *overrides, Error *error) {
     static const char *const free_keys[] = {"model.tokens", "model.rope_theta", "model.norm_epsilon"};
+    static Config asked;
+    asked = *config;
+    config_overlay(&asked, overrides);
+    if (!asked.vocabulary) asked.vocabulary = config->vocabulary;
+    config_derive_sizes(&asked);
     for (size_t i = 0; i < config_key_count(); i++) {
         char name[64], stored[CONFIG_TEXT], wanted[CONFIG_TEXT];
         config_key_name(i, name);
@@ -19,11 +26,11 @@ static bool overlay(Config *config, const Config *overrides, Error *error) {
         bool is_free = false;
         for (size_t k = 0; k < sizeof free_keys / sizeof free_keys[0]; k++) is_free |= !strcmp(name, free_keys[k]);
         config_value(config, i, stored);
-        config_value(overrides, i, wanted);
+        config_value(&asked, i, wanted);
         if (!is_free && strcmp(stored, wanted))
             return error_set(error, ERROR_USER, "%s is %s in the checkpoint and cannot be %s.", name, stored, wanted);
     }
-    config_overlay(config, overrides);
+    *config = asked;
     return true;
 }
 

@@ -48,6 +48,12 @@ static size_t kept_bytes(const char *text, size_t size, uint64_t step, bool eval
     return (size_t)(kept - text);
 }
 
+static bool append_to(Metrics *metrics, const char *path, Error *error) {
+    if (metrics->descriptor >= 0) close(metrics->descriptor);
+    metrics->descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    return metrics->descriptor >= 0 || error_errno(error, "Opening %s", path);
+}
+
 bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, bool eval_due, Error *error) {
     *metrics = (Metrics){.descriptor = -1,
                          .start = clock_seconds(),
@@ -57,20 +63,23 @@ bool metrics_open(Metrics *metrics, const RunDirectory *run, uint64_t step, bool
                          .terminal = isatty(2)};
     char path[RUN_PATH];
     if (!path_join(path, sizeof path, run->path, "metrics.jsonl", error)) return false;
-    metrics->descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (metrics->descriptor < 0) return error_errno(error, "Opening %s", path);
+    if (!append_to(metrics, path, error)) return false;
     struct stat status;
-    if (fstat(metrics->descriptor, &status) == 0 && S_ISFIFO(status.st_mode)) // would be read without end
+    if (fstat(metrics->descriptor, &status) != 0) return error_errno(error, "Cannot look at %s", path);
+    if (S_ISFIFO(status.st_mode)) // would be read without end
         return error_set(error, ERROR_USER, "%s is not a regular file; move it away.", path);
     size_t size;
     char *text = file_read_all(path, metrics_limit, &size, error);
     if (!text) return false;
-    size_t kept = kept_bytes(text, size, step, eval_due, metrics);
+    const size_t kept = kept_bytes(text, size, step, eval_due, metrics);
+    bool fine = json_whole() || error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
+    // A copy of hard links shares the file with the run that it was copied from, whose lines are not to be changed.
+    if (fine && status.st_nlink > 1)
+        fine = file_write_atomic(path, text, kept, error) && append_to(metrics, path, error);
+    else if (fine && kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0)
+        fine = error_errno(error, "Cutting %s back", path);
     free(text);
-    if (!json_whole()) return error_set(error, ERROR_MEMORY, "Out of memory while reading %s.", path);
-    if (kept < size && ftruncate(metrics->descriptor, (off_t)kept) != 0)
-        return error_errno(error, "Cutting %s back", path);
-    return true;
+    return fine;
 }
 
 bool metrics_move(Metrics *metrics, const RunDirectory *run, Error *error) {

@@ -72,7 +72,7 @@ static bool is_half_written(const char *name) {
     if (!suffix || (strcmp(suffix, ".tmp") && strcmp(suffix, ".old"))) return false;
     snprintf(stem, sizeof stem, "%.*s", (int)(suffix - name), name);
     if (step_number(stem, &step)) return true;
-    bool written = !strcmp(stem, "config.ini");
+    bool written = !strcmp(stem, "config.ini") || !strcmp(stem, "metrics.jsonl");
     for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) written |= !strcmp(stem, links[i]);
     return written && !strcmp(suffix, ".tmp");
 }
@@ -169,6 +169,18 @@ bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error) {
     *any = steps.count > 0;
     free(steps.numbers);
     return fine;
+}
+
+bool run_check_gone(const RunDirectory *run, Error *error) {
+    char link[RUN_PATH], metrics[RUN_PATH];
+    struct stat status;
+    path_in(run, "latest", link);
+    path_in(run, "metrics.jsonl", metrics);
+    if (lstat(link, &status) != 0 || stat(link, &status) == 0 || stat(metrics, &status) != 0 || !status.st_size) return true;
+    return error_set(error, ERROR_USER,
+                     "%s is of a run whose checkpoints are gone (%s leads nowhere), and would be written over: move it away, "
+                     "or choose another train.out.",
+                     metrics, link);
 }
 
 bool run_may_use(const char *path, RunUse use, bool resume, Error *error) {

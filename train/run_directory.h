@@ -21,6 +21,8 @@ void run_close(RunDirectory *run);
 // moved. What has its name now may be somebody else's.
 bool run_check_place(const RunDirectory *run, Error *error);
 bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
+// For a run that begins at step 0: ERROR_USER if it would write over the metrics of one whose checkpoints were removed.
+bool run_check_gone(const RunDirectory *run, Error *error);
 // Whether a directory, there or not, may be used so: ERROR_USER if it holds something of another kind, or without `resume`
 // of the same.
 typedef enum RunUse { USE_RUN, USE_COMPARISON, USE_SWEEP, RUN_USES } RunUse;

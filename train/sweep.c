@@ -242,6 +242,14 @@ static bool is_started(const json_t *row) {
     return !strcmp(json_string_value(json_object_get(row, "state")), "started");
 }
 
+// Somebody may have gone on with it by hand. What is not whole tells nothing, and is passed over when it is resumed.
+static bool other_settings_since(const Config *config) {
+    char checkpoint[RUN_PATH];
+    uint32_t fingerprint;
+    return run_find_checkpoint(config->out, checkpoint, NULL) &&
+           state_read(checkpoint, NULL, NULL, NULL, &fingerprint, NULL) && fingerprint != config_fingerprint(config);
+}
+
 // Whether an earlier session has done the run. Fails where it did, or began to, with other settings or on other data.
 static bool check_done(const Sweep *sweep, const char *name, const Config *config, const DataIdentity *data, bool *done,
                        Error *error) {
@@ -254,7 +262,8 @@ static bool check_done(const Sweep *sweep, const char *name, const Config *confi
                          "%s was run on other data: a sweep's losses must be of the same. Give it those it was made with, or "
                          "another --train.out.",
                          config->out);
-    if (json_integer_value(json_object_get(row, "fingerprint")) == (json_int_t)config_fingerprint(config)) return true;
+    const bool same = json_integer_value(json_object_get(row, "fingerprint")) == (json_int_t)config_fingerprint(config);
+    if (same && (*done || !other_settings_since(config))) return true;
     return error_set(error, ERROR_USER,
                      "%s was run with other settings: give those it was made with, or another --train.out.",
                      config->out);

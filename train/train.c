@@ -255,6 +255,7 @@ static bool begin(Run *run, bool resume, Error *error) {
     run->tokenizer = snapshot_data_tokenizer(run->config->data_dir, error);
     if (error->kind != ERROR_NONE) return false;
     if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
+    if (!found && !run_check_gone(&run->directory, error)) return false;
     uint64_t step = run->trainer.state.step;
     if (found) {
         snprintf(run->outcome->checkpoint, RUN_PATH, "%.*s/step_%08llu", RUN_PATH - 32, path, (unsigned long long)step);
