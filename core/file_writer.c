@@ -26,7 +26,7 @@ FileWriter *file_writer_open(const char *path, Error *error) {
     char *copy = strdup(path);
     if (!writer || !copy) {
         error_set(error, ERROR_MEMORY, "There is no memory to write %s.", path);
-    } else if ((writer->descriptor = descriptor_open(path, O_WRONLY | O_CREAT | O_TRUNC)) < 0) {
+    } else if ((writer->descriptor = descriptor_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW)) < 0) {
         error_errno(error, "Cannot create %s", path);
     } else {
         writer->path = copy;

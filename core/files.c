@@ -109,6 +109,11 @@ bool file_checksum(const char *path, uint32_t *crc, Error *error) {
     return got == 0;
 }
 
+bool file_same(const char *a, const char *b) {
+    struct stat of_a, of_b;
+    return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
 bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error) {
     size_t length = strlen(directory);
     const char *slash = length == 0 || directory[length - 1] == '/' ? "" : "/";

@@ -14,7 +14,7 @@ extern "C" {
 // A buffered writer. Open, write, then close (flush, fsync, close); on any failure the writer stays
 // failed, later calls return false, and close reports the first cause. file_writer_abandon drops it without an fsync.
 typedef struct FileWriter FileWriter;
-FileWriter *file_writer_open(const char *path, Error *error); // creates or truncates
+FileWriter *file_writer_open(const char *path, Error *error); // creates or truncates; not through a symbolic link
 bool file_writer_write(FileWriter *writer, const void *data, size_t size);
 bool file_writer_write_at(FileWriter *writer, uint64_t offset, const void *data, size_t size); // patches a header
 bool file_writer_close(FileWriter *writer, Error *error); // frees in every case
@@ -69,6 +69,7 @@ void directory_list_free(DirectoryList *list);
 uint32_t checksum(uint32_t running, const void *data, size_t size); // zlib crc32; start with 0
 // The crc32 of a file. ERROR_SYSTEM if it cannot be read.
 bool file_checksum(const char *path, uint32_t *crc, Error *error);
+bool file_same(const char *a, const char *b); // one file or directory, by whatever names; false if either is not there
 bool path_join(char *out, size_t out_size, const char *directory, const char *name, Error *error);
 
 #ifdef __cplusplus

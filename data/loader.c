@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "core/random.h"
 #include "data/data.h"
@@ -58,10 +59,10 @@ static bool add_shards(Loader *loader, const DataSettings *settings, const Direc
                      settings->path, settings->split, settings->path);
 }
 
-static bool check_tokenizer(const DataSettings *settings, uint32_t described, Error *error) {
+static bool check_tokenizer(const char *folder, uint32_t described, Error *error) {
     char path[4096];
     uint32_t crc;
-    if (!path_join(path, sizeof path, settings->path, "tokenizer.model", error)) return false;
+    if (!path_join(path, sizeof path, folder, "tokenizer.model", error)) return false;
     if (!described || access(path, F_OK) != 0) return true;
     if (!file_checksum(path, &crc, error)) return false;
     return crc == described ||
@@ -73,13 +74,12 @@ static bool check_tokenizer(const DataSettings *settings, uint32_t described, Er
 
 // A folder that was copied in part, or into another, has files that its meta.json does not speak of. More shards than the
 // one that prepare makes were put there on purpose: meta.json speaks of none of them then.
-static bool check_described(Loader *loader, const DataSettings *settings, Error *error) {
+static bool check_described(Loader *loader, const char *folder, const char *split, Error *error) {
     PrepareResult meta;
-    if (!data_find_meta(settings->path, &meta, error) || !check_tokenizer(settings, meta.tokenizer_crc, error))
-        return false;
+    if (!data_find_meta(folder, &meta, error) || !check_tokenizer(folder, meta.tokenizer_crc, error)) return false;
     if (loader->shard_count != 1) return true;
     const Shard *shard = &loader->shards[0];
-    const bool train = !strcmp(settings->split, "train");
+    const bool train = !strcmp(split, "train");
     const uint32_t crc = train ? meta.train_crc : meta.val_crc;
     if (crc && shard->summed && crc != shard->crc)
         return error_set(
@@ -90,14 +90,28 @@ static bool check_described(Loader *loader, const DataSettings *settings, Error 
     return true;
 }
 
+// A shard that is named itself is no better than its folder.
+static bool open_shard(Loader *loader, const DataSettings *settings, Error *error) {
+    char folder[PATH_MAX];
+    const char *slash = strrchr(settings->path, '/'), *name = slash ? slash + 1 : settings->path;
+    const bool train = !strcmp(name, "train.bin"), prepared = train || !strcmp(name, "val.bin");
+    PrepareResult meta;
+    if (!descriptor_parent(settings->path, folder, error) || !meta_check_whole(folder, error) ||
+        !add_shard(loader, settings->path, settings->vocabulary, error))
+        return false;
+    if (prepared) return check_described(loader, folder, train ? "train" : "val", error);
+    return data_find_meta(folder, &meta, error) && check_tokenizer(folder, meta.tokenizer_crc, error);
+}
+
 static bool open_shards(Loader *loader, const DataSettings *settings, Error *error) {
     struct stat status;
     if (stat(settings->path, &status) != 0)
         return error_set(error, ERROR_USER, "%s: %s", settings->path, strerror(errno));
-    if (!S_ISDIR(status.st_mode)) return add_shard(loader, settings->path, settings->vocabulary, error);
+    if (!S_ISDIR(status.st_mode)) return open_shard(loader, settings, error);
     DirectoryList list = {0};
     bool good = meta_check_whole(settings->path, error) && directory_list(&list, settings->path, error) &&
-                add_shards(loader, settings, &list, error) && check_described(loader, settings, error);
+                add_shards(loader, settings, &list, error) &&
+                check_described(loader, settings->path, settings->split, error);
     directory_list_free(&list);
     return good;
 }

@@ -87,15 +87,20 @@ static bool check_alone(const Preparation *p, Error *error) {
     return alone;
 }
 
-// A text of the name that one of ours will have would be written over, or cleaned up.
+// A text of the name that one of ours will have would be written over, or cleaned up; so would a tokenizer, but for the
+// folder's own, which is written as it was.
 static bool check_inputs(const Preparation *p, Error *error) {
     const char *const written[] = {p->final[0],     p->final[1],     p->final[2], p->temporary[0],
                                    p->temporary[1], p->temporary[2], p->meta,     p->new_meta};
-    for (size_t i = 0; i < sizeof written / sizeof *written; i++)
-        if (text_includes(p->text, written[i]))
-            return error_set(error, ERROR_USER,
-                             "%s: is one of the texts, and would be written over: name another folder with --out",
-                             written[i]);
+    const char *const tokenizer = p->settings->tokenizer;
+    for (size_t i = 0; i < 2 * (sizeof written / sizeof *written); i++) {
+        char path[PATH_BYTES + 8]; // a small file is written under a name of its own first
+        snprintf(path, sizeof path, "%s%s", written[i / 2], i % 2 ? ".tmp" : "");
+        const bool is_text = text_includes(p->text, path);
+        if (is_text || (tokenizer && written[i / 2] != p->final[FILE_TOKENIZER] && file_same(path, tokenizer)))
+            return error_set(error, ERROR_USER, "%s: is %s, and would be written over: name another folder with --out", path,
+                             is_text ? "one of the texts" : "the tokenizer");
+    }
     return true;
 }
 

@@ -184,6 +184,8 @@ extern "C" bool tokenizer_space_prefix(const Tokenizer *tokenizer) { return toke
 
 extern "C" bool tokenizer_merges(const Tokenizer *tokenizer) { return tokenizer->facts.merges; }
 
+extern "C" bool tokenizer_spells_bytes(const Tokenizer *tokenizer) { return tokenizer->facts.bytes; }
+
 extern "C" TokenizerPiece tokenizer_piece(const Tokenizer *tokenizer, int32_t id) {
     REQUIRE(id >= 0 && static_cast<size_t>(id) < tokenizer->facts.types.size());
     return {tokenizer->processor.IdToPiece(id).c_str(), tokenizer->processor.GetScore(id),

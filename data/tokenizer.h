@@ -40,9 +40,10 @@ int32_t tokenizer_eos(const Tokenizer *tokenizer);
 int32_t tokenizer_unknown(const Tokenizer *tokenizer);
 // Puts a space in front of every text, as most models made elsewhere do; ours do not.
 bool tokenizer_space_prefix(const Tokenizer *tokenizer);
-// Joins neighbours by score until none are left (bpe), or never (char), unlike unigram models, which look for the most
-// probable pieces of a whole text.
+// Takes texts as they are and joins neighbours by score until none are left (bpe), or never (char), unlike unigram models,
+// which look for the most probable pieces of a whole text, and models that normalise texts.
 bool tokenizer_merges(const Tokenizer *tokenizer);
+bool tokenizer_spells_bytes(const Tokenizer *tokenizer); // has a piece for each byte: nothing is unknown to it
 
 // SentencePiece's own numbers, and GGUF's.
 typedef enum TokenizerPieceType {

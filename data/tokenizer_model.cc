@@ -1,4 +1,4 @@
-// Reads three fields of sentencepiece_model.proto, whose generated header Debian's package does not have: a message is
+// Reads a few fields of sentencepiece_model.proto, whose generated header Debian's package does not have: a message is
 // fields, each a varint of number·8 + wire type, then a varint (0), 8 bytes (1), a length and bytes (2), or 4 bytes
 // (5).
 #include "data/tokenizer_model.h"
@@ -53,23 +53,37 @@ uint64_t number_in(std::string_view message, uint64_t number, uint64_t preset) {
     return preset;
 }
 
+// Whether a string in a message is not empty; the last one counts.
+bool has_bytes(std::string_view message, uint64_t number, bool preset) {
+    for (Field field; take_field(message, field);)
+        if (field.number == number && field.is_message) preset = !field.bytes.empty();
+    return preset;
+}
+
 } // namespace
 
 ModelFacts model_facts(std::string_view model) {
     enum { PIECES = 1, TRAINER = 2, NORMALIZER = 3 };              // of ModelProto
-    enum { PIECE_TYPE = 3, MODEL_TYPE = 3, ADD_DUMMY_PREFIX = 3 }; // of each of these
+    enum { PIECE_TYPE = 3, MODEL_TYPE = 3 };                       // of the first two
+    enum { CHARSMAP = 2, ADD_DUMMY_PREFIX = 3, REMOVE_SPACES = 4 }; // of the last
     enum { UNIGRAM = 1, BPE = 2, CHAR = 4 };                       // TrainerSpec.ModelType
-    ModelFacts facts{{}, true, false};
-    uint64_t type = UNIGRAM;
+    ModelFacts facts{{}, true, false, false};
+    uint64_t type = UNIGRAM, byte_pieces = 0;
+    bool removes_spaces = true, maps = false; // several spaces to one; characters to others
     for (Field field; take_field(model, field);) {
         if (!field.is_message) continue;
-        if (field.number == PIECES)
+        if (field.number == PIECES) {
             facts.types.push_back(static_cast<unsigned char>(number_in(field.bytes, PIECE_TYPE, PIECE_NORMAL)));
-        else if (field.number == TRAINER)
+            byte_pieces += facts.types.back() == PIECE_BYTE;
+        } else if (field.number == TRAINER) {
             type = number_in(field.bytes, MODEL_TYPE, type);
-        else if (field.number == NORMALIZER)
+        } else if (field.number == NORMALIZER) {
             facts.space_prefix = number_in(field.bytes, ADD_DUMMY_PREFIX, facts.space_prefix) != 0;
+            removes_spaces = number_in(field.bytes, REMOVE_SPACES, removes_spaces) != 0;
+            maps = has_bytes(field.bytes, CHARSMAP, maps);
+        }
     }
-    facts.merges = type == BPE || type == CHAR;
+    facts.merges = (type == BPE || type == CHAR) && !removes_spaces && !maps;
+    facts.bytes = byte_pieces == 256; // the library takes no two of one name
     return facts;
 }

@@ -8,7 +8,8 @@
 struct ModelFacts {
     std::vector<unsigned char> types; // of every id: a TokenizerPieceType
     bool space_prefix;                // add_dummy_prefix
-    bool merges;                      // bpe or char
+    bool merges;                      // bpe or char, of texts as they are
+    bool bytes;                       // a piece for each byte
 };
 
 // `model`: the bytes of a file that SentencePiece has loaded. Throws std::bad_alloc.

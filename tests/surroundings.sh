@@ -123,6 +123,13 @@ crc=$(sed -n 's/.*--attention.kernel_crc32=\([0-9a-f]*\).*/\1/p' <<<"$("$rope" e
 expect 0 'resume with another table, as asked' "$rope" train --resume tabled --attention.kernel_crc32=$crc --train.steps=33
 says 'resume with another table, as asked' 'The settings differ'
 expect 0 'resume with it again' "$rope" train --resume tabled --train.steps=36
+for how in "--attention.kernel_crc32=deadbeef --attention.kernel=table" "--attention.kernel=table --attention.kernel_crc32=deadbeef"; do
+    expect 2 'a table that is not the one that is asked for' $train --data.dir=data --train.out=tableless $how
+    says 'a table that is not the one that is asked for' 'table is not the table that this was trained with'
+    tr ' =' '\n ' <<<"$how" | sed 's/--attention\.//; s/ / = /; 1i [attention]' >tables.ini
+    expect 2 'a table that is not the one in the file' $train --data.dir=data --train.out=tableless --config tables.ini
+    says 'a table that is not the one in the file' 'table is not the table that this was trained with'
+done
 cp kept_table table
 expect 2 'resume with the first table' "$rope" train --resume tabled --train.steps=39
 ok 'a table that is edited'

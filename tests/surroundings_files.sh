@@ -186,6 +186,8 @@ cp mine/config.ini before.ini
 expect 2 'settings where they would be written over' $train --data.dir=data --config mine/config.ini
 says 'settings where they would be written over' 'mine/config.ini would be written over'
 cmp -s mine/config.ini before.ini || fail 'settings where they would be written over: they were'
+expect 2 'settings that others take the place of' $train --data.dir=data --config mine/config.ini --train.out=mine
+says 'settings that others take the place of' 'mine/config.ini would be written over'
 expect 2 'another directory for a run that goes on' "$rope" train --resume run --train.out=elsewhere --train.steps=40
 says 'another directory for a run that goes on' 'a run goes on in its own directory, run'
 [ ! -e elsewhere ] || fail 'another directory for a run that goes on: it is there'
@@ -215,6 +217,15 @@ says 'training on a file' 'would be trained on and held out as well'
 expect 0 'eval on a shard' "$rope" eval run --data data/val.bin
 expect 2 'eval on a shard of another tokenizer' "$rope" eval run --data foreign/val.bin
 says 'eval on a shard of another tokenizer' 'another tokenizer'
+for how in mixed unfinished mistaken; do # a shard that is named itself is no better than its folder
+    [ $how = mixed ] || cp -r data $how
+    [ $how != unfinished ] || mv $how/meta.json $how/meta.json.new
+    [ $how != mistaken ] || cp other/*.bin other/meta.json $how/
+    timeout 60 "$rope" eval run --data $how >out 2>err && fail "a folder of data, $how"
+    mv err folder
+    timeout 60 "$rope" eval run --data $how/val.bin >out 2>err && fail "a shard in a folder of data, $how"
+    cmp -s err folder || fail "a shard in a folder of data, $how: it says something else"
+done
 # Nor do their figures, or their tokenizer.
 expect 0 'eval of its data' "$rope" eval run --data data --json
 "$get" bits_per_byte <out >value && "$get" unigram_loss <out >value || fail 'eval of its data: no bits per byte'
@@ -232,6 +243,26 @@ grep -q 'may have seen' err && fail 'eval of a run: its data are those that it w
 expect 0 'data prepared again' "$rope" prepare text.txt --out again --tokenizer seen/latest/tokenizer.model --validation 0.5
 expect 0 'eval of a run whose data were prepared again' "$rope" eval seen
 says 'eval of a run whose data were prepared again' 'may have seen what is held out'
+for how in '--data again/.' '--config seen/config.ini'; do
+    expect 0 "eval of data prepared again, $how" "$rope" eval seen $how
+    says "eval of data prepared again, $how" 'may have seen what is held out'
+done
+expect 0 'eval of others' "$rope" eval seen --data data
+grep -q 'may have seen' err && fail 'eval of data that it was not trained on'
+# What is left under the names that files are written with first is nobody else's, and not gone through.
+cp text.txt precious.txt && mkdir through && ln -s ../precious.txt through/train.bin.new
+expect 1 'a link in the place of a temporary file' "$rope" prepare text.txt --out through --vocab 300
+says 'a link in the place of a temporary file' 'through/train.bin.new'
+cmp -s text.txt precious.txt || fail 'a link in the place of a temporary file: what it led to was written over'
+for name in tokenizer.model.new val.bin.new meta.json; do
+    mkdir own_$name && cp data/tokenizer.model own_$name/$name
+    expect 2 "a tokenizer called $name" "$rope" prepare text.txt --out own_$name --tokenizer own_$name/$name
+    says "a tokenizer called $name" "own_$name/$name: is the tokenizer, and would be written over"
+    cmp -s data/tokenizer.model own_$name/$name || fail "a tokenizer called $name: it is gone"
+done
+mkdir own_tokens && cp data/tokenizer.model own_tokens/
+expect 0 "the folder's own tokenizer" "$rope" prepare text.txt --out own_tokens --tokenizer own_tokens/tokenizer.model
+cmp -s data/tokenizer.model own_tokens/tokenizer.model || fail "the folder's own tokenizer: it changed"
 cp -r data bare
 expect 0 'a run whose data lose their tokenizer' $train --data.dir=bare --train.out=kept_tokens --train.steps=2
 rm bare/tokenizer.model

@@ -90,6 +90,9 @@ static void files_are_refused(void **state) {
     refuse_file("\n[modle]\nlayers = 3\n", ":3:", "model.layers");
     refuse_file("[train]\nlearning_rate = 3\n", ":2:", "did you mean optim.learning_rate");
     refuse_file("[model]\nlayers = 3\nlayers = 4\n", ":3:", "line 2");
+    refuse_file("[optim]\nbeta1 = 0.5\nbetas = 0.9,0.95\n", ":3:", "optim.beta1 is set a second time; line 2");
+    refuse_file("[optim]\nbeta2 = 0.5\nbetas = 0.9,0.95\n", ":3:", "optim.beta2 is set a second time; line 2");
+    refuse_file("[optim]\nbetas = 0.9,0.95\nbeta2 = 0.5\n", ":3:", "optim.beta2 is set a second time; line 2");
     refuse_file("layers = 3\n", ":1:", "before the first [section]");
     refuse_file("[model]\nlayers\n", ":2:", "neither");
     refuse_file("[model\nlayers = 3\n", ":1:", "neither");

@@ -291,8 +291,8 @@ static void test_described(void **state) {
         const PrepareResult meta = described(out, i ? "val" : "train");
         check_same_result(&meta, &result);
     }
-    PrepareResult meta = described(val, "val"); // a shard alone
-    check_same_result(&meta, &nothing);
+    PrepareResult meta = described(val, "val"); // named itself
+    check_same_result(&meta, &result);
     assert_int_equal(link(val, second), 0);
     meta = described(out, "val");
     check_same_result(&meta, &nothing);
@@ -334,7 +334,8 @@ static void test_described(void **state) {
 static void test_own_names(void **state) {
     (void)state;
     static const char *const names[] = {"train.bin",     "val.bin",     "tokenizer.model",     "meta.json",
-                                        "train.bin.new", "val.bin.new", "tokenizer.model.new", "meta.json.new"};
+                                        "train.bin.new", "val.bin.new", "tokenizer.model.new", "meta.json.new",
+                                        "tokenizer.model.new.tmp", "meta.json.new.tmp"};
     char out[PATH], path[PATH + 32], link[PATH], text[2000], kept[2001];
     in_directory(out, "own");
     in_directory(link, "link");

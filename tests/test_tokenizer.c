@@ -444,6 +444,7 @@ static void test_pieces(void **state) {
         assert_string_equal(tokenizer_piece(tokenizer, tokenizer_eos(tokenizer)).text, "</s>");
         assert_false(tokenizer_space_prefix(tokenizer));
         assert_true(tokenizer_merges(tokenizer) == (strcmp(types[t], "unigram") != 0));
+        assert_true(tokenizer_spells_bytes(tokenizer));
         for (int32_t id = 0; id < (int32_t)tokenizer_vocabulary(tokenizer); id++) {
             const TokenizerPiece piece = tokenizer_piece(tokenizer, id);
             char spelled[8];

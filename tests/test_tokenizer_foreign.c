@@ -20,15 +20,23 @@ typedef struct Spec {
     bool dummy_prefix;
     Piece pieces[5]; // behind <unk>, <s>, </s>, U+2581, a and b
     bool characters; // every character by itself, not the likeliest pieces
+    bool removes_spaces, maps; // several spaces to one; by a table of characters, here one that changes none
 } Spec;
 
-// A message in a message: tag, length, bytes.
+// A message in a message: tag, length in two digits, bytes.
 static size_t put(unsigned char *out, unsigned field, const void *data, size_t size) {
-    assert_true(size < 128 && field < 16);
+    assert_true(size < 1 << 14 && field < 16);
     out[0] = (unsigned char)(field << 3 | 2);
-    out[1] = (unsigned char)size;
-    memcpy(out + 2, data, size);
-    return size + 2;
+    out[1] = (unsigned char)(size | 0x80);
+    out[2] = (unsigned char)(size >> 7);
+    memcpy(out + 3, data, size);
+    return size + 3;
+}
+
+// The size of a trie, the trie with room for every first byte, and no text.
+static size_t put_map(unsigned char *out) {
+    unsigned char map[4 + 1024 + 1] = {0, 4};
+    return put(out, 2, map, sizeof map);
 }
 
 static size_t put_piece(unsigned char *out, const Piece *piece) {
@@ -49,8 +57,9 @@ static Tokenizer *load_behind(const Spec *spec, const void *front, size_t size, 
     static const Piece common[] = {{"<unk>", UNKNOWN},       {"<s>", CONTROL}, {"</s>", CONTROL},
                                    {"\xE2\x96\x81", NORMAL}, {"a", NORMAL},    {"b", NORMAL}};
     const unsigned char trainer[] = {3 << 3, spec->characters ? 4 : 1}; // model_type: char or unigram
-    const unsigned char normalizer[] = {3 << 3, spec->dummy_prefix, 4 << 3, 0, 5 << 3, 1};
-    unsigned char model[1000];
+    unsigned char normalizer[2000] = {3 << 3, spec->dummy_prefix, 4 << 3, spec->removes_spaces, 5 << 3, 1};
+    const size_t normalizer_size = 6 + (spec->maps ? put_map(normalizer + 6) : 0);
+    unsigned char model[3000];
     memcpy(model, front, size);
     for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
         bool replaced = false;
@@ -60,7 +69,7 @@ static Tokenizer *load_behind(const Spec *spec, const void *front, size_t size, 
     }
     for (size_t i = 0; i < 5 && spec->pieces[i].text; i++) size += put_piece(model + size, &spec->pieces[i]);
     size += put(model + size, 2, trainer, sizeof trainer);
-    size += put(model + size, 3, normalizer, sizeof normalizer);
+    size += put(model + size, 3, normalizer, normalizer_size);
     char path[512];
     static const char *directory;
     if (!directory) directory = temporary_directory();
@@ -102,20 +111,20 @@ static void test_pieces(void **state) {
         Spec spec;
         const char *text, *wanted;
     } cases[] = {
-        {{"no newline", false, {{0}}, false}, "a b\na", "a| |b|" LOST "|a"},
-        {{"words and newlines apart", false, {{"\n", NORMAL}}, false}, "ab b\n\nab", "a|b| |b|\n|\n|a|b"},
+        {{"no newline", false, {{0}}, .characters = false}, "a b\na", "a| |b|" LOST "|a"},
+        {{"words and newlines apart", false, {{"\n", NORMAL}}, .characters = false}, "ab b\n\nab", "a|b| |b|\n|\n|a|b"},
         {{"pieces over words",
           false,
           {{"\n", NORMAL},
            {"a\xE2\x96\x81"
             "b",
             NORMAL}},
-          false},
+          .characters = false},
          "a ba b\na b",
          "a b|a b|\n|a b"},
-        {{"pieces over lines", false, {{"\n", NORMAL}, {"b\na", NORMAL}}, false}, "ab\nab", "a|b\na|b"},
-        {{"a space in front", true, {{"\n", NORMAL}}, false}, "ab\na", " |a|b|\n|a"},
-        {{"hidden bytes", false, {{"\n", NORMAL}}, false},
+        {{"pieces over lines", false, {{"\n", NORMAL}, {"b\na", NORMAL}}, .characters = false}, "ab\nab", "a|b\na|b"},
+        {{"a space in front", true, {{"\n", NORMAL}}, .characters = false}, "ab\na", " |a|b|\n|a"},
+        {{"hidden bytes", false, {{"\n", NORMAL}}, .characters = false},
          "a\xff"
          "b",
          "a|" LOST "|b"},
@@ -123,6 +132,7 @@ static void test_pieces(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Tokenizer *tokenizer = load(&cases[i].spec);
         assert_true(tokenizer_space_prefix(tokenizer) == cases[i].spec.dummy_prefix && !tokenizer_merges(tokenizer));
+        assert_false(tokenizer_spells_bytes(tokenizer));
         assert_string_equal(tokenizer_piece(tokenizer, 0).text, "<unk>");
         assert_int_equal(tokenizer_piece(tokenizer, 0).type, PIECE_UNKNOWN);
         check_pieces(tokenizer, cases[i].spec.what, cases[i].text, cases[i].wanted);
@@ -146,11 +156,27 @@ static void test_cannot_encode(void **state) {
     tokenizer_free(tokenizer);
 }
 
+// Other programs take texts as they are.
+static void test_normalised(void **state) {
+    (void)state;
+    static const Spec specs[] = {
+        {"a char model that removes spaces", false, {{"\n", NORMAL}}, .characters = true, .removes_spaces = true},
+        {"a char model with a map", false, {{"\n", NORMAL}}, .characters = true, .maps = true},
+        {"a char model of texts as they are", false, {{"\n", NORMAL}}, .characters = true},
+    };
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        Tokenizer *tokenizer = load(&specs[i]);
+        assert_true(tokenizer_merges(tokenizer) == (!specs[i].removes_spaces && !specs[i].maps));
+        check_pieces(tokenizer, specs[i].what, "ab  a", specs[i].removes_spaces ? "a|b| |a" : "a|b| | |a");
+        tokenizer_free(tokenizer);
+    }
+}
+
 // What the library passes over: a number where pieces are, then a group (field 9), behind which nothing would be found.
 static void test_unknown_fields(void **state) {
     (void)state;
     static const unsigned char number[] = {1 << 3, 1}, group[] = {9 << 3 | 3, 9 << 3 | 4};
-    const Spec spec = {"unknown fields", false, {{"\n", NORMAL}}, false};
+    const Spec spec = {"unknown fields", false, {{"\n", NORMAL}}, .characters = false};
     Error error = {0};
     Tokenizer *tokenizer = load_behind(&spec, number, sizeof number, &error);
     if (!tokenizer) fail_msg("%s", error.message);
@@ -165,6 +191,7 @@ static void test_unknown_fields(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_pieces),
     cmocka_unit_test(test_cannot_encode),
+    cmocka_unit_test(test_normalised),
     cmocka_unit_test(test_unknown_fields),
 };
 TEST_MAIN(tests)

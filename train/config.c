@@ -71,6 +71,13 @@ static bool unknown_key(const char *section, const char *name, Error *error) {
     return error_set(error, ERROR_USER, "There is no setting %s.%s; --print-config lists them all.", section, name);
 }
 
+// That of the kernel before, unless it was given together with this one.
+static void forget_checksum(Config *config, ConfigOrigin origin, const char *file) {
+    const size_t index = config_key("attention.kernel_crc32");
+    const bool together = config->origin[index] == origin && config->file[index] == file;
+    if (!together || (origin != ORIGIN_FILE && origin != ORIGIN_COMMAND_LINE)) *config->kernel_crc32 = 0;
+}
+
 bool config_assign(Config *config, const char *section, const char *name, const char *text, ConfigOrigin origin,
                    const char *file, unsigned line, size_t *index, Error *error) {
     if (!find_key(section, name, index)) return unknown_key(section, name, error);
@@ -78,7 +85,7 @@ bool config_assign(Config *config, const char *section, const char *name, const 
     Error why = {0};
     if (!config_parse_value(config, key, text, &why))
         return error_set(error, why.kind, "%s.%s: %s", section, name, why.message);
-    if (key->offset == offsetof(Config, kernel)) *config->kernel_crc32 = 0; // that of the kernel before
+    if (key->offset == offsetof(Config, kernel)) forget_checksum(config, origin, file);
     size_t last = key->type == KEY_PAIR ? config_key("optim.beta2") : *index;
     for (size_t i = key->type == KEY_PAIR ? last - 1 : *index; i <= last; i++) {
         config->origin[i] = (unsigned char)origin;

@@ -11,7 +11,8 @@
 #include "optim/optim.h"
 
 enum { CONFIG_TEXT = 512 };    // bytes of a text value, NUL included
-enum { CONFIG_MAX_KEYS = 96 }; // rows of the table at most
+enum { CONFIG_MAX_KEYS = 96 };  // rows of the table at most
+enum { CONFIG_MAX_FILES = 32 }; // files that one Config is read from at most
 
 typedef enum ConfigOrigin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_COMMAND_LINE, ORIGIN_DERIVED } ConfigOrigin;
 
@@ -49,6 +50,7 @@ typedef struct Config {
     unsigned char origin[CONFIG_MAX_KEYS]; // a ConfigOrigin
     const char *file[CONFIG_MAX_KEYS];     // of ORIGIN_FILE; kept for the life of the program
     unsigned line[CONFIG_MAX_KEYS];
+    const char *read[CONFIG_MAX_FILES]; // the files that were read into it, then NULL; kept likewise
 } Config;
 
 void config_defaults(Config *config);

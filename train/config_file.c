@@ -79,10 +79,13 @@ static int take_value(void *context, const char *section, const char *name, cons
         error_set(&why, ERROR_USER, "'%s' stands before the first [section].", name);
     else if (config_assign(reading->config, section, name, value, ORIGIN_FILE, reading->path, reading->line, &key,
                            &why)) {
-        if (reading->seen[key])
-            error_set(&why, ERROR_USER, "%s.%s is set a second time; line %u set it first.", section, name,
-                      reading->seen[key]);
-        reading->seen[key] = reading->line;
+        const bool pair = config_keys[key].type == KEY_PAIR; // optim.betas, which sets the two rows before it as well
+        for (size_t i = pair ? key - 2 : key; i <= key; i++) {
+            if (reading->seen[i] && why.kind == ERROR_NONE)
+                error_set(&why, ERROR_USER, "%s.%s is set a second time; line %u set it first.", section,
+                          config_keys[i].key, reading->seen[i]);
+            reading->seen[i] = reading->line;
+        }
     }
     if (why.kind == ERROR_NONE) return 1;
     error_set(reading->error, why.kind, "%s:%u: %s", reading->path, reading->line, why.message);
@@ -114,6 +117,15 @@ static void override_earlier(const Reading *reading, bool needed_no_bound) {
     if (reading->seen[config_key("train.steps")] && !reading->seen[config_key("train.tokens")]) config->train_tokens = 0;
 }
 
+// Also of a file that sets nothing, or nothing that lasts.
+static bool note_read(Config *config, const char *path, Error *error) {
+    size_t i = 0;
+    while (i < CONFIG_MAX_FILES && config->read[i] && strcmp(config->read[i], path)) i++;
+    if (i == CONFIG_MAX_FILES) return error_set(error, ERROR_USER, "At most %d files of settings.", CONFIG_MAX_FILES);
+    config->read[i] = path;
+    return true;
+}
+
 bool config_read(Config *config, const char *path, Error *error) {
     FILE *stream = fopen(path, "rb");
     if (!stream) return error_set(error, ERROR_USER, "The configuration %s cannot be read: %s.", path, strerror(errno));
@@ -132,7 +144,7 @@ bool config_read(Config *config, const char *path, Error *error) {
     if (why.kind == ERROR_NONE && line > 0)
         error_set(&why, ERROR_USER, "%s:%d: the line is neither [section], key = value, nor a comment.", path, line);
     override_earlier(&reading, needed_no_bound);
-    if (why.kind == ERROR_NONE) return true;
+    if (why.kind == ERROR_NONE) return note_read(config, reading.path, error);
     return error_set(error, why.kind, "%s", why.message);
 }
 

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/files.h"
 #include "train/command.h"
 #include "train/evaluate.h"
 #include "train/figures.h"
@@ -77,8 +78,8 @@ static void print_report(const Loaded *loaded, const Evaluation *evaluation, con
 }
 
 // Prepared again with another share or another tokenizer, the held-out part holds what the model was trained on.
-static void warn_of_other_data(const Loaded *loaded, const Config *overrides) {
-    if (!loaded->trained_on || *loaded->config.task || config_is_given(overrides, "data.dir")) return;
+static void warn_of_other_data(const Loaded *loaded) {
+    if (!loaded->trained_on || *loaded->config.task || !file_same(loaded->config.data_dir, loaded->data_dir)) return;
     Batches *train = batches_open(&loaded->config, BATCHES_TRAIN, 1, NULL); // it may be gone, and is not evaluated
     if (train && batches_checksum(train) != loaded->trained_on)
         fprintf(stderr,
@@ -93,7 +94,7 @@ static bool run(Loaded *loaded, const CommandLine *line, uint64_t limit, Error *
         !snapshot_check_data(loaded->path, loaded->config.data_dir, error))
         return false;
     config_warn_of_no_window(&loaded->config);
-    warn_of_other_data(loaded, &line->config);
+    warn_of_other_data(loaded);
     // A batch is what the run calls one, however many sequences fit into the model at a time.
     Batches *held_out = batches_open(&loaded->config, BATCHES_HELD_OUT, model_settings(loaded->model)->batch, error);
     const PrepareResult meta = held_out ? batches_meta(held_out) : (PrepareResult){0};

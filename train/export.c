@@ -194,7 +194,13 @@ static bool report(const Export *export, const Format *format, uint64_t bytes, b
     const size_t parameters = model_tensors(export->loaded->model)->parameters;
     if (export->tokenizer && format->merges && !tokenizer_merges(export->tokenizer))
         fprintf(stderr,
-                "rope: tokenizer.model is no bpe or char model: readers of %s may split texts into other tokens.\n",
+                "rope: tokenizer.model is no bpe or char model, or one that normalises texts first: readers of %s may split "
+                "texts into other tokens.\n",
+                format->name);
+    if (export->tokenizer && format->spaces && !tokenizer_spells_bytes(export->tokenizer))
+        fprintf(stderr,
+                "rope: tokenizer.model has no tokens for single bytes: run.c of %s takes others for characters that it does "
+                "not know.\n",
                 format->name);
     if (export->tokenizer && format->spaces && !has_space(&export->vocabulary, export->loaded->config.vocabulary))
         fprintf(stderr,

@@ -72,8 +72,9 @@ bool loaded_open(Loaded *loaded, const char *argument, const Config *overrides, 
     loaded->own = rope_c != NULL;
     config_defaults(config);
     config_take_model(config, &shape, ORIGIN_DERIVED);
-    bool fine = (!rope_c || snapshot_apply_settings(rope_c, config, error)) && overlay(config, overrides, error) &&
-                config_resolve(config, error);
+    bool fine = !rope_c || snapshot_apply_settings(rope_c, config, error);
+    memcpy(loaded->data_dir, config->data_dir, sizeof loaded->data_dir);
+    fine = fine && overlay(config, overrides, error) && config_resolve(config, error);
     if (fine) config_model(config, batch ? batch : config->batch, false, &settings);
     fine = fine && fits_somehow(&settings, overrides, error);
     json_decref(rope_c);

@@ -9,6 +9,7 @@ typedef struct Loaded {
     int held;            // descriptor: its run does not remove it meanwhile; 0 or less: none
     bool own;            // made by rope.c, which leaves its settings in config.json
     uint32_t trained_on; // checksum of its run's training data; 0: unknown
+    char data_dir[CONFIG_TEXT]; // where those were; config has what the user says
     Config config;       // resolved: the checkpoint's shape and settings, then the user's
     Model *model;        // for evaluation; its settings point into config
 } Loaded;

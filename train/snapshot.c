@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/descriptor.h"
 #include "core/files.h"
 #include "core/json_text.h"
 #include "model/checkpoint.h"
@@ -129,19 +130,16 @@ static bool tokenizer_checksum(const char *directory, uint32_t *crc, bool *there
 }
 
 // Where the tokenizer of the data is: beside a shard, if that is what is named.
-static bool folder_of(const char *data_dir, char folder[PATH_SIZE], Error *error) {
+static bool folder_of(const char *data_dir, char folder[PATH_MAX], Error *error) {
     struct stat status;
-    const bool file = stat(data_dir, &status) == 0 && !S_ISDIR(status.st_mode);
-    const char *slash = file ? strrchr(data_dir, '/') : NULL;
-    const size_t length = file ? slash ? (size_t)(slash - data_dir) + 1 : 0 : strlen(data_dir);
-    if (length >= PATH_SIZE) return error_set(error, ERROR_USER, "The path %s is too long.", data_dir);
-    snprintf(folder, PATH_SIZE, "%.*s", (int)length, data_dir);
-    if (!length) strcpy(folder, ".");
+    if (stat(data_dir, &status) == 0 && !S_ISDIR(status.st_mode)) return descriptor_parent(data_dir, folder, error);
+    if (strlen(data_dir) >= PATH_SIZE) return error_set(error, ERROR_USER, "The path %s is too long.", data_dir);
+    strcpy(folder, data_dir);
     return true;
 }
 
 Tokenizer *snapshot_data_tokenizer(const char *data_dir, Error *error) {
-    char folder[PATH_SIZE], path[PATH_SIZE];
+    char folder[PATH_MAX], path[PATH_SIZE];
     if (!*data_dir || !folder_of(data_dir, folder, error) ||
         !path_join(path, sizeof path, folder, "tokenizer.model", error) || access(path, F_OK) != 0)
         return NULL;
@@ -151,7 +149,7 @@ Tokenizer *snapshot_data_tokenizer(const char *data_dir, Error *error) {
 bool snapshot_check_data(const char *directory, const char *data_dir, Error *error) {
     uint32_t known = 0, given = 0;
     bool has_known, has_given;
-    char folder[PATH_SIZE];
+    char folder[PATH_MAX];
     if (!*data_dir) return true; // a task's tokens are numbers
     if (!folder_of(data_dir, folder, error) || !tokenizer_checksum(directory, &known, &has_known, error) ||
         !tokenizer_checksum(folder, &given, &has_given, error))

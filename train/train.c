@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -197,19 +196,15 @@ json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
 // program.
 static bool check_settings_file(const Config *config, const char *path, Error *error) {
     static Config read;
-    struct stat ours, theirs;
-    const char *before = NULL;
     Error why = {0};
-    if (stat(path, &ours) != 0) return true;
+    if (access(path, F_OK) != 0) return true;
     config_defaults(&read);
     if (!config_read(&read, path, &why))
         return error_set(error, why.kind, "It would be written over, and is no run's; choose another train.out: %s",
                          why.message);
-    for (size_t i = 0; i < config_key_count(); i++) {
-        const char *file = config->origin[i] == ORIGIN_FILE ? config->file[i] : NULL;
-        if (!file || file == before) continue;
-        before = file;
-        if (stat(file, &theirs) == 0 && theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino)
+    for (size_t i = 0; i < CONFIG_MAX_FILES && config->read[i]; i++) {
+        const char *file = config->read[i];
+        if (file_same(file, path))
             return error_set(error, ERROR_USER,
                              "%s would be written over with the settings of this run: give it another name, or choose "
                              "another train.out.",
