@@ -250,7 +250,7 @@ rm -r second && cp -a run second
 kill -TERM $pid
 wait $pid
 [ $? -eq 2 ] || fail "a run that was removed and whose place is taken: exit code"
-says 'a run that was removed and whose place is taken' 'holds another run'
+says 'a run that was removed and whose place is taken' 'second was removed, and something else is there now'
 [ "$(cat run/latest/* | cksum)" = "$(cat second/latest/* | cksum)" ] ||
     fail 'a run that was removed and whose place is taken: it changed the other'
 ok 'a run that is moved, or whose place is taken'

@@ -209,9 +209,8 @@ static void left_behind(void *context) {
 static bool open_it(void *context, Error *error) {
     Case *c = context;
     const bool good = run_open(&c->run, c->directory, error);
-    bool any = true;
     if (good) {
-        const bool listed = run_has_checkpoints(&c->run, &any, error);
+        const bool listed = run_may_use(c->directory, USE_RUN, true, error);
         run_close(&c->run); // before files are counted
         return listed;
     }

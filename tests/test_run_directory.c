@@ -32,14 +32,13 @@ static void test_keeps(void **unused) {
     for (size_t i = 0; i < STRANGERS; i++) write_file(directory, strangers[i], "mine");
     if (!run_open(&run, directory, &error)) fail_msg("%s", error.message);
     assert_false(there(directory, "step_00000009.tmp") || there(directory, "step_00000009.old"));
-    bool any = true;
-    assert_true(run_has_checkpoints(&run, &any, &error) && !any);
+    assert_true(run_may_use(directory, USE_RUN, false, &error));
     for (size_t k = 1; k <= 5; k++) {
         toy_trainer_step(&trainer);
         if (k == 2) trainer.state.best_step = 2, trainer.state.best_loss = 1;
         save(&run, &trainer);
     }
-    assert_true(run_has_checkpoints(&run, &any, &error) && any);
+    assert_false(run_may_use(directory, USE_RUN, false, NULL));
     static const char *const names[] = {"step_00000001", "step_00000002", "step_00000003", "step_00000004",
                                         "step_00000005"};
     for (size_t i = 0; i < 5; i++) {
@@ -233,7 +232,7 @@ static void test_moved_away(void **unused) {
     error_clear(&error);
     snprintf(saved, sizeof saved, "%s/step_00000001", moved);
     assert_false(run_keep_place(&run, &config, saved, &anew, &error));
-    assert_true(error.kind == ERROR_USER && strstr(error.message, "holds another run now") && !*saved);
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "something else is there now") && !*saved);
     assert_true(there(moved, "step_00000000") && !there(moved, "config.ini"));
     assert_true(directory_remove(moved, NULL) && run_open(&other, moved, NULL)); // a run that has saved nothing yet
     error_clear(&error);

@@ -97,7 +97,9 @@ Schedule config_schedule(const Config *config);
 void config_without_end(Config *config);
 // Where method auto is to measure what attention costs here, does so and keeps it in *config: a run that measured again
 // whenever it goes on could choose otherwise, and would not go on bit for bit.
+bool config_needs_costs(const Config *config);
 bool config_measure_costs(Config *config, Error *error);
+void config_take_costs(Config *config, double exact, double lowrank); // as they were measured before
 // The other way: a checkpoint's shape as settings of origin `origin`.
 void config_take_model(Config *config, const ModelConfig *model, ConfigOrigin origin);
 

@@ -87,21 +87,31 @@ void config_model(const Config *config, size_t batch, bool training, ModelSettin
     }
 }
 
-bool config_measure_costs(Config *config, Error *error) {
+bool config_needs_costs(const Config *config) {
     ModelSettings settings;
     const AttentionMethod *automatic = attention_method_find("auto");
-    config_model(config, config->batch, true, &settings);
     bool used = false;
+    config_model(config, config->batch, true, &settings);
     for (size_t i = 0; i < settings.method_count; i++) used |= settings.methods[i] == automatic;
-    if (!used || (config->cost_exact > 0 && config->cost_lowrank > 0)) return true;
-    settings.attention = model_attention_settings(&settings);
-    AttentionPlan *plan = attention_create(automatic, &settings.attention, error);
-    if (!plan) return false;
-    config->cost_exact = attention_plan_settings(plan)->cost_exact;
-    config->cost_lowrank = attention_plan_settings(plan)->cost_lowrank;
-    attention_destroy(plan);
+    return used && !(config->cost_exact > 0 && config->cost_lowrank > 0);
+}
+
+void config_take_costs(Config *config, double exact, double lowrank) {
     const char *const names[] = {"attention.cost_exact", "attention.cost_lowrank"};
+    config->cost_exact = exact;
+    config->cost_lowrank = lowrank;
     for (size_t i = 0; i < 2; i++) config->origin[config_key(names[i])] = ORIGIN_DERIVED;
+}
+
+bool config_measure_costs(Config *config, Error *error) {
+    ModelSettings settings;
+    if (!config_needs_costs(config)) return true;
+    config_model(config, config->batch, true, &settings);
+    settings.attention = model_attention_settings(&settings);
+    AttentionPlan *plan = attention_create(attention_method_find("auto"), &settings.attention, error);
+    if (!plan) return false;
+    config_take_costs(config, attention_plan_settings(plan)->cost_exact, attention_plan_settings(plan)->cost_lowrank);
+    attention_destroy(plan);
     return true;
 }
 

@@ -28,6 +28,8 @@ bool estimate_probe(const Config *config, Estimate *estimate, Error *error);
 void estimate_print(const Config *config, const Estimate *estimate, FILE *out);
 json_t *estimate_json(const Estimate *estimate);
 size_t resident_bytes(void); // of this process now, from /proc
-size_t peak_bytes(void);     // the highest so far
+// The highest since peak_begin, or where there is no /proc since the program began.
+void peak_begin(void);
+size_t peak_bytes(void);
 
 #endif

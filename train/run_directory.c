@@ -163,14 +163,6 @@ void run_close(RunDirectory *run) {
     run->lock = -1;
 }
 
-bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error) {
-    Steps steps;
-    bool fine = list_steps(run->path, &steps, error);
-    *any = steps.count > 0;
-    free(steps.numbers);
-    return fine;
-}
-
 bool run_check_gone(const RunDirectory *run, Error *error) {
     char link[RUN_PATH], metrics[RUN_PATH];
     struct stat status;
@@ -224,12 +216,14 @@ static bool point(const RunDirectory *run, const char *link, uint64_t step, Erro
     return file_sync(run->lock, run->path, error);
 }
 
-// `latest`, and `best` if that checkpoint is still there.
+// `latest`, and `best` if that checkpoint is still there; where none is the best, no `best`.
 static bool point_links(const RunDirectory *run, const RunState *state, Error *error) {
     char best[RUN_PATH];
     step_path(run, state->best_step, best);
     if (!point(run, "latest", state->step, error)) return false;
-    return state->best_step == 0 || access(best, F_OK) != 0 || point(run, "best", state->best_step, error);
+    if (state->best_step) return access(best, F_OK) != 0 || point(run, "best", state->best_step, error);
+    path_in(run, "best", best);
+    return unlink(best) == 0 || errno == ENOENT || error_errno(error, "Cannot remove %s", best);
 }
 
 // Older checkpoints than the newest `keep`, but for the best.
@@ -266,7 +260,7 @@ static bool prune(const RunDirectory *run, const Trainer *trainer, Error *error)
 // Is the directory of that name the one that is locked?
 static bool find_place(const RunDirectory *run, const char *path, bool *same, Error *error) {
     struct stat locked, named = {0};
-    if (fstat(run->lock, &locked) != 0 || (stat(path, &named) != 0 && errno != ENOENT))
+    if (fstat(run->lock, &locked) != 0 || (stat(path, &named) != 0 && errno != ENOENT && errno != ENOTDIR))
         return error_errno(error, "Cannot look for %s", path);
     *same = locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
     return true;
@@ -290,16 +284,24 @@ bool run_check_place(const RunDirectory *run, Error *error) {
            error_set(error, ERROR_USER, "%s was removed or moved, and what is there now is not written to.", run->path);
 }
 
-// Makes and locks the directory again that was removed while the run went on, unless another run is there.
+// Nothing that could be somebody else's is in the place of what was removed.
+static bool is_free(const char *path, Error *error) {
+    DirectoryList list = {0};
+    struct stat status;
+    if (stat(path, &status) != 0 && errno == ENOENT) return true;
+    const bool fine = directory_list(&list, path, error);
+    const size_t count = list.count;
+    directory_list_free(&list);
+    return fine && (!count || error_set(error, ERROR_USER, "%s was removed, and something else is there now.", path));
+}
+
+// Makes and locks the directory again that was removed while the run went on.
 static bool begin_again(RunDirectory *run, const Config *config, Error *error) {
     RunDirectory again;
     char path[RUN_PATH];
-    bool any;
     path_in(run, "config.ini", path);
-    if (!run_open(&again, run->path, error)) return false;
-    if (!run_has_checkpoints(&again, &any, error) ||
-        (any && !error_set(error, ERROR_USER, "%s was removed, and holds another run now.", run->path)) ||
-        !config_write(config, path, error)) {
+    if (!is_free(run->path, error) || !run_open(&again, run->path, error)) return false;
+    if (!config_write(config, path, error)) {
         run_close(&again);
         return false;
     }
@@ -350,6 +352,15 @@ static bool may_be_read(const char *checkpoint, Error *error) {
     return true;
 }
 
+// With later checkpoints, which were damaged and passed over, the best so far may have gone: the next one is the best then.
+static void forget_best_that_is_gone(const RunDirectory *run, RunState *state) {
+    char best[RUN_PATH];
+    step_path(run, state->best_step, best);
+    if (!state->best_step || access(best, F_OK) == 0 || errno != ENOENT) return;
+    fprintf(stderr, "rope: %s, the best so far, is gone; from the next evaluation on the best is looked for anew.\n", best);
+    state->best_step = 0;
+}
+
 bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Error *error) {
     Steps steps;
     *found = false;
@@ -374,6 +385,7 @@ bool run_load_latest(const RunDirectory *run, Trainer *trainer, bool *found, Err
     if (refused) return false;
     if (steps.count && !*found)
         return error_set(error, ERROR_CORRUPT, "None of the %zu checkpoints in %s is whole.", steps.count, run->path);
+    if (*found) forget_best_that_is_gone(run, &trainer->state);
     // A run that ended between saving and pointing, or whose newest checkpoint is damaged, has links to another one.
     return !*found || point_links(run, &trainer->state, error);
 }

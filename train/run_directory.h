@@ -20,7 +20,6 @@ void run_close(RunDirectory *run);
 // For what does not go on elsewhere, as run_keep_place does: ERROR_USER if the directory that is locked was removed or
 // moved. What has its name now may be somebody else's.
 bool run_check_place(const RunDirectory *run, Error *error);
-bool run_has_checkpoints(const RunDirectory *run, bool *any, Error *error);
 // For a run that begins at step 0: ERROR_USER if it would write over the metrics of one whose checkpoints were removed.
 bool run_check_gone(const RunDirectory *run, Error *error);
 // Whether a directory, there or not, may be used so: ERROR_USER if it holds something of another kind, or without `resume`

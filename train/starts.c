@@ -48,6 +48,13 @@ static bool same_weights(const Found *found, const char *crc) {
     return !crc || !*crc || !*found->crc || !strcmp(found->crc, crc);
 }
 
+static bool refuse(const char *path, const char *before, const char *now_crc, const char *crc, Error *error) {
+    return error_set(error, ERROR_USER,
+                     "%s has not the weights of %s that others here started from (crc32 %s instead of %s). Put those "
+                     "back, or begin in another directory.",
+                     path, before, now_crc, crc);
+}
+
 static bool look_at(const char *name, Found *found, Error *error) {
     if (!run_hold_checkpoint(name, found->path, &found->held, error)) return false;
     find_checksum(found);
@@ -65,10 +72,7 @@ static bool look_up(const char *init, const json_t *before, Found *found, Error 
     if (!look_at(init, found, error)) return false;
     if (!path || same_weights(found, crc)) return true;
     if (found->held >= 0) close(found->held);
-    return error_set(error, ERROR_USER,
-                     "%s has not the weights of %s that others here started from (crc32 %s instead of %s). Put those "
-                     "back, or begin in another directory.",
-                     found->path, path, found->crc, crc);
+    return refuse(found->path, path, found->crc, crc, error);
 }
 
 static bool is_found(const Starts *starts, const char *init) {
@@ -94,9 +98,25 @@ static bool find(Starts *starts, const char *init, Error *error) {
     return true;
 }
 
+// What was found may have been written over since.
+static bool check_again(const json_t *entry, Error *error) {
+    const char *path = json_string_value(json_object_get(entry, "checkpoint")),
+               *crc = json_string_value(json_object_get(entry, "crc32"));
+    Found now;
+    snprintf(now.path, sizeof now.path, "%s", path);
+    find_checksum(&now);
+    if (same_weights(&now, crc)) return true;
+    refuse(path, path, now.crc, crc, error);
+    error_context(error, "train.init");
+    return false;
+}
+
 bool starts_find(Starts *starts, Config *config, Error *error) {
     if (!*config->init) return true;
-    if (!is_found(starts, config->init) && !find(starts, config->init, error)) return false;
-    config->init_at = json_string_value(json_object_get(json_object_get(starts->record, config->init), "checkpoint"));
+    const bool before = is_found(starts, config->init);
+    if (!before && !find(starts, config->init, error)) return false;
+    const json_t *entry = json_object_get(starts->record, config->init);
+    if (before && !check_again(entry, error)) return false;
+    config->init_at = json_string_value(json_object_get(entry, "checkpoint"));
     return true;
 }

@@ -37,6 +37,7 @@ typedef struct Sweep {
     char record[RUN_PATH]; // OUT/sweep.json
     json_t *rows;          // by name of the run: "finished", "diverged" and "started" ones
     Starts starts;         // train.init of the runs
+    double costs[2];       // of method auto, for all runs: exact, lowrank, as the first measured them; 0: none did yet
 } Sweep;
 
 // "key=v1,v2" to an axis; the values are checked when runs are made of them.
@@ -203,6 +204,10 @@ static bool open_record(Sweep *sweep, Error *error) {
     json_object_foreach(sweep->rows, name, row) {
         whole = whole && json_is_string(json_object_get(row, "name")) && json_is_string(json_object_get(row, "state"));
         if (!starts_recall(&sweep->starts, json_object_get(row, "init"), error)) return false;
+        for (size_t i = 0; i < 2; i++) {
+            const double cost = json_real_value(json_array_get(json_object_get(row, "costs"), i));
+            if (cost > 0) sweep->costs[i] = cost;
+        }
     }
     return whole || error_set(error, ERROR_CORRUPT, "%s is not a sweep's.", sweep->record);
 }
@@ -227,6 +232,7 @@ static json_t *row_json(const Sweep *sweep, size_t run, const char *name, const 
                             outcome ? outcome->diverged ? "diverged" : "finished" : "started");
     json_t *start = json_object_get(sweep->starts.record, config->init);
     if (start) json_object_set_new(row, "init", json_pack("{s:O}", config->init, start));
+    if (sweep->costs[0] > 0) json_object_set_new(row, "costs", json_pack("[f, f]", sweep->costs[0], sweep->costs[1]));
     if (!outcome) return row;
     json_t *figures =
         json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:f}", "step", (json_int_t)outcome->step, "loss",
@@ -242,28 +248,36 @@ static bool is_started(const json_t *row) {
     return !strcmp(json_string_value(json_object_get(row, "state")), "started");
 }
 
-// Somebody may have gone on with it by hand. What is not whole tells nothing, and is passed over when it is resumed.
-static bool other_settings_since(const Config *config) {
+// What the newest checkpoint says of itself: somebody may have gone on with the run by hand, or it is not of this sweep. One
+// that is not whole tells nothing, and is passed over when it is resumed.
+static bool is_of_others(const Config *config, const DataIdentity *data, bool *other_data) {
     char checkpoint[RUN_PATH];
     uint32_t fingerprint;
-    return run_find_checkpoint(config->out, checkpoint, NULL) &&
-           state_read(checkpoint, NULL, NULL, NULL, &fingerprint, NULL) && fingerprint != config_fingerprint(config);
+    RunState state;
+    *other_data = false;
+    if (!run_find_checkpoint(config->out, checkpoint, NULL) || !state_read(checkpoint, &state, NULL, NULL, &fingerprint, NULL))
+        return false;
+    *other_data = state.data_checksum && data->train && state.data_checksum != data->train;
+    return fingerprint != config_fingerprint(config);
 }
 
 // Whether an earlier session has done the run. Fails where it did, or began to, with other settings or on other data.
-static bool check_done(const Sweep *sweep, const char *name, const Config *config, const DataIdentity *data, bool *done,
-                       Error *error) {
+static bool check_done(const Sweep *sweep, const char *name, const Config *config, const DataIdentity *data, bool resume,
+                       bool *done, Error *error) {
     const json_t *row = json_object_get(sweep->rows, name);
     *done = row && !is_started(row);
     // One without a checkpoint begins anew, with whatever it is given.
-    if (!row || (!*done && run_may_use(config->out, USE_RUN, false, NULL))) return true;
-    if (!batches_same_data(json_object_get(row, "data"), data))
+    if (!*done && run_may_use(config->out, USE_RUN, false, NULL)) return true;
+    if (!row && !resume) return run_may_use(config->out, USE_RUN, false, error);
+    bool other_data = false;
+    const bool others = !*done && is_of_others(config, data, &other_data);
+    if (other_data || (row && !batches_same_data(json_object_get(row, "data"), data)))
         return error_set(error, ERROR_USER,
                          "%s was run on other data: a sweep's losses must be of the same. Give it those it was made with, or "
                          "another --train.out.",
                          config->out);
-    const bool same = json_integer_value(json_object_get(row, "fingerprint")) == (json_int_t)config_fingerprint(config);
-    if (same && (*done || !other_settings_since(config))) return true;
+    const bool same = !row || json_integer_value(json_object_get(row, "fingerprint")) == (json_int_t)config_fingerprint(config);
+    if (same && !others) return true;
     return error_set(error, ERROR_USER,
                      "%s was run with other settings: give those it was made with, or another --train.out.",
                      config->out);
@@ -281,6 +295,19 @@ static bool record(const Sweep *sweep, const char *name, json_t *row, Error *err
     return error_set(error, why.kind, "%s. The sweep ends at %s.%s", why.message, name, go_on);
 }
 
+// Runs that measured for themselves could choose otherwise, and would not be of one function.
+static bool settle_costs(Sweep *sweep, Config *config, Error *error) {
+    if (!config_needs_costs(config)) return true;
+    if (sweep->costs[0] > 0 && sweep->costs[1] > 0) {
+        config_take_costs(config, sweep->costs[0], sweep->costs[1]);
+        return true;
+    }
+    if (!config_measure_costs(config, error)) return false;
+    sweep->costs[0] = config->cost_exact;
+    sweep->costs[1] = config->cost_lowrank;
+    return true;
+}
+
 // Every run that is still to be done. True as well when a signal stopped it.
 static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *outcome, Error *error) {
     char name[NAME_SIZE];
@@ -288,10 +315,10 @@ static bool run_all(Sweep *sweep, bool resume, Config *config, TrainOutcome *out
         bool done;
         if (!run_config(sweep, run, name, config, error)) return false;
         const DataIdentity data = batches_identity(config);
-        if (!check_done(sweep, name, config, &data, &done, error)) return false;
+        if (!check_done(sweep, name, config, &data, resume, &done, error)) return false;
         if (done) continue;
         const bool begins = run_may_use(config->out, USE_RUN, false, NULL);
-        if (begins && !starts_find(&sweep->starts, config, error)) return false;
+        if (begins && (!starts_find(&sweep->starts, config, error) || !settle_costs(sweep, config, error))) return false;
         fprintf(stderr, "\n== %s (%zu of %zu)\n", name, run + 1, sweep->run_count);
         threads_set(config->threads);
         json_watch();

@@ -18,6 +18,7 @@
 #include "train/train.h"
 
 enum { SKIPS_IN_ROW = 10, SAMPLE_TOKENS = 60, TIMED_STEPS = 1024 };
+static const size_t settings_limit = (size_t)1 << 24;
 
 typedef struct Run {
     Config settings;
@@ -50,6 +51,7 @@ static bool find_figures(Run *run, Evaluation *evaluation, Error *error) {
                   error))
         return false;
     if (evaluation->stopped) return true;
+    run->outcome->held_out_step = trainer->state.step;
     run->outcome->held_out_loss = evaluation->loss;
     run->outcome->accuracy = evaluation->accuracy;
     run->outcome->bits_per_byte = bits_per_byte(evaluation->loss, &trainer->meta);
@@ -177,14 +179,15 @@ static void explain_end(Run *run, const Error *error) {
         metrics_say(&run->metrics, "rope: Safe is %s. Go on with: rope train --resume %s", saved, path);
 }
 
-json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome) {
-    json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:f, s:o, s:I, s:o}", "out", config->out,
+json_t *train_outcome_json(const TrainOutcome *outcome) {
+    json_t *document = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:f, s:o, s:I, s:o}", "out", outcome->out,
                                  "checkpoint", outcome->checkpoint, "step", (json_int_t)outcome->step, "steps",
                                  (json_int_t)outcome->steps, "tokens", (json_int_t)outcome->tokens, "skipped",
                                  (json_int_t)outcome->skipped, "loss", figure_json(outcome->loss), "seconds",
                                  outcome->seconds, "step_ms", figure_json(1e3 * outcome->step_seconds), "peak_bytes",
                                  (json_int_t)peak_bytes(), "estimate", estimate_json(&outcome->estimate));
     if (isnan(outcome->accuracy)) return document; // there was no evaluation
+    json_object_set_new(document, "held_out_step", json_integer((json_int_t)outcome->held_out_step));
     json_object_set_new(document, "held_out_loss", figure_json(outcome->held_out_loss));
     json_object_set_new(document, "perplexity", figure_json(exp(outcome->held_out_loss)));
     json_object_set_new(document, "accuracy", figure_json(outcome->accuracy));
@@ -237,6 +240,22 @@ static bool keep_tokenizer(Run *run, const char *checkpoint, Error *error) {
     return error->kind == ERROR_NONE;
 }
 
+// Our own config.ini has no comments. One that has some was written by hand, and the first that a run writes would be the
+// end of them.
+static bool check_comments(const char *path, Error *error) {
+    size_t size;
+    char *text = file_read_all(path, settings_limit, &size, error);
+    bool comments = false;
+    for (const char *at = text; text && *at && !comments; at++)
+        comments = strchr("#;", *at) && (at == text || strchr(" \t\n", at[-1]));
+    free(text);
+    if (!text) return false;
+    return !comments || error_set(error, ERROR_USER,
+                                  "%s would be written over, with the comments in it: give it another name, and start without "
+                                  "--resume.",
+                                  path);
+}
+
 // Opens or continues the run directory; after it, trainer and metrics stand at the same step.
 static bool begin(Run *run, bool resume, Error *error) {
     bool found = false;
@@ -251,6 +270,7 @@ static bool begin(Run *run, bool resume, Error *error) {
     if (error->kind != ERROR_NONE) return false;
     if (resume && !run_load_latest(&run->directory, &run->trainer, &found, error)) return false;
     if (!found && !run_check_gone(&run->directory, error)) return false;
+    if (!found && resume && access(file, F_OK) == 0 && !check_comments(file, error)) return false;
     uint64_t step = run->trainer.state.step;
     if (found) {
         snprintf(run->outcome->checkpoint, RUN_PATH, "%.*s/step_%08llu", RUN_PATH - 32, path, (unsigned long long)step);
@@ -279,6 +299,7 @@ static void conclude(Run *run, Error *error) {
     const RunState *state = &run->trainer.state;
     TrainOutcome *outcome = run->outcome;
     outcome->finished = error->kind == ERROR_NONE && state->step >= run->config->steps && !state->eval_due;
+    memcpy(outcome->out, run->directory.path, sizeof outcome->out);
     outcome->step = state->step;
     outcome->steps = run->config->steps;
     outcome->tokens = state->tokens;
@@ -321,6 +342,16 @@ static void run_to_end(Run *run, bool resume, Error *error) {
     run_close(&run->directory);
 }
 
+// Of method auto, as the run measured them when it began: its settings may have come from another file.
+static void take_costs(Config *config) {
+    static Config read;
+    char path[RUN_PATH];
+    if (!config_needs_costs(config) || !path_join(path, sizeof path, config->out, "config.ini", NULL)) return;
+    config_defaults(&read);
+    if (config_read(&read, path, NULL) && read.cost_exact > 0 && read.cost_lowrank > 0)
+        config_take_costs(config, read.cost_exact, read.cost_lowrank);
+}
+
 bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *error) {
     *outcome = (TrainOutcome){.loss = NAN, .held_out_loss = NAN, .accuracy = NAN, .step_seconds = NAN};
     Run *run = calloc(1, sizeof *run);
@@ -329,9 +360,11 @@ bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *
         command_fail(error);
         return false;
     }
+    peak_begin();
     *run = (Run){
         .settings = *config, .config = &run->settings, .outcome = outcome, .directory.lock = -1,
         .metrics.descriptor = -1};
+    if (resume) take_costs(&run->settings);
     if (!config_measure_costs(&run->settings, error))
         command_fail(error);
     else if (train_estimate(run->config, &outcome->estimate, error))
@@ -390,7 +423,7 @@ static int train(const Config *config, bool resume, bool dry_run, bool json) {
     bool fine =
         dry_run ? dry(config, resume, &outcome.estimate, &error) : train_run(config, resume, &outcome, &error);
     if (fine && json &&
-        !command_print_json(dry_run ? estimate_json(&outcome.estimate) : train_outcome_json(config, &outcome), &error))
+        !command_print_json(dry_run ? estimate_json(&outcome.estimate) : train_outcome_json(&outcome), &error))
         return command_fail(&error);
     return error_exit_code(&error);
 }

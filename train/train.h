@@ -12,11 +12,12 @@ typedef struct TrainOutcome {
     uint64_t step, tokens, skipped;
     size_t steps; // that it was to have
     double loss; // training loss, mean of the last train.log_every steps
+    uint64_t held_out_step; // of the last evaluation:
     double held_out_loss, accuracy;
     double bits_per_byte; // 0: unknown
     double step_seconds;  // median of the last steps; where this session made none, as metrics.jsonl has it
     double seconds;       // all sessions
-    char checkpoint[RUN_PATH];
+    char out[RUN_PATH], checkpoint[RUN_PATH]; // where the run is, which may have moved
     Estimate estimate;
 } TrainOutcome;
 
@@ -26,7 +27,7 @@ bool train_estimate(const Config *config, Estimate *estimate, Error *error);
 // The run directory is left as it should be, whatever ended the run. A stop signal is no error: *outcome is not finished
 // then.
 bool train_run(const Config *config, bool resume, TrainOutcome *outcome, Error *error);
-json_t *train_outcome_json(const Config *config, const TrainOutcome *outcome);
+json_t *train_outcome_json(const TrainOutcome *outcome);
 
 // rope train --sweep: a run below config->out for every combination of the values of `lists` ("optim.learning_rate=1e-3,
 // 2e-3"), then a table. `base` is not resolved yet. Returns the exit code.

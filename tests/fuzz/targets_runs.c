@@ -177,7 +177,7 @@ static bool names_step(const char *name) {
 
 // What a run that was killed may leave behind: a checkpoint, a link or its settings under another name than theirs.
 static bool left_half_written(const char *name) {
-    static const char *const others[] = {"latest.tmp", "best.tmp", "config.ini.tmp"};
+    static const char *const others[] = {"latest.tmp", "best.tmp", "config.ini.tmp", "metrics.jsonl.tmp"};
     char stem[256];
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (!strcmp(name, others[i])) return true;
@@ -230,7 +230,7 @@ static bool run_run_directory(const uint8_t *data, size_t size) {
     }
     RunDirectory run;
     Error error = {0};
-    bool any, loaded;
+    bool loaded;
     DirectoryList before, after;
     REQUIRE(directory_list(&before, root, &error));
     const bool open = run_open(&run, root, &error);
@@ -247,20 +247,20 @@ static bool run_run_directory(const uint8_t *data, size_t size) {
     directory_list_free(&before);
     directory_list_free(&after);
     if (!open) return false;
-    REQUIRE(run_has_checkpoints(&run, &any, &error) && any == (steps > 0));
+    REQUIRE(steps == 0 || !run_may_use(run.path, USE_RUN, false, NULL));
     quiet_begin();
     const bool fine = run_load_latest(&run, trainer, &loaded, &error);
     quiet_end();
     require_reason(fine, &error);
-    REQUIRE(!loaded && fine == !any);
+    REQUIRE(!loaded && fine == (steps == 0));
     error = (Error){0};
     require_reason(run_find_checkpoint(root, found, &error), &error);
     run_close(&run);
-    return any;
+    return steps > 0;
 }
 
 static void seeds_run_directory(void) {
-    seed_text("/step_00000004\n/step_00000008.tmp\n/step_123456789\nmetrics.jsonl\n>latest\n>best\nconfig.ini.tmp\n");
+    seed_text("/step_00000004\n/step_00000008.tmp\n/step_123456789\nmetrics.jsonl\n>latest\n>best\nconfig.ini.tmp\nmetrics.jsonl.tmp\n");
     seed_refused("/step_00000004\n/step_00000008.tmp\n/latest\n>best\n", 47);
     seed_refused("/step_00000004\nlatest\n", 22);
     seed_text("/step_00000004.old\nstep_00000001\n/step_1\n>latest\n>step_00000009\n/a.tmp\nb.tmp.x\n");
