@@ -55,10 +55,15 @@ static size_t clip_row(real *out, const real *in, size_t size, real limit) {
     return changed;
 }
 
+real bound_ball_factor(double radius, double length) {
+    const double factor = radius / length;
+    return factor >= REAL_NORMAL_MIN || radius == 0 ? (real)factor : (real)NAN; // also if it is NaN
+}
+
 static size_t shrink_row(real *out, const real *in, size_t size, double radius) {
     const double length = sqrt(dot(in, in, size));
     const bool outside = length > radius;
-    const real scale = outside ? (real)(radius / length) : 1;
+    const real scale = outside ? bound_ball_factor(radius, length) : 1;
     for (size_t i = 0; i < size; i++) out[i] = in[i] * scale;
     return outside;
 }

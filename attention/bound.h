@@ -24,6 +24,8 @@ double bound_interval(const AttentionSettings *settings, double weight_norm);
 // out (rows, size) = bounded in (rows, size); out may be in. Returns how many entries (clip) or rows (ball) changed.
 size_t bound_apply(Bound bound, real *out, size_t out_stride, const real *in, size_t in_stride, size_t rows,
                    size_t size);
+// r/‖x‖ of the ball, for a row outside of it; NaN where `real` does not hold it: no row is that long but by mistake.
+real bound_ball_factor(double radius, double length);
 // d (rows, size) *=: on entry the gradient of the bounded rows, on return that of `in`.
 void bound_backward(Bound bound, real *d, size_t d_stride, const real *in, size_t in_stride, size_t rows, size_t size);
 // What bound_apply's count is a share of: entries (clip) or rows (ball), 0 for none.

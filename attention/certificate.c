@@ -25,8 +25,11 @@
 //
 // Underflow. A result below the smallest normal number errs by up to u/2 of that number, however small it is itself.
 // Even 1/u of them in one sum, each times what it is multiplied with afterwards, are less than such a number times
-// these factors: lengths of q and k (or √s, up to 2, which rows of the far field have been multiplied by), and of v where
-// do alone was so small, and slopes of the polynomial.
+// these factors: s, lengths of q and k (or √s, up to 2, which rows of the far field have been multiplied by), of v where
+// do alone was so small, slopes of the polynomial. What may be large beside them is counted: for each token a few such
+// numbers, and for monomials √R·(g+4) (a sum over features by Cauchy-Schwarz, each a product of g), meet ‖do‖ where v was
+// so small, and in the far field powers of a row, up to the degree, where the other row was. A logit is a sum of products s·q·W or rotations of q and k, which
+// may underflow before they meet k: what that does to it is a relative error of its weight.
 #include "attention/certificate.h"
 
 #include <math.h>
@@ -34,12 +37,27 @@
 static const double slack = 1.001; // for the arithmetic of the certificates themselves
 static const double smallest_normal = REAL_NORMAL_MIN;
 
+// Σ_t max(1, ‖√s·q̄‖)^t and the same of k̄.
+static double powers_of(const CertificateFacts *facts, size_t degree) {
+    const double root = sqrt(facts->plain_scale), q = fmax(1, root * facts->far_query), k = fmax(1, root * facts->far_key);
+    double of_q = 0, of_k = 0;
+    for (size_t t = 0; t <= degree; t++) {
+        of_q = of_q * q + 1;
+        of_k = of_k * k + 1;
+    }
+    return of_q + of_k;
+}
+
 Certificate certificate_make(const CertificateFacts *facts, const Polynomial *polynomial) {
     const double u = REAL_EPSILON, near_logit = facts->logit_scale * facts->near_query * facts->near_key;
     Certificate c = {.facts = *facts, .omega = 1};
     const double roundings = fmax((double)(facts->qk_size + 32), facts->logit_roundings);
     c.near_rounding = u * (roundings * (near_logit + (facts->polynomial ? 0 : facts->measured)) +
                            (double)(facts->near + 3 * facts->chunk + facts->v_size + 96));
+    const double far_length = facts->far_key * fmax(1, sqrt(facts->plain_scale));
+    c.near_rounding += 4 * u * smallest_normal * facts->products * larger_or_nan(facts->near_key, far_length);
+    c.losses = 8 * u * (double)facts->tokens;
+    c.powers = 1;
     c.key_rounding = u * ((double)(facts->group - 1) * (double)(facts->near + 3 * facts->chunk) +
                           (double)facts->exact_group * (double)facts->tokens);
     if (!facts->polynomial) {
@@ -55,6 +73,8 @@ Certificate certificate_make(const CertificateFacts *facts, const Polynomial *po
     c.magnitude = polynomial_magnitude(polynomial, limit);
     for (size_t t = polynomial->degree; t > 0; t--)
         c.slope_magnitude = c.slope_magnitude * limit + (double)t * fabs(polynomial->coefficient[t]);
+    c.losses += u * (double)(facts->degree + 4) * (double)facts->tokens * sqrt((double)facts->features);
+    c.powers += c.losses * powers_of(facts, polynomial->degree);
     c.far_rounding = u;
     c.depth = (double)(facts->features + facts->v_size + 40 * facts->degree + 64);
     if (facts->decays) c.depth += (double)(facts->tokens / facts->chunk + 1);
@@ -65,17 +85,21 @@ Certificate certificate_make(const CertificateFacts *facts, const Polynomial *po
 // is infinite: then nothing is known.
 static double known_or_infinite(double bound) { return bound < INFINITY ? bound : INFINITY; }
 
+// What numbers of the far field's sums are multiplied with when they are divided by Ẑ, at least 1.
+static double far_weight(const CertificateToken *token) { return token->far_keys > 0 ? fmax(1, exp(-token->log_far)) : 1; }
+
 // Relative error of Ẑ, and of the numerator in the measure of ‖v‖.
 static double rounding(const Certificate *c, const CertificateToken *token) {
     const double n = c->far_rounding > 0 ? token->far_keys : 0;
-    const double far = n > 0 ? (n + c->depth) * n * c->magnitude * exp(-token->log_sum) : 0;
-    return c->near_rounding + REAL_EPSILON * fabs(token->log_sum) + c->far_rounding * far;
+    const double far = n > 0 ? (n + c->depth) * n * c->magnitude * exp(-token->log_far) : 0;
+    return c->near_rounding + REAL_EPSILON * fabs(token->log_sum) + c->far_rounding * far +
+           smallest_normal * c->powers * far_weight(token);
 }
 
-// What underflow does to a sum over pairs, where `length` bounds the other rows of these.
-static double underflow(const Certificate *c, double length) {
-    const double scale = c->facts.logit_scale, factor = 1 + 2 * sqrt(scale) + scale * length;
-    return smallest_normal * factor * (1 + c->facts.value_norm) * (1 + c->slope_magnitude);
+// What underflow does to a sum over pairs, where `length` bounds the other rows of these, and `norm` ‖do‖.
+static double underflow(const Certificate *c, double length, double norm) {
+    const double scale = c->facts.plain_scale, factor = 1 + 2 * sqrt(scale) + scale + scale * length;
+    return smallest_normal * factor * (1 + c->facts.value_norm + c->losses * norm) * (1 + c->slope_magnitude) * c->powers;
 }
 
 typedef struct Share {
@@ -99,7 +123,7 @@ double certificate_output(const Certificate *c, const CertificateToken *token, d
         if (other < bound) bound = other;
     }
     return known_or_infinite(slack * (bound + (3 * error + 4 * REAL_EPSILON) * c->facts.value_largest) +
-                             smallest_normal);
+                             smallest_normal * c->powers * far_weight(token));
 }
 
 CertificateGradient certificate_gradient(const Certificate *c, const CertificateToken *token, double norm,
@@ -116,13 +140,13 @@ CertificateGradient certificate_gradient(const Certificate *c, const Certificate
     const double key_fuzz = 6 * key_error * pair;
     const double near = s.far > 0 ? g * twice : 0, far = s.far > 0 ? c->omega * g * (c->slope + twice) : 0;
     // without far keys, or where they are exact, L may be so low that e^{-L} is infinite
-    const double weight = n > 0 && c->far_rounding > 0 ? exp(-token->log_sum) : 0;
+    const double weight = n > 0 && c->far_rounding > 0 ? exp(-token->log_far) : 0;
     const double chain = c->far_rounding * (n + c->depth) * n * weight * c->slope_magnitude * 2 * pair;
     const double scale = slack * facts->logit_scale;
     return (CertificateGradient){
         .dq = known_or_infinite(scale * (s.near * (near + fuzz) * facts->near_key +
                                          (s.far * (far + fuzz) + chain) * facts->far_key) +
-                                underflow(c, facts->near_key + facts->far_key)),
+                                underflow(c, facts->near_key + facts->far_key, norm) * far_weight(token)),
         .far_dk = known_or_infinite(scale * (far + key_fuzz) * facts->far_query),
         .near_dk = known_or_infinite(scale * (near + key_fuzz) * facts->near_query),
         .far_dv = known_or_infinite(slack * largest * ((s.far > 0 ? c->kappa * (1 + s.far) * (1 + s.t) : 0) +
@@ -144,12 +168,12 @@ double certificate_key_rounding(const Certificate *c, const CertificateSums *sum
     const CertificateFacts *facts = &c->facts;
     const double total = 2 * facts->logit_scale * facts->far_query * facts->value_norm * sums->norm;
     return known_or_infinite(key_chain(c, c->magnitude, sums->far_dk) + key_chain(c, c->slope_magnitude, total) +
-                             underflow(c, facts->near_query + facts->far_query));
+                             underflow(c, facts->near_query + facts->far_query, sums->most));
 }
 
 double certificate_value_rounding(const Certificate *c, const CertificateSums *sums) {
     return known_or_infinite(key_chain(c, c->magnitude, sums->far_dv + sums->largest) +
-                             smallest_normal * (1 + c->magnitude));
+                             smallest_normal * (1 + c->magnitude) * (1 + c->losses * sums->most) * c->powers);
 }
 
 bool certificate_exists(const real *results, size_t stride, size_t rows, size_t size) {

@@ -13,6 +13,8 @@ typedef struct CertificateFacts {
     double value_largest, value_range;    // largest |v_jc|; largest max_j v_jc - min_j v_jc
     double value_norm, value_radius;      // largest ‖v_j‖; largest ‖v_j - c‖ for the center c that spread is taken from
     double logit_roundings;               // of a near logit, in u·s‖q‖‖k‖, where they are more than qk_size + 32
+    double plain_scale;                   // s·max(1, ‖W‖), where logit_scale is s‖W‖: γ may underflow before it meets W
+    double products;                      // that a logit is the sum of, each of which may underflow before it meets k
     size_t features, degree, qk_size, v_size, near, chunk, tokens;
     size_t group;                         // query heads that share the keys: dk_j and dv_j are sums over all of them
     size_t exact_group;                   // of these, the ones whose far field is exact
@@ -30,14 +32,17 @@ typedef struct Certificate {
     double key_rounding;   // what sums over the near queries of all heads that share a key err by besides
     double far_rounding;   // of a sum over n far keys, per (n + depth)·n·magnitude: one unit
     double depth;          // terms in a chain besides the keys; 0: transforms, far_rounding is set to fit them
+    double losses;         // numbers that may underflow in one sum, in units of the smallest normal one
+    double powers;         // 1 and what those of the far field are multiplied with afterwards
 } Certificate;
 
 // polynomial may be NULL when facts.polynomial is false.
 Certificate certificate_make(const CertificateFacts *facts, const Polynomial *polynomial);
 
-// One token: the share of its weight that is far, L, the number of its far keys.
+// One token: the share of its weight that is far, L, L in the measure that the sums of the far field have (less the shift of
+// their biases), the number of its far keys.
 typedef struct CertificateToken {
-    double far_share, log_sum, far_keys;
+    double far_share, log_sum, log_far, far_keys;
 } CertificateToken;
 
 // ‖ô_i - o_i‖∞, where reach bounds |v_jc - ô_ic| over all keys j and columns c.
@@ -52,10 +57,10 @@ typedef struct CertificateGradient {
 CertificateGradient certificate_gradient(const Certificate *certificate, const CertificateToken *token, double norm,
                                          double largest, double spread);
 
-// Rounding in dk_j and dv_j that does not come as a share of weights: from Σ_i e^{-L_i}·x_i with x the norm, the
-// largest entry of do_i, far_dk and far_dv.
+// Rounding in dk_j and dv_j that does not come as a share of weights: from Σ_i e^{-L_i}·x_i (log_far for L) with x the norm,
+// the largest entry of do_i, far_dk and far_dv; and from most, the largest ‖do_i‖.
 typedef struct CertificateSums {
-    double norm, largest, far_dk, far_dv;
+    double norm, largest, far_dk, far_dv, most;
 } CertificateSums;
 double certificate_key_rounding(const Certificate *certificate, const CertificateSums *sums);
 double certificate_value_rounding(const Certificate *certificate, const CertificateSums *sums);

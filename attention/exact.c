@@ -27,12 +27,10 @@
 void exact_load(const ExactPlan *plan, real *out, const real *in, size_t in_stride, size_t first, size_t count,
                 real scale) {
     const size_t size = plan->base.settings.qk_size;
-    if (plan->bound.kind == BOUND_NONE) {
-        position_rotate(&plan->position, out, size, in, in_stride, first, count, scale);
-        return;
-    }
-    bound_apply(plan->bound, out, size, in, in_stride, count, size);
-    position_rotate(&plan->position, out, size, out, size, first, count, scale);
+    const bool bounded = plan->bound.kind != BOUND_NONE;
+    if (bounded) bound_apply(plan->bound, out, size, in, in_stride, count, size);
+    position_rotate(&plan->position, out, size, bounded ? out : in, bounded ? size : in_stride, first, count, scale);
+    for (size_t r = 0; r < count; r++) real_mark_overflow(out + r * size, size);
 }
 
 void exact_load_keys(const ExactPlan *plan, real *k, real *kt, const real *in, size_t in_stride, size_t first,

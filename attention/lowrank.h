@@ -327,7 +327,7 @@ typedef struct LowrankKernels {
                    real direction);
     // out (rows) = ‖row‖² in double
     void (*row_squares)(double *out, const real *in, size_t stride, size_t rows, size_t size);
-    // d = gradient of in, where d was that of rows shortened to length 1/√inverse by factor (rows); 1: not shortened
+    // d = gradient of in, where d was that of rows shortened to length 1/inverse by factor (rows); 1: not shortened
     void (*unshrink)(real *d, const real *in, size_t in_stride, const real *factor, double inverse, size_t rows,
                      size_t size);
 } LowrankKernels;

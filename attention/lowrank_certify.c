@@ -75,7 +75,8 @@ void lowrank_certificates(const LowrankPlan *plan, const LowrankSaved *saved, co
                 const size_t row = b * s->heads + g * plan->group + m;
                 const LowrankHead *head = &saved->head[row];
                 CertificateFacts facts = head->facts;
-                facts.logit_scale = s->logit_scale;
+                facts.logit_scale = facts.plain_scale = s->logit_scale;
+                facts.products = 2 * (double)s->qk_size;
                 facts.measured = head->measured;
                 facts.value_largest = values.largest;
                 facts.value_range = values.range;
@@ -103,6 +104,7 @@ static CertificateToken token_at(const LowrankPlan *plan, const LowrankSaved *sa
     const size_t at = row * plan->base.settings.tokens + position;
     return (CertificateToken){
         .far_share = (double)saved->far_share[at], .log_sum = (double)saved->log_sum[at],
+        .log_far = (double)saved->log_sum[at],
         .far_keys = plan->far_field && position + 1 > plan->near ? (double)(position + 1 - plan->near) : 0,
     };
 }
@@ -151,6 +153,7 @@ static CertificateGradient add_query(const Certificate *certificate, const Certi
                                      double largest, double spread, LowrankBounds *bounds) {
     CertificateGradient part = certificate_gradient(certificate, token, norm, largest, spread);
     bounds->dq = larger_or_nan(bounds->dq, part.dq);
+    bounds->sums.most = larger_or_nan(bounds->sums.most, norm);
     // infinite columns would turn the state into NaN: such a head is marked instead
     if (!(part.far_dk < 1e30 && part.far_dv < 1e30 && part.near_dk < 1e30 && part.near_dv < 1e30)) {
         bounds->unknown = true;
@@ -224,6 +227,7 @@ static LowrankBounds merge_bounds(const LowrankPlan *plan, const LowrankShared *
         merged.sums.largest += part->sums.largest;
         merged.sums.far_dk += part->sums.far_dk;
         merged.sums.far_dv += part->sums.far_dv;
+        merged.sums.most = larger_or_nan(merged.sums.most, part->sums.most);
     }
     return merged;
 }

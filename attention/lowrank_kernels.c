@@ -298,8 +298,10 @@ static void unshrink(real *d, const real *in, size_t in_stride, const real *fact
     for (size_t row = 0; row < rows; row++, d += size, in += in_stride) {
         if (!(factor[row] < 1)) continue;
         const double shorter = (double)factor[row];
-        const real keep = factor[row], radial = (real)(wide_dot(in, d, size) * shorter * shorter * shorter * inverse);
-        for (size_t a = 0; a < size; a++) d[a] = keep * d[a] - radial * in[a];
+        // in·direction is of length 1: d over the length of a long row might be below the smallest number
+        const real keep = factor[row], direction = (real)(shorter * inverse),
+                   radial = (real)(wide_dot(in, d, size) * shorter * shorter * inverse);
+        for (size_t a = 0; a < size; a++) d[a] = keep * d[a] - radial * (in[a] * direction);
     }
 }
 

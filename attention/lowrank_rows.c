@@ -43,6 +43,7 @@ void lowrank_far_rows(const LowrankPlan *plan, real *far, real *raw, const real 
         from = (FarRows){far, plan->far_size};
     }
     rotate_far(plan, far, from, measured ? factor + first : NULL, first, count, 1);
+    for (size_t r = 0; r < count; r++) real_mark_overflow(far + r * plan->far_size, plan->far_size);
 }
 
 static void rotate_near(const LowrankPlan *plan, real *out, const real *in, size_t stride, size_t first, size_t count,
@@ -55,12 +56,10 @@ static void rotate_near(const LowrankPlan *plan, real *out, const real *in, size
 void lowrank_near_rows(const LowrankPlan *plan, real *near, const real *in, size_t stride, size_t first, size_t count,
                        real scale) {
     const size_t size = plan->base.settings.qk_size;
-    if (plan->near_bound.kind == BOUND_NONE) {
-        rotate_near(plan, near, in, stride, first, count, scale, 1);
-        return;
-    }
-    bound_apply(plan->near_bound, near, size, in, stride, count, size);
-    rotate_near(plan, near, near, size, first, count, scale, 1);
+    const bool bounded = plan->near_bound.kind != BOUND_NONE;
+    if (bounded) bound_apply(plan->near_bound, near, size, in, stride, count, size);
+    rotate_near(plan, near, bounded ? near : in, bounded ? size : stride, first, count, scale, 1);
+    for (size_t r = 0; r < count; r++) real_mark_overflow(near + r * size, size);
 }
 
 void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride, bool accumulate, real *d_near,
@@ -78,8 +77,7 @@ void lowrank_rows_backward(const LowrankPlan *plan, real *out, size_t out_stride
     rotate_far(plan, d_far, (FarRows){d_far, far}, NULL, first, count, -1);
     const FarRows from = gather_far(plan, raw, in, stride, count);
     if (plan->far_bound.kind == BOUND_BALL)
-        lowrank_kernels()->unshrink(d_far, from.row, from.stride, factor + first,
-                                    1 / (plan->far_bound.limit * plan->far_bound.limit), count, far);
+        lowrank_kernels()->unshrink(d_far, from.row, from.stride, factor + first, 1 / plan->far_bound.limit, count, far);
     else
         bound_backward(plan->far_bound, d_far, far, from.row, from.stride, count, far);
     for (size_t r = 0; r < count; r++) {
@@ -100,7 +98,7 @@ static size_t measure_ball(double radius, real *factor, double *most, const doub
     size_t changed = 0;
     for (size_t r = 0; r < rows; r++) {
         const bool outside = square[r] > radius * radius;
-        const real scale = outside ? (real)(radius / sqrt(square[r])) : 1;
+        const real scale = outside ? bound_ball_factor(radius, sqrt(square[r])) : 1;
         const double here = square[r] * (double)scale * (double)scale;
         if (factor) factor[r] = scale;
         *most = larger_or_nan(*most, here);

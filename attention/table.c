@@ -176,6 +176,17 @@ static bool read_header(Reader *reader, PositionTable *table, size_t tokens, boo
     return true;
 }
 
+// In single precision the numbers of a table that has none larger would have few digits left, or be 0.
+static bool check_scale(Reader *reader, const PositionTable *table) {
+    double largest = 0;
+    for (size_t n = 0; n < table->lags * table->entries; n++) largest = fmax(largest, fabs(table->weight[n]));
+    return largest == 0 || largest >= REAL_NORMAL_MIN ||
+           refuse(reader,
+                  "the largest weight is %g, below %g, the smallest number that " REAL_NAME
+                  " has all digits of (put a common scale into attention.logit_scale)",
+                  largest, (double)REAL_NORMAL_MIN);
+}
+
 static bool read_data(Reader *reader, PositionTable *table) {
     size_t lags = table->lags, numbers, bytes;
     if (!size_multiply(lags, table->entries + 1, &numbers) || !size_multiply(numbers, sizeof(double), &bytes) ||
@@ -217,7 +228,8 @@ bool table_read(PositionTable *table, const char *path, size_t size, size_t toke
         reader.line = 1;
         refuse(&reader, "not a text file: it holds a zero byte");
     }
-    good = good && read_header(&reader, table, tokens, causal) && read_data(&reader, table);
+    good = good && read_header(&reader, table, tokens, causal) && read_data(&reader, table) &&
+           check_scale(&reader, table);
     free(text);
     if (!good) table_free(table);
     return good;

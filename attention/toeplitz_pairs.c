@@ -47,10 +47,13 @@ static void load_queries(Tile *tile, const real *q, size_t q_stride, size_t i) {
                 q + (tile->unit->batch * settings->tokens + i) * q_stride + tile->head * size, q_stride, tile->rows,
                 size);
     for (size_t n = 0; n < tile->rows * size; n++) tile->work->near_query[n] *= scale;
+    for (size_t r = 0; r < tile->rows; r++) real_mark_overflow(tile->work->near_query + r * size, size);
     const real *far = tile->unit->query + tile->member * plan->far_size * plan->stride;
     for (size_t r = 0; r < tile->rows; r++)
         for (size_t f = 0; f < plan->far_size; f++)
             tile->work->far_query[r * plan->far_size + f] = rest * far[f * plan->stride + i + r];
+    for (size_t r = 0; r < tile->rows; r++)
+        real_mark_overflow(tile->work->far_query + r * plan->far_size, plan->far_size);
 }
 
 // Where row 0 and column 0 of the tile read a reversed table over lags.

@@ -83,6 +83,8 @@ static CertificateFacts gather(const Head *head, const real *q, size_t q_stride)
     const size_t member = head->head % plan->group, size = settings->qk_size, tokens = settings->tokens;
     CertificateFacts facts = {
         .logit_scale = settings->logit_scale * plan->weight_norm, // γ meets W before it meets k: ‖Wk‖ ≤ ‖W‖‖k‖
+        .plain_scale = settings->logit_scale * fmax(1.0, plan->weight_norm),
+        .products = (double)plan->support,
         .measured = head->saved->measured[head->unit->batch * settings->heads + head->head],
         .far_query = head->unit->norm[member],
         .far_key = head->unit->norm[plan->group],
@@ -153,13 +155,14 @@ static size_t rung_of(const ToeplitzPlan *plan, size_t token) {
 static CertificateToken make_token(Head *head, size_t i) {
     const ToeplitzPlan *plan = head->plan;
     const double log_sum = (double)head->saved->shift[head->at + i] - log((double)head->saved->inverse[head->at + i]);
-    CertificateToken token = {(double)head->saved->far_share[head->at + i], log_sum, 0.0};
+    CertificateToken token = {.far_share = (double)head->saved->far_share[head->at + i], .log_sum = log_sum};
     head->certificate.far_rounding = 0;
     if (!head->certificate.facts.polynomial) return token;
     token.far_keys = (double)toeplitz_far_keys(plan, i);
     if (!toeplitz_sees_far(plan, i)) return token;
+    token.log_far = log_sum - plan->shift[head->head]; // never apart: either may be too large for exp alone
     // far_rounding·n²·Σ|c_t|Λ̂^t is what certificate.c makes of it
-    head->certificate.far_rounding = head->noise[rung_of(plan, i)] * exp(plan->shift[head->head]) /
+    head->certificate.far_rounding = head->noise[rung_of(plan, i)] /
                                      (token.far_keys * token.far_keys * head->certificate.magnitude);
     return token;
 }
@@ -215,13 +218,17 @@ static CertificateGradient token_gradient(const Head *head, const CertificateTok
 // A head whose far field is exact, of a group in which another's is not: rounding of all pairs, of weight 1 at most.
 static void add_exact_head(Head *head, const AttentionBackward *io, const real *d_o, KeyBounds *bounds) {
     const AttentionSettings *settings = &head->plan->base.settings;
+    CertificateSums sums = {0};
     for (size_t i = 0; i < settings->tokens; i++) {
         const CertificateToken token = make_token(head, i);
         const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
         const CertificateGradient gradient = token_gradient(head, &token, &measured);
         bounds->dk += gradient.near_dk;
         bounds->dv += gradient.near_dv;
+        sums.most = larger_or_nan(sums.most, measured.norm);
     }
+    bounds->dk += certificate_key_rounding(&head->certificate, &sums);
+    bounds->dv += certificate_value_rounding(&head->certificate, &sums);
 }
 
 // weight·share, and of a share that is unknown nothing is known, whatever the weight.
@@ -231,8 +238,8 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
     const ToeplitzPlan *plan = head->plan;
     const AttentionSettings *settings = &plan->base.settings;
     const CertificateFacts *facts = &head->certificate.facts;
-    const double most_weight =
-        exp(plan->shift[head->head] + facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
+    const double most_weight = // in the measure of log_far
+        exp(facts->measured) * (1.0 + polynomial_error(&plan->polynomial, facts->measured));
     CertificateSums sums = {0};
     double far_dk = 0.0, far_dv = 0.0, near_dk = 0.0, near_dv = 0.0, met_dk = 0.0, met_dv = 0.0;
     for (size_t i = 0; i < settings->tokens; i++) {
@@ -240,9 +247,9 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
         const Gradient measured = measure_gradient(d_o + i * io->o_stride, settings->v_size);
         const CertificateGradient gradient = token_gradient(head, &token, &measured);
         raise(io->report->dq_bound, head->head, gradient.dq);
-        // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i} for far keys, and a near key has at most 2·near queries. Without transforms
+        // Â_ij ≤ (1+δ)e^{b + Λ̂ - L_i}, b ≤ shift, for far keys, and a near key has at most 2·near queries. Without transforms
         // there is no sum of theirs to round, and L may be so low that e^{-L} is infinite.
-        const double inverse = toeplitz_sees_far(plan, i) ? exp(-token.log_sum) : 0.0;
+        const double inverse = toeplitz_sees_far(plan, i) ? exp(-token.log_far) : 0.0;
         const double weight = toeplitz_is_pair_by_pair(plan, i) ? 1.0 : fmin(1.0, most_weight * inverse);
         far_dk += weighted(weight, gradient.far_dk);
         far_dv += weighted(weight, gradient.far_dv);
@@ -252,6 +259,7 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
             met_dk += gradient.near_dk;
             met_dv += gradient.near_dv;
         }
+        sums.most = larger_or_nan(sums.most, measured.norm);
         sums.norm += inverse * measured.norm;
         sums.largest += inverse * measured.largest;
         sums.far_dk += weighted(inverse, gradient.far_dk);
@@ -261,8 +269,8 @@ static void add_head(Head *head, const AttentionBackward *io, const real *d_o, K
     // certificate.c multiplies by the number of tokens and Σ|c_t|Λ̂^t
     const double magnitude = polynomial_magnitude(&plan->polynomial, facts->measured * plan->absolute_share);
     head->certificate.far_rounding = TOEPLITZ_ROUNDING * REAL_EPSILON * log2((double)plan->most_length) *
-                                     head->rung_norm * exp(plan->shift[head->head]) * magnitude /
-                                     head->certificate.magnitude / (double)settings->tokens;
+                                     head->rung_norm * magnitude / head->certificate.magnitude /
+                                     (double)settings->tokens;
     bounds->dk += far_dk + met_dk + certificate_key_rounding(&head->certificate, &sums);
     bounds->dv += far_dv + met_dv + certificate_value_rounding(&head->certificate, &sums);
     if (reach > 0.0) { // without a near field its shares may be infinite

@@ -4,6 +4,7 @@
 #define ROPE_CORE_REAL_H
 
 #include <float.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,14 @@ typedef float real;
 // 0, but NaN for NaN and ±Inf. Added where an infinity would otherwise turn into a harmless number without a trace
 // (exp(-Inf) = 0, min(Inf, B) = B), so that it reaches loss or gradient, where the trainer looks for it.
 static inline real real_zero_if_finite(real x) { return x - x; }
+
+// Makes the first of `size` numbers NaN if one of them is not finite: a row of q or k that overflowed when it was scaled or
+// rotated would have a logit of -Inf somewhere, which counts as a pair that is not seen.
+static inline void real_mark_overflow(real *row, size_t size) {
+    int broken = 0; // as wide as the numbers, for the compiler's sake
+    for (size_t i = 0; i < size; i++) broken |= !(row[i] - row[i] == 0);
+    if (broken) row[0] = (real)NAN;
+}
 
 // The larger of the two, and NaN if one is: a maximum over many numbers that was NaN once stays so. A comparison alone
 // forgets it at the next number, for every comparison with NaN is false.

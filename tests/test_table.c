@@ -117,6 +117,7 @@ static const WrongFile wrong[] = {
     {HEAD "data\n0 1 -1e999\n", 6, "finite"},
     {HEAD "data\n0 1 1.0001\n", 6, "outside [-1, 1] (put a common scale"},
     {HEAD "data\n0 -1.5 1\n", 6, "outside [-1, 1]"},
+    {HEAD "data\n0 1e-39 0\n1 0 -1e-40\n2 0 0\nend\n", 9, "the largest weight is 1e-39, below 1.17549e-38"},
     {HEAD "data\n0 1 one\n", 6, "not a number"},
     {HEAD "data\n0 1 1,0\n", 6, "not a number"},
     {HEAD "data\n0 1 1 1\n", 6, "unexpected '1'"},
