@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY=passive
 BUILD=${BUILD:-build}
 export BUILD
 SCRIPTS='tests/ab_check.sh tests/report_check.sh tests/end_to_end.sh tests/surroundings.sh tests/surroundings_files.sh
-    tests/faults_quick.sh tests/mutants_quick.sh'
+    tests/surroundings_sweeps.sh tests/faults_quick.sh tests/mutants_quick.sh'
 
 output=$(mktemp) || exit 2
 trap 'rm -f "$output"' EXIT
