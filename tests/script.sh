@@ -33,6 +33,15 @@ expect() {
     local got=$?
     [ $got -eq "$code" ] || fail "$name: exit code $got instead of $code"
 }
+# wait_for FILE PID: until that program, in the background, has written something there
+wait_for() {
+    for _ in $(seq 600); do
+        [ -s "$1" ] && return
+        kill -0 "$2" 2>/dev/null || fail "waiting for $1: the run ended"
+        sleep 0.02
+    done
+    fail "waiting for $1: it does not come"
+}
 # says NAME TEXT: standard error holds it
 says() { grep -qF -- "$2" err || fail "$1: no \"$2\" in what it said"; }
 # tensors FILE: what follows the header of a .safetensors

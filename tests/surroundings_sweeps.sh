@@ -6,15 +6,6 @@ set -u
 cd "$(dirname "$0")/.." && . tests/script.sh || exit 2
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
-wait_for() { # wait_for FILE PID
-    for _ in $(seq 600); do
-        [ -s "$1" ] && return
-        kill -0 "$2" 2>/dev/null || fail "waiting for $1: the run ended"
-        sleep 0.02
-    done
-    fail "waiting for $1: it does not come"
-}
-
 small_run
 
 # A run that is there already is no run of the sweep, unless it is what the sweep would have made of it.
