@@ -23,6 +23,7 @@ expect 1 'settings on a full disk' sh -c "'$rope' train --print-config >/dev/ful
 says 'settings on a full disk' 'standard output'
 ok 'standard output is full'
 
+# Data that are made again, or go, while a run trains on them: its checkpoints keep the tokenizer of its tokens.
 for change in again gone; do
     cp -a data data_$change
     $train --data.dir=data_$change --train.steps=100000 --train.save_every=100 --train.out=$change >out 2>err & pid=$!
