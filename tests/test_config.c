@@ -170,6 +170,41 @@ static void settings_are_refused(void **state) {
     refuse_setting(assignment, "longer than");
 }
 
+// A checksum of a table is that of the one it is given with, in either order; one of before goes with its table.
+static void checksums_of_tables(void **state) {
+    (void)state;
+    static const char both[] = "[attention]\nkernel_crc32 = 0123abcd\nkernel = a.table\n",
+                      reversed[] = "[attention]\nkernel = a.table\nkernel_crc32 = 0123abcd\n",
+                      one[] = "[attention]\nkernel = b.table\n";
+    Config config;
+    Error error = {0};
+    for (size_t i = 0; i < 2; i++) {
+        config_defaults(&config);
+        assert_true(read_text(&config, i ? both : reversed, &error));
+        assert_string_equal(config.kernel_crc32, "0123abcd");
+        assert_true(config_set(&config, "attention.kernel=rope", i ? ORIGIN_COMMAND_LINE : ORIGIN_DERIVED, &error));
+        assert_string_equal(config.kernel_crc32, "");
+        assert_true(config_set(&config, "attention.kernel_crc32=0123abcd", ORIGIN_COMMAND_LINE, &error));
+        assert_true(config_set(&config, "attention.kernel=c.table", ORIGIN_COMMAND_LINE, &error));
+        assert_string_equal(config.kernel_crc32, "0123abcd");
+        assert_true(config_set(&config, "attention.kernel_crc32=0123abcd", ORIGIN_DERIVED, &error));
+        assert_true(config_set(&config, "attention.kernel=c.table", ORIGIN_DERIVED, &error));
+        assert_string_equal(config.kernel_crc32, "");
+    }
+    const char *directory = temporary_directory();
+    char path[512];
+    config_defaults(&config);
+    for (int i = 0; i <= CONFIG_MAX_FILES; i++) { // and as many files as there may be
+        snprintf(path, sizeof path, "%s/%d.ini", directory, i);
+        check_write_file(path, i % 2 ? one : both, strlen(i % 2 ? one : both));
+        const bool read = config_read(&config, path, &error) && config_read(&config, path, &error); // twice is once
+        if (read != (i < CONFIG_MAX_FILES)) fail_msg("file %d: %s", i, error.message);
+        if (read) assert_string_equal(config.kernel_crc32, i % 2 ? "" : "0123abcd");
+    }
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "At most 32 files"));
+    check_count("checksums of tables", 2 * 4 + CONFIG_MAX_FILES);
+}
+
 // What is not read as a file at all, and values as long as can be in sections as long as can be.
 static void files_that_cannot_be_read(void **state) {
     (void)state;
@@ -292,6 +327,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(files_are_read),
     cmocka_unit_test(files_are_refused),
     cmocka_unit_test(settings_are_refused),
+    cmocka_unit_test(checksums_of_tables),
     cmocka_unit_test(files_that_cannot_be_read),
     cmocka_unit_test(printed_reads_back),
     cmocka_unit_test(overlay_takes_what_was_set),

@@ -315,8 +315,19 @@ static void test_described(void **state) {
     const DataSettings loading = {.path = out, .split = "val", .batch = 1, .tokens = 16};
     assert_null(loader_open(&loading, &error));
     assert_true(error.kind == ERROR_CORRUPT && strstr(error.message, tokenizer));
+    char copy[PATH + 32]; // a shard of another name beside it has tokens of which tokenizer?
+    snprintf(copy, sizeof copy, "%s/copy.bin", out);
+    assert_int_equal(link(val, copy), 0);
+    const char *const alone[] = {val, copy};
+    for (size_t i = 0; i < 2; i++) {
+        const DataSettings shard = {.path = alone[i], .split = "val", .batch = 1, .tokens = 16};
+        error_clear(&error);
+        assert_null(loader_open(&shard, &error));
+        assert_true(error.kind == ERROR_CORRUPT && strstr(error.message, tokenizer));
+    }
     change_in_file(json, "crc32", "other"); // as before there were checksums: the number of tokens must do
     assert_int_equal(described(out, "val").val_tokens, result.val_tokens);
+    assert_int_equal(described(copy, "val").val_tokens, 0);
     assert_true(unlink(val) == 0 && link(train, val) == 0);
     meta = described(out, "val");
     check_same_result(&meta, &nothing);

@@ -55,6 +55,47 @@ static void test_keeps(void **unused) {
     run_close(&run);
 }
 
+// What is left of a run without its checkpoints: metrics that a new one would write over, unless there is nothing in them
+// or no sign that there ever was a checkpoint.
+static void test_remains(void **unused) {
+    (void)unused;
+    const char *directory = temporary_directory();
+    Config config = settings(NULL);
+    Trainer trainer;
+    RunDirectory run;
+    Error error = {0};
+    toy_trainer_create(&trainer, &config);
+    assert_true(run_open(&run, directory, &error) && run_check_gone(&run, &error));
+    write_file(directory, "metrics.jsonl", "{}\n");
+    assert_true(run_check_gone(&run, &error)); // killed before its first checkpoint
+    save(&run, &trainer);
+    assert_true(run_check_gone(&run, &error));
+    assert_true(directory_remove(below(directory, "step_00000000"), &error));
+    assert_false(run_check_gone(&run, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "/metrics.jsonl is of a run whose checkpoints are gone"));
+    error_clear(&error);
+    write_file(directory, "metrics.jsonl", "");
+    assert_true(run_check_gone(&run, &error));
+    assert_true(unlink(below(directory, "metrics.jsonl")) == 0 && run_check_gone(&run, &error));
+
+    // The best is gone, and the link to it; where it cannot go, that is said.
+    for (int k = 0; k < 2; k++) {
+        toy_trainer_step(&trainer);
+        if (k == 0) trainer.state.best_step = 1, trainer.state.best_loss = 1;
+        save(&run, &trainer);
+    }
+    check_link(directory, "best", "step_00000001");
+    assert_true(directory_remove(below(directory, "step_00000001"), &error));
+    bool found = false;
+    assert_true(run_load_latest(&run, &trainer, &found, &error) && found);
+    assert_true(trainer.state.best_step == 0 && !there(directory, "best"));
+    assert_true(mkdir(below(directory, "best"), 0777) == 0 && !run_load_latest(&run, &trainer, &found, &error));
+    if (error.kind != ERROR_SYSTEM || !strstr(error.message, "/best")) fail_msg("%s", error.message);
+    trainer_destroy(&trainer);
+    run_close(&run);
+    check_count("remains of runs", 8);
+}
+
 // The newest whole checkpoint is what a run goes on from. A newer one that is damaged is passed over, and is gone once
 // the run has saved again, lest it be taken for the newest; without a whole one the run says so.
 static void test_goes_on(void **unused) {
@@ -234,17 +275,26 @@ static void test_moved_away(void **unused) {
     assert_false(run_keep_place(&run, &config, saved, &anew, &error));
     assert_true(error.kind == ERROR_USER && strstr(error.message, "something else is there now") && !*saved);
     assert_true(there(moved, "step_00000000") && !there(moved, "config.ini"));
-    assert_true(directory_remove(moved, NULL) && run_open(&other, moved, NULL)); // a run that has saved nothing yet
+    assert_true(directory_remove(moved, NULL) && run_open(&other, moved, NULL)); // a run that has written nothing yet
     error_clear(&error);
     assert_false(run_keep_place(&run, &config, saved, &anew, &error));
     assert_true(error.kind == ERROR_USER && strstr(error.message, "is being trained by another process"));
     run_close(&other);
+    assert_true(directory_remove(moved, NULL));
+    write_file(directory, "moved", "somebody's");
+    error_clear(&error);
+    assert_false(run_keep_place(&run, &config, saved, &anew, &error));
+    if (error.kind != ERROR_SYSTEM || !strstr(error.message, "/moved")) fail_msg("%s", error.message);
+    snprintf(run.path, sizeof run.path, "%s/moved/run", directory); // through a file
+    error_clear(&error);
+    assert_false(run_keep_place(&run, &config, saved, &anew, &error));
+    if (error.kind != ERROR_SYSTEM || !strstr(error.message, "/moved/run")) fail_msg("%s", error.message);
     run_close(&run);
     error_clear(&error);
     assert_false(run_check_place(&run, &error));
     assert_int_equal(error.kind, ERROR_SYSTEM);
     trainer_destroy(&trainer);
-    check_count("directories that were moved or removed", 6);
+    check_count("directories that were moved or removed", 8);
 }
 
 // Between the two renames that take a checkpoint's place, neither the old one nor the new one has its name: one of them
@@ -417,6 +467,7 @@ static int one_thread(void **unused) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup(test_keeps, one_thread),
+    cmocka_unit_test(test_remains),
     cmocka_unit_test(test_goes_on),
     cmocka_unit_test(test_finds),
     cmocka_unit_test(test_held_by_a_reader),
