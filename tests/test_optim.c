@@ -83,8 +83,8 @@ static void test_adamw_reference(void **state) {
     run_against_reference(settings, 20, 1e-4);
 }
 
-// The second moment forgets so slowly at the largest beta2 that is taken that single precision shows: below one part in
-// 100 it is the square of a gradient that stays what it is.
+// The second moment forgets so slowly at the largest beta2 that is taken that single precision shows: it is the square of a
+// gradient that stays what it is but for 1.5 %, which is three roundings (of beta2, its product and the sum) over 1 - beta2.
 static void test_slowest_moment(void **state) {
     (void)state;
     enum { SLOW = 64 };
@@ -104,7 +104,7 @@ static void test_slowest_moment(void **state) {
     threads_set(1); // for the speed of so many small steps
     for (int step = 0; step < 2000000; step++) optim_update(optim, p, g, 1e-9, 1);
     threads_set(0);
-    check_close("AdamW second moment, slowest", optim_state(optim, 1, &(const char *){NULL}), squares, SLOW, 0, 0.01);
+    check_close("AdamW second moment, slowest", optim_state(optim, 1, &(const char *){NULL}), squares, SLOW, 0, 0.015);
     optim_destroy(optim);
 }
 

@@ -67,7 +67,7 @@ const ConfigKey config_keys[] = {
           "learning rate over steps"),
     SIZE("optim", "warmup", warmup, "100", 0, large, "steps of linear warm-up; unset: at most a tenth of the steps"),
     REAL("optim", "weight_decay", weight_decay, "0.1", 0, 1e3, "decoupled decay of matrices"),
-    // Above it single precision no longer holds 1 − β, nor does a moment: it ends at 0.99 to 0.84 of what it should be.
+    // Above it single precision no longer holds 1 − β, nor does a moment, which ends 1.5 % and more from what it should be.
     REAL("optim", "beta1", beta1, "0.9", 0, 0.99999, "decay of the first moment"),
     REAL("optim", "beta2", beta2, "0.95", 0, 0.99999, "decay of the second moment"),
     {"optim", "betas", KEY_PAIR, FIELD(beta1), NULL, 0, 0.99999, NULL, "beta1,beta2 in one"},
