@@ -96,11 +96,13 @@ static bool open_shard(Loader *loader, const DataSettings *settings, Error *erro
     const char *slash = strrchr(settings->path, '/'), *name = slash ? slash + 1 : settings->path;
     const bool train = !strcmp(name, "train.bin"), prepared = train || !strcmp(name, "val.bin");
     PrepareResult meta;
-    if (!descriptor_parent(settings->path, folder, error) || !meta_check_whole(folder, error) ||
+    Error why = {0};
+    if (!descriptor_parent(settings->path, folder, error) || (prepared && !meta_check_whole(folder, error)) ||
         !add_shard(loader, settings->path, settings->vocabulary, error))
         return false;
     if (prepared) return check_described(loader, folder, train ? "train" : "val", error);
-    return data_find_meta(folder, &meta, error) && check_tokenizer(folder, meta.tokenizer_crc, error);
+    if (data_find_meta(folder, &meta, &why)) return check_tokenizer(folder, meta.tokenizer_crc, error);
+    return why.kind != ERROR_MEMORY || error_set(error, why.kind, "%s", why.message); // a meta.json of another kind
 }
 
 static bool open_shards(Loader *loader, const DataSettings *settings, Error *error) {

@@ -226,6 +226,8 @@ for how in mixed unfinished mistaken; do # a shard that is named itself is no be
     timeout 60 "$rope" eval run --data $how/val.bin >out 2>err && fail "a shard in a folder of data, $how"
     cmp -s err folder || fail "a shard in a folder of data, $how: it says something else"
 done
+mkdir lonely && cp data/val.bin lonely/stories_val.bin && echo '{"dataset": "stories"}' >lonely/meta.json
+expect 0 'a shard beside a meta.json of another kind' "$rope" eval run --data lonely/stories_val.bin
 # Nor do their figures, or their tokenizer.
 expect 0 'eval of its data' "$rope" eval run --data data --json
 "$get" bits_per_byte <out >value && "$get" unigram_loss <out >value || fail 'eval of its data: no bits per byte'

@@ -159,7 +159,7 @@ static void settings_are_refused(void **state) {
     refuse_setting("optim.betas=0.9,", "not a number");
     refuse_setting("optim.betas=-0.1,0.9", "outside of");
     refuse_setting("optim.betas=0.9,1", "outside of");
-    refuse_setting("optim.beta2=1", "1 is outside of 0 to 0.99999.");
+    refuse_setting("optim.beta2=1", "1 is outside of 0 to 0.9999999.");
     refuse_setting("train.keep=0", "outside of 1 to 1048576.");
     refuse_setting("nothing", "'nothing' is not of the form section.key=value");
     char methods[2 * CONFIG_TEXT] = "attention.method=auto";

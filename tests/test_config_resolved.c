@@ -110,6 +110,8 @@ static void combinations_are_refused(void **state) {
         {"data.dir=/nowhere/at/all", "data.task=mqar", "exclude"},
         {"model.width=3", "model.heads=4", "size 0"},
         {"optim.epsilon=0", "model.heads=4", "optim.epsilon = 0"},
+        {"optim.beta1=0.999995", "optim.beta2=0.999999", "optim.beta1 = 0.999995: above 0.99999 single"},
+        {"optim.beta1=0.99999", "optim.beta2=0.999999", "optim.beta2 = 0.999999: above 0.99999 single"},
         {"optim.learning_rate=1", "optim.weight_decay=2", "optim.weight_decay = 2"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

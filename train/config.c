@@ -209,7 +209,18 @@ static bool derive_vocabulary(Config *config, Error *error) {
     return true;
 }
 
+// Nearer to 1 single precision no longer holds 1 - beta, nor does a moment, which would end 1.5 % and more from what it
+// should be. Not in the table: a run of before can be given another one.
+static bool check_betas(const Config *config, Error *error) {
+    static const double most = 0.99999;
+    const bool second = config->beta1 <= most;
+    if (config->beta1 <= most && config->beta2 <= most) return true;
+    return error_set(error, ERROR_USER, "optim.%s = %g: above %g single precision does not hold the moment; give less.",
+                     second ? "beta2" : "beta1", second ? config->beta2 : config->beta1, most);
+}
+
 static bool check_together(const Config *config, Error *error) {
+    if (!check_betas(config, error)) return false;
     if (config_origin(config, "model.qk_size") == ORIGIN_DERIVED && (config->qk_size == 0 || config->qk_size % 2))
         return error_set(error, ERROR_USER,
                          "model.width (%zu) over model.heads (%zu) gives heads of size %zu, but RoPE "

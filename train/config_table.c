@@ -67,10 +67,9 @@ const ConfigKey config_keys[] = {
           "learning rate over steps"),
     SIZE("optim", "warmup", warmup, "100", 0, large, "steps of linear warm-up; unset: at most a tenth of the steps"),
     REAL("optim", "weight_decay", weight_decay, "0.1", 0, 1e3, "decoupled decay of matrices"),
-    // Above it single precision no longer holds 1 − β, nor does a moment, which ends 1.5 % and more from what it should be.
-    REAL("optim", "beta1", beta1, "0.9", 0, 0.99999, "decay of the first moment"),
-    REAL("optim", "beta2", beta2, "0.95", 0, 0.99999, "decay of the second moment"),
-    {"optim", "betas", KEY_PAIR, FIELD(beta1), NULL, 0, 0.99999, NULL, "beta1,beta2 in one"},
+    REAL("optim", "beta1", beta1, "0.9", 0, 0.9999999, "decay of the first moment"),
+    REAL("optim", "beta2", beta2, "0.95", 0, 0.9999999, "decay of the second moment"),
+    {"optim", "betas", KEY_PAIR, FIELD(beta1), NULL, 0, 0.9999999, NULL, "beta1,beta2 in one"},
     REAL("optim", "epsilon", epsilon, "1e-8", 0, 1, "added to the root of the second moment"),
     REAL("optim", "clip", clip, "1", 0, 1e30, "largest global gradient norm; 0: no clipping"),
     REAL("optim", "min_lr_share", min_lr_share, "0.1", 0, 1, "last learning rate as a share of the highest"),

@@ -37,7 +37,7 @@ typedef struct Sweep {
     char record[RUN_PATH]; // OUT/sweep.json
     json_t *rows;          // by name of the run: "finished", "diverged" and "started" ones
     Starts starts;         // train.init of the runs
-    double costs[2];       // of method auto, for all runs: exact, lowrank, as the first measured them; 0: none did yet
+    double costs[2];       // of method auto, where runs share them: exact, lowrank, as the first measured them; 0: not yet
 } Sweep;
 
 // "key=v1,v2" to an axis; the values are checked when runs are made of them.
@@ -295,9 +295,16 @@ static bool record(const Sweep *sweep, const char *name, json_t *row, Error *err
     return error_set(error, why.kind, "%s. The sweep ends at %s.%s", why.message, name, go_on);
 }
 
-// Runs that measured for themselves could choose otherwise, and would not be of one function.
+// Runs that measured for themselves could choose otherwise, and would not be of one function. Those whose attention differs
+// have costs of their own.
 static bool settle_costs(Sweep *sweep, Config *config, Error *error) {
-    if (!config_needs_costs(config)) return true;
+    bool alike = true;
+    for (size_t a = 0; a < sweep->axis_count; a++) {
+        const char *key = sweep->axes[a].key;
+        alike &= strncmp(key, "model.", 6) && strncmp(key, "attention.", 10) && strcmp(key, "train.batch") &&
+                 strcmp(key, "train.threads");
+    }
+    if (!alike || !config_needs_costs(config)) return true;
     if (sweep->costs[0] > 0 && sweep->costs[1] > 0) {
         config_take_costs(config, sweep->costs[0], sweep->costs[1]);
         return true;
