@@ -28,8 +28,8 @@
 // these factors: s, lengths of q and k (or √s, up to 2, which rows of the far field have been multiplied by), of v where
 // do alone was so small, slopes of the polynomial. What may be large beside them is counted: for each token a few such
 // numbers, and for monomials √R·(g+4) (a sum over features by Cauchy-Schwarz, each a product of g), meet ‖do‖ where v was
-// so small, and in the far field powers of a row, up to the degree, where the other row was. A logit is a sum of products s·q·W or rotations of q and k, which
-// may underflow before they meet k: what that does to it is a relative error of its weight.
+// so small, and in the far field powers of a row, up to the degree, where the other row was. A logit is a sum of products
+// s·q·W, or of rotations of q and k, which may underflow before they meet k: that is a relative error of its weight.
 #include "attention/certificate.h"
 
 #include <math.h>
@@ -85,15 +85,18 @@ Certificate certificate_make(const CertificateFacts *facts, const Polynomial *po
 // is infinite: then nothing is known.
 static double known_or_infinite(double bound) { return bound < INFINITY ? bound : INFINITY; }
 
-// What numbers of the far field's sums are multiplied with when they are divided by Ẑ, at least 1.
-static double far_weight(const CertificateToken *token) { return token->far_keys > 0 ? fmax(1, exp(-token->log_far)) : 1; }
+// What numbers of the polynomial's sums are multiplied with when they are divided by Ẑ, at least 1. Where the far keys are
+// exact, L may be so low that e^{-L} is infinite, and says nothing.
+static double far_weight(const Certificate *c, const CertificateToken *token) {
+    return c->facts.polynomial && token->far_keys > 0 ? fmax(1, exp(-token->log_far)) : 1;
+}
 
 // Relative error of Ẑ, and of the numerator in the measure of ‖v‖.
 static double rounding(const Certificate *c, const CertificateToken *token) {
     const double n = c->far_rounding > 0 ? token->far_keys : 0;
     const double far = n > 0 ? (n + c->depth) * n * c->magnitude * exp(-token->log_far) : 0;
     return c->near_rounding + REAL_EPSILON * fabs(token->log_sum) + c->far_rounding * far +
-           smallest_normal * c->powers * far_weight(token);
+           smallest_normal * c->powers * far_weight(c, token);
 }
 
 // What underflow does to a sum over pairs, where `length` bounds the other rows of these, and `norm` ‖do‖.
@@ -123,7 +126,7 @@ double certificate_output(const Certificate *c, const CertificateToken *token, d
         if (other < bound) bound = other;
     }
     return known_or_infinite(slack * (bound + (3 * error + 4 * REAL_EPSILON) * c->facts.value_largest) +
-                             smallest_normal * c->powers * far_weight(token));
+                             smallest_normal * c->powers * far_weight(c, token));
 }
 
 CertificateGradient certificate_gradient(const Certificate *c, const CertificateToken *token, double norm,
@@ -146,7 +149,7 @@ CertificateGradient certificate_gradient(const Certificate *c, const Certificate
     return (CertificateGradient){
         .dq = known_or_infinite(scale * (s.near * (near + fuzz) * facts->near_key +
                                          (s.far * (far + fuzz) + chain) * facts->far_key) +
-                                underflow(c, facts->near_key + facts->far_key, norm) * far_weight(token)),
+                                underflow(c, facts->near_key + facts->far_key, norm) * far_weight(c, token)),
         .far_dk = known_or_infinite(scale * (far + key_fuzz) * facts->far_query),
         .near_dk = known_or_infinite(scale * (near + key_fuzz) * facts->near_query),
         .far_dv = known_or_infinite(slack * largest * ((s.far > 0 ? c->kappa * (1 + s.far) * (1 + s.t) : 0) +

@@ -160,6 +160,28 @@ static void test_overflow(void **state) {
             }
 }
 
+// A head that falls back, with logits so low that e^{-L} is infinite, beside one that does not: its keys' gradients have a
+// bound all the same.
+static void test_low_logits(void **state) {
+    (void)state;
+    for (size_t m = 0; m < 2; m++) {
+        AttentionSettings s = small_settings(40, 4, 1);
+        s.heads = 2, s.near = 4, s.logit_bound = 1;
+        AttentionProblem problem = attention_problem_new(&s, 0, 0.1, 3);
+        for (size_t t = 0; t < s.tokens; t++)
+            for (size_t a = 0; a < 4; a++) {
+                problem.k[t * 4 + a] = (real)(a % 2 ? 0 : 0.5); // the slow pair hardly turns
+                problem.q[t * 8 + 4 + a] = (real)(a == 1 || a == 3 ? 0 : a == 0 ? 0 : -400);
+            }
+        AttentionPlan *plan = attention_plan_new(m ? "toeplitz" : "lowrank", &s);
+        const Certified certified = certified_verify("out of range", "a head of low logits", &problem, plan);
+        assert_true(certified.fell_back[0] == 0 && certified.fell_back[1] > 0);
+        assert_true(certified.bound[DK][0] < 1e5 && certified.bound[DV][0] < 1e3);
+        attention_problem_free(&problem);
+        attention_destroy(plan);
+    }
+}
+
 // ---- biases --------------------------------------------------------------------------------------------------------
 
 // A bias that all lags have changes nothing, certificates least: the transforms' rounding is in the measure of sums that
@@ -195,6 +217,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_long_rows),
     cmocka_unit_test(test_lost_logits),
     cmocka_unit_test(test_overflow),
+    cmocka_unit_test(test_low_logits),
     cmocka_unit_test(test_common_bias),
 };
 TEST_MAIN(tests)
