@@ -35,7 +35,7 @@ expect() {
 }
 # wait_for FILE PID: until that program, in the background, has written something there
 wait_for() {
-    for _ in $(seq 600); do
+    for _ in $(seq 3000); do
         [ -s "$1" ] && return
         kill -0 "$2" 2>/dev/null || fail "waiting for $1: the run ended"
         sleep 0.02
