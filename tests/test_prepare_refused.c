@@ -325,6 +325,22 @@ static void test_described(void **state) {
         assert_null(loader_open(&shard, &error));
         assert_true(error.kind == ERROR_CORRUPT && strstr(error.message, tokenizer));
     }
+    // A meta.json of another kind is nobody's, but not beside the names of prepare's shards.
+    char kept[PATH + 32], unfinished[PATH + 32], here[PATH];
+    snprintf(kept, sizeof kept, "%s/kept.json", out);
+    snprintf(unfinished, sizeof unfinished, "%s/meta.json.new", out);
+    assert_int_equal(rename(json, kept), 0);
+    write_file(json, "{}", 2);
+    assert_int_equal(described(copy, "val").val_tokens, 0);
+    assert_true(getcwd(here, sizeof here) && chdir(out) == 0);
+    assert_int_equal(described("copy.bin", "val").val_tokens, 0);
+    assert_int_equal(rename(json, unfinished), 0); // half prepared
+    assert_int_equal(described("copy.bin", "val").val_tokens, 0);
+    const DataSettings half = {.path = "val.bin", .split = "val", .batch = 1, .tokens = 16};
+    error_clear(&error);
+    assert_null(loader_open(&half, &error));
+    assert_true(error.kind == ERROR_USER && strstr(error.message, "was stopped there"));
+    assert_true(chdir(here) == 0 && unlink(unfinished) == 0 && rename(kept, json) == 0);
     change_in_file(json, "crc32", "other"); // as before there were checksums: the number of tokens must do
     assert_int_equal(described(out, "val").val_tokens, result.val_tokens);
     assert_int_equal(described(copy, "val").val_tokens, 0);

@@ -81,12 +81,13 @@ static bool is_half_written(const char *name) {
 // program that was killed in between has left neither under it.
 static bool take_back(const RunDirectory *run, const char *name, bool *taken, Error *error) {
     char aside[RUN_PATH], step[RUN_PATH];
+    struct stat status;
     const size_t length = strlen(name) - strlen(".old");
     *taken = false;
     if (strncmp(name, "step_", 5) || strcmp(name + length, ".old")) return true;
     path_in(run, name, aside);
     snprintf(step, sizeof step, "%.*s", (int)(strlen(aside) - strlen(".old")), aside);
-    if (access(step, F_OK) == 0) return true;
+    if (access(step, F_OK) == 0 || lstat(aside, &status) != 0 || !S_ISDIR(status.st_mode)) return true;
     Error why = {0};
     if (!state_read(aside, NULL, NULL, NULL, NULL, &why)) // not whole, or not there, and so of no use
         return why.kind == ERROR_CORRUPT || why.kind == ERROR_USER || error_set(error, why.kind, "%s", why.message);
