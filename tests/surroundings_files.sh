@@ -18,11 +18,7 @@ ok 'two that prepare one folder'
 # A run that was interrupted goes on with its own settings or not at all: its row would tell of others.
 begun="$train --data.dir=data --train.out=begun --train.save_every=100 --sweep optim.learning_rate=1e-3,3e-3"
 $begun --train.steps=100000 --json >out 2>err & pid=$!
-for _ in $(seq 600); do
-    [ -s begun/learning_rate=1e-3/latest/state.json ] && break
-    kill -0 $pid 2>/dev/null || fail 'a sweep to be interrupted: it ended'
-    sleep 0.02
-done
+wait_for begun/learning_rate=1e-3/latest/state.json $pid
 kill -INT $pid
 wait $pid || fail "a sweep that is interrupted: exit code $?"
 [ "$("$get" rows <out)" = '[]' ] && [ "$("$get" complete <out)" = false ] ||
@@ -50,11 +46,7 @@ expect 0 'a run to start from' $train --data.dir=data --train.out=base --train.s
 ln -sfn step_00000020 base/latest
 from="$train --data.dir=data --train.init=base --train.out=from --sweep"
 $from train.steps=3000,2 >out 2>err & pid=$!
-for _ in $(seq 600); do
-    [ -s from/steps=3000/metrics.jsonl ] && break
-    kill -0 $pid 2>/dev/null || fail 'a sweep from a run: it ended'
-    sleep 0.02
-done
+wait_for from/steps=3000/metrics.jsonl $pid
 ln -sfn step_00000030 base/latest
 flock -n base/step_00000020 true && fail 'a sweep from a run: what it starts from may be removed'
 wait $pid || fail "a sweep from a run: exit code $?"

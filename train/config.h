@@ -10,7 +10,7 @@
 #include "model/model.h"
 #include "optim/optim.h"
 
-enum { CONFIG_TEXT = 512 };    // bytes of a text value, NUL included
+enum { CONFIG_TEXT = 512 };     // bytes of a text value, NUL included
 enum { CONFIG_MAX_KEYS = 96 };  // rows of the table at most
 enum { CONFIG_MAX_FILES = 32 }; // files that one Config is read from at most
 
@@ -95,9 +95,9 @@ Schedule config_schedule(const Config *config);
 // Before config_resolve, where steps are timed and no run comes to an end: its warm-up stays, which keeps the first steps
 // small, and is never too long, whatever steps or tokens the run was to have.
 void config_without_end(Config *config);
-// Where method auto is to measure what attention costs here, does so and keeps it in *config: a run that measured again
-// whenever it goes on could choose otherwise, and would not go on bit for bit.
-bool config_needs_costs(const Config *config);
+bool config_needs_costs(const Config *config); // method auto is to measure what attention costs here
+// Does so where it is needed and keeps it in *config: a run that measured again whenever it goes on could choose otherwise,
+// and would not go on bit for bit.
 bool config_measure_costs(Config *config, Error *error);
 void config_take_costs(Config *config, double exact, double lowrank); // as they were measured before
 // The other way: a checkpoint's shape as settings of origin `origin`.
